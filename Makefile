@@ -1,0 +1,49 @@
+# The two commands: `make demo` and `make test`. Both set up their own environment in .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Tests of training need torch; TORCH=0 leaves it (and them) out.
+TORCH ?= 1
+
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo 'make demo    the whole system on this machine: drive, head, tail, report/index.html'
+	@echo 'make test    the tests        (TORCH=0: without those that need torch)'
+	@echo 'make lint    ruff and mypy'
+	@echo 'make bench   the benchmarks behind benchmarks/RESULTS.md'
+
+demo: $(VENV)/.run
+	$(BIN)/python -m sparse_split_ros.cli demo $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.test
+	$(PIP) ruff mypy types-PyYAML
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy sparse_split_ros
+
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/outage.py
+	$(BIN)/python benchmarks/soak.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: setup.py constraints.txt | $(VENV)/bin/python
+	@echo 'Setting up $(VENV) (once, about a minute) ...'
+	$(PIP) -e '.[embedded,report]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(PIP) -e '.[embedded,report,test]' dora-rs
+	@if [ '$(TORCH)' = 1 ]; then echo 'Installing torch ...'; $(PIP) -e '.[train]'; fi
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build install log report *.egg-info

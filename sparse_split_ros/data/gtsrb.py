@@ -1,0 +1,116 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The packed GTSRB training set: reading it, and dividing its tracks once for everyone.
+
+Frames of one physical sign look alike, so the benchmark is divided by track and never by frame
+(Stallkamp et al., "Man vs. computer", Neural Networks 32, 2012, section 2.2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+SPLIT_SEED = 20260001
+REPORT_SHARE = 0.2
+SELECT_SHARE = 0.1
+SPLITS = ('train', 'select', 'report')
+FILE_NAME = 'gtsrb32_train.npz'
+
+
+class GtsrbError(ValueError):
+    """The packed GTSRB file is missing, unreadable or not what it should be."""
+
+
+@dataclass(frozen=True)
+class PackedGtsrb:
+    """The packed training images.
+
+    `images` (N, 32, 32, 3) uint8 RGB, `labels` (N,) class 0..42, `tracks` (N,) track within the
+    class, `frames` (N,) position in the track (0 is the farthest), `source_size` (N, 2) width and
+    height of the original crop in pixels.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    tracks: npt.NDArray[np.int64]
+    frames: npt.NDArray[np.int64]
+    source_size: npt.NDArray[np.int64]
+
+    def indices(self, split: str) -> npt.NDArray[np.int64]:
+        """Indices of the frames of one split, tracks one after the other, each in time order."""
+        if split not in (*SPLITS, 'all'):
+            raise GtsrbError(f"unknown split '{split}': expected one of all, {', '.join(SPLITS)}")
+        order = np.lexsort((self.frames, self.tracks, self.labels))
+        if split == 'all':
+            return order
+        return order[divide_tracks(self.labels, self.tracks)[order] == split]
+
+
+def divide_tracks(
+    labels: npt.ArrayLike, tracks: npt.ArrayLike, seed: int = SPLIT_SEED
+) -> npt.NDArray[np.str_]:
+    """Name the split, 'train', 'select' or 'report', of every frame.
+
+    `labels` and `tracks` are (N,) integers; a track is known by its label and its number. Within
+    a class the tracks are ordered by a hash, which no release of numpy can reshuffle; the first
+    20 % report, the next 10 % (at least one) select and calibrate, and the rest train.
+    """
+    label_column = np.asarray(labels, dtype=np.int64)
+    track_column = np.asarray(tracks, dtype=np.int64)
+    if label_column.ndim != 1 or label_column.shape != track_column.shape:
+        raise GtsrbError(
+            f'labels {label_column.shape} and tracks {track_column.shape} must be two '
+            'one-dimensional arrays of the same length'
+        )
+    splits = np.full(label_column.shape, 'train', dtype='<U6')
+    for label in np.unique(label_column):
+        mine = label_column == label
+        numbers = [int(track) for track in np.unique(track_column[mine])]
+        numbers.sort(key=lambda track: _rank(seed, int(label), track))
+        report = max(1, round(REPORT_SHARE * len(numbers)))
+        select = max(1, round(SELECT_SHARE * len(numbers)))
+        splits[mine & np.isin(track_column, numbers[:report])] = 'report'
+        splits[mine & np.isin(track_column, numbers[report : report + select])] = 'select'
+    return splits
+
+
+def load_packed(path: str | os.PathLike[str]) -> PackedGtsrb:
+    """Read the packed file, or the file of that name in a folder; raises GtsrbError."""
+    file = Path(path)
+    if file.is_dir():
+        file = file / FILE_NAME
+    columns = {}
+    try:
+        with np.load(file, allow_pickle=False) as packed:
+            for name in ('images', 'labels', 'track', 'frame', 'source_size'):
+                columns[name] = packed[name]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise GtsrbError(f'{file} is not a readable packed GTSRB file: {error}') from error
+    images = columns['images']
+    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not len(images):
+        raise GtsrbError(
+            f'{file}: images are {images.dtype} {images.shape}, expected uint8 (N, H, W, 3)'
+        )
+    for name, column in columns.items():
+        if len(column) != len(images):
+            raise GtsrbError(f'{file}: {name} has {len(column)} rows for {len(images)} images')
+    if int(columns['labels'].max()) > 42:
+        raise GtsrbError(f'{file}: label {int(columns["labels"].max())} is outside 0..42')
+    return PackedGtsrb(
+        images,
+        columns['labels'].astype(np.int64),
+        columns['track'].astype(np.int64),
+        columns['frame'].astype(np.int64),
+        columns['source_size'].astype(np.int64),
+    )
+
+
+def _rank(seed: int, label: int, track: int) -> bytes:
+    return hashlib.sha256(f'{seed}/{label}/{track}'.encode()).digest()

@@ -1,0 +1,185 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Feature frames in flight, and the state of the tail that follows from their fate.
+
+Takes the time of a steady clock in seconds as an argument and never reads one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeVar
+
+from sparse_split_ros.link.announcement import Announcement
+from sparse_split_ros.link.estimate import Link, LinkEstimator, TailState
+from sparse_split_ros.link.frame import VERSION, Flag, ReplyFrame, Status
+
+# While the tail is DOWN, one frame in this many seconds asks whether it is back.
+PROBE_INTERVAL = 0.25
+# Three heartbeats of 0.5 s: a tail that says nothing for longer is not there.
+SILENCE = 1.5
+Key = TypeVar('Key')
+Value = TypeVar('Value')
+
+# How many frames are remembered after their deadline, to recognise late and repeated answers.
+_REMEMBERED = 512
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """One feature frame on its way. Times are steady seconds, ``size`` is the whole frame's."""
+
+    sequence: int
+    size: int
+    sent: float
+    deadline: float
+    flags: Flag = Flag.NONE
+
+
+class Arrival(Enum):
+    """What a reply is to the tracker."""
+
+    IN_TIME = 'in time'
+    LATE = 'late'
+    REPEATED = 'repeated'
+    UNKNOWN = 'unknown'
+
+
+class Tracker:
+    """Knows which frames wait for an answer and whether asking makes sense now.
+
+    A missed deadline opens DOWN, unless a frame that was sent later has been answered already:
+    that is a lost frame and no lost tail. An answer in time closes it, as does the announcement of
+    a tail that was started again. ``fingerprint`` is that of the head's bundle, 8 bytes.
+    """
+
+    def __init__(self, fingerprint: bytes, session: int) -> None:
+        self.session = session
+        self._fingerprint = fingerprint
+        self._state = TailState.UNKNOWN
+        self._in_flight: OrderedDict[int, InFlight] = OrderedDict()
+        self._missed: OrderedDict[int, InFlight] = OrderedDict()
+        self._done: OrderedDict[int, None] = OrderedDict()
+        self._estimator = LinkEstimator()
+        self._tail: tuple[str, int] | None = None
+        # When each tail that fits was last heard of: one that is new, or back, opens UP.
+        self._tails: OrderedDict[tuple[str, int], float] = OrderedDict()
+        self._heard = float('-inf')
+        self._probed = float('-inf')
+        self._answered_sent = float('-inf')
+        # Why the tail is FOREIGN, in words for a person.
+        self.objection = ''
+
+    @property
+    def state(self) -> TailState:
+        """The tail as seen from here."""
+        return self._state
+
+    @property
+    def tail(self) -> str:
+        """The name of the tail last heard of, or nothing."""
+        return self._tail[0] if self._tail else ''
+
+    def link(self) -> Link:
+        """The link's estimates for a policy."""
+        return self._estimator.view(self._state)
+
+    def __len__(self) -> int:
+        return len(self._in_flight)
+
+    def announced(self, announcement: Announcement, now: float) -> None:
+        """A tail said who it is: greet a new one, refuse one that cannot answer us."""
+        who = (announcement.tail, announcement.session)
+        objection = self._objection(announcement)
+        if objection:
+            # Where two tails are on the topic, one that fits outweighs one that does not.
+            if self._state is not TailState.UP or who == self._tail:
+                self._tail, self.objection = who, objection
+                self._state = TailState.FOREIGN
+            return
+        new = now - self._tails.get(who, float('-inf')) > SILENCE
+        _remember(self._tails, who, now)
+        self._tail, self._heard, self.objection = who, now, ''
+        if new or self._state in (TailState.UNKNOWN, TailState.FOREIGN):
+            self._state = TailState.UP
+
+    def _objection(self, announcement: Announcement) -> str:
+        if announcement.version != VERSION:
+            return (
+                f'tail {announcement.tail} speaks frame format {announcement.version}, this head '
+                f'{VERSION}: install the same release on both machines'
+            )
+        if self._fingerprint.hex() not in announcement.fingerprints:
+            served = ', '.join(announcement.fingerprints) or 'none'
+            return (
+                f'tail {announcement.tail} serves bundle {served}, this head runs '
+                f'{self._fingerprint.hex()}: start both with the same bundle'
+            )
+        return ''
+
+    def refused(self, reason: str) -> None:
+        """The tail refused our bundle or format: stop asking until it announces another."""
+        self._state, self.objection = TailState.FOREIGN, reason
+
+    def probe_due(self, now: float) -> bool:
+        """Whether a frame already answered should ask if the tail is back."""
+        return self._state is TailState.DOWN and now - self._probed >= PROBE_INTERVAL
+
+    def sent(self, frame: InFlight) -> None:
+        """A feature frame left; sequences are unique within a session."""
+        self._in_flight[frame.sequence] = frame
+        if frame.flags & Flag.PROBE:
+            self._probed = frame.sent
+
+    def replied(self, reply: ReplyFrame, now: float) -> tuple[Arrival, InFlight | None]:
+        """A reply came; says what it is worth and which frame it answers."""
+        sequence = reply.sequence
+        if reply.session != self.session:
+            return Arrival.UNKNOWN, None
+        if sequence in self._done:
+            return Arrival.REPEATED, None
+        frame = self._in_flight.pop(sequence, None)
+        late = frame is None
+        if frame is None:
+            frame = self._missed.pop(sequence, None)
+        if frame is None:
+            return Arrival.UNKNOWN, None
+        _remember(self._done, sequence, None)
+        self._heard = now
+        # A refusal says nothing about how long an answer takes.
+        if reply.status is Status.OK:
+            network_ms = max((now - frame.sent) * 1e3 - reply.tail_us / 1e3, 0.0)
+            if not late:
+                self._estimator.answered(frame.size, network_ms)
+                self._answered_sent = max(self._answered_sent, frame.sent)
+                if self._state in (TailState.DOWN, TailState.UNKNOWN):
+                    self._state = TailState.UP
+        return (Arrival.LATE if late else Arrival.IN_TIME), frame
+
+    def tick(self, now: float) -> list[InFlight]:
+        """The frames whose deadline has passed, each once; may open DOWN."""
+        passed = [frame for frame in self._in_flight.values() if frame.deadline <= now]
+        for frame in passed:
+            del self._in_flight[frame.sequence]
+            _remember(self._missed, frame.sequence, frame)
+            self._estimator.missed()
+            if self._state is TailState.UP and self._answered_sent <= frame.sent:
+                self._state = TailState.DOWN
+        if self._state is TailState.UP and now - self._heard > SILENCE:
+            self._state = TailState.DOWN
+        return passed
+
+    def next_deadline(self) -> float | None:
+        """When :meth:`tick` has something to do next, in steady seconds; None for nothing."""
+        moments = [frame.deadline for frame in self._in_flight.values()]
+        if self._state is TailState.UP:
+            moments.append(self._heard + SILENCE)
+        return min(moments, default=None)
+
+
+def _remember(memory: OrderedDict[Key, Value], key: Key, value: Value) -> None:
+    memory[key] = value
+    if len(memory) > _REMEMBERED:
+        memory.popitem(last=False)

@@ -1,0 +1,56 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The learned bottleneck of a split: few channels of few levels travel, the tail restores the rest.
+
+The quantiser is in the loop during training. Its rounding has no gradient, so the backward pass takes
+it for the identity (straight-through estimator, Bengio et al., arXiv 1308.3432).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Bottleneck(nn.Module):
+    """Encoder on the head's side, decoder on the tail's.
+
+    Features (N, channels, S, S) become codes (N, code_channels, S / stride, S / stride) in [0, 1], which
+    travel at 2^bits levels, and come back as features of the first shape.
+    """
+
+    def __init__(self, channels: int, code_channels: int, stride: int = 1, bits: int = 4) -> None:
+        super().__init__()
+        if stride < 1 or not 1 <= bits <= 8:
+            raise ValueError(f'stride {stride}, bits {bits}: expected stride >= 1 and 1 to 8 bits')
+        self.code_channels, self.stride, self.bits = code_channels, stride, bits
+        kernel, padding = (1, 0) if stride == 1 else (stride + 1, 1)
+        self.encoder = nn.Sequential(
+            nn.Conv2d(channels, code_channels, kernel, stride, padding, bias=False),
+            nn.BatchNorm2d(code_channels),
+            UnitClip(),
+        )
+        wide = channels * stride * stride
+        self.decoder = nn.Sequential(
+            nn.Conv2d(code_channels, wide, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(wide),
+            nn.ReLU(inplace=True),
+            nn.PixelShuffle(stride) if stride > 1 else nn.Identity(),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features as the tail sees them after coding; same shape."""
+        return self.decoder(quantise(self.encoder(features), self.bits))  # type: ignore[no-any-return]
+
+
+class UnitClip(nn.Module):
+    """clip(x / 4 + 1/2, 0, 1): normalised activations fill the quantiser's range at two sigma."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.clamp(x * 0.25 + 0.5, 0.0, 1.0)
+
+
+def quantise(x: Tensor, bits: int) -> Tensor:
+    """Values in [0, 1] on the nearest of 2^bits levels, with the gradient of the identity."""
+    levels = (1 << bits) - 1
+    return x + (torch.round(x * levels) / levels - x).detach()

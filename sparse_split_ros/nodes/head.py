@@ -1,0 +1,432 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The robot's node: images in, exactly one classification per accepted frame out.
+
+Callbacks only hand over: images to a mailbox of one per camera (latest wins), replies to the state
+machine. One worker thread runs the network, one waits for deadlines on a steady clock, so that
+neither a busy executor nor a stalled ROS clock can delay an answer.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from sparse_split_ros.link.announcement import Announcement, AnnouncementError
+from sparse_split_ros.link.estimate import TailState
+from sparse_split_ros.link.frame import FEATURE_FORMAT, FrameError, ReplyFrame
+from sparse_split_ros.nodes import qos
+from sparse_split_ros.nodes.messages import (
+    RGB,
+    Labels,
+    annotate,
+    decision_message,
+    image_message,
+    image_of,
+    status,
+    wire_message,
+)
+from sparse_split_ros.nodes.parameters import HEAD, Parameters
+from sparse_split_ros.nodes.running import StoppableNode, run
+from sparse_split_ros.policy.decision import Decision
+from sparse_split_ros.policy.plan import FixedPolicy
+from sparse_split_ros.policy.scene import measure
+from sparse_split_ros.ros import (
+    Classification,
+    CompressedImage,
+    DiagnosticArray,
+    DiagnosticStatus,
+    Header,
+    Image,
+    LabelInfo,
+    String,
+)
+from sparse_split_ros.runtime.bundle import Bundle, bundle_path
+from sparse_split_ros.runtime.engine import load_engine
+from sparse_split_ros.runtime.head import Head, Step, compute
+from sparse_split_ros.runtime.images import ImageError
+from sparse_split_ros.runtime.preprocess import prepare
+
+# How long a worker may take to finish its frame at shutdown, within the 2 s a node has to end.
+_LAST_FRAME_S = 1.0
+
+
+@dataclass(frozen=True)
+class _Mail:
+    """An image on its way from the callback to the worker."""
+
+    source: int
+    message: Any
+    arrived: float
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What is kept of an image until its decision: its header, and itself while someone looks."""
+
+    header: Header
+    image: RGB | None
+
+
+class HeadNode(StoppableNode):
+    """Runs stages up to the split on each image, asks the tail when in doubt, answers in time."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__('head', **kwargs)
+        self.settings = Parameters(self, HEAD, self._accept)
+        settings = self.settings
+        self.bundle = Bundle.load(bundle_path(settings.bundle))
+        self._engine = load_engine(self.bundle, settings.engine, settings.device, settings.threads)
+        self._labels = Labels(self.bundle.classes, settings.class_id_format == 'index')
+        self.head = Head(
+            self.bundle,
+            self._policy(settings.values),
+            deadline=settings.deadline_ms / 1e3,
+            session=secrets.randbits(32),
+            seed=settings.seed,
+            max_in_flight=settings.max_in_flight,
+        )
+        # Guards the state machine; the deadline thread waits on it.
+        self._state = threading.Condition()
+        # Guards the mailboxes, one per camera; the worker waits on it.
+        self._mail = threading.Condition()
+        self._mailboxes: list[_Mail | None] = [None] * len(settings.cameras)
+        self._stopping = False
+        self.received = 0
+        self.dropped = 0
+        self.rejected = 0
+        self.bad_replies = 0
+        self.last_error = ''
+        self._recent: deque[tuple[float, float]] = deque(maxlen=300)
+        self._last_image = time.monotonic()
+        self._warned_of: set[str] = set()
+        self._last_stamps: list[tuple[int, int] | None] = [None] * len(settings.cameras)
+        self._last_state = TailState.UNKNOWN
+        self._connect()
+        self._threads = [
+            threading.Thread(target=self._work, name='head worker', daemon=True),
+            threading.Thread(target=self._watch, name='head deadlines', daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+        self.get_logger().info(
+            f'head runs bundle {self.bundle.name} ({self.bundle.fingerprint.hex()}) on '
+            f'{self._engine.name}, session {self.head.tracker.session:08x}'
+        )
+
+    def _connect(self) -> None:
+        """Make every publisher, subscription and timer; none is made or destroyed later."""
+        wire = qos.RELIABLE_WIRE if self.settings.reliable else qos.WIRE
+        self._features = self.create_publisher(
+            CompressedImage, 'features', wire, qos_overriding_options=qos.OVERRIDABLE
+        )
+        self._decisions = self.create_publisher(DiagnosticArray, 'decision', qos.RESULT)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.RESULT)
+        self._info = self.create_publisher(LabelInfo, 'label_info', qos.LATCHED)
+        self._info.publish(self._labels.info(self._threshold()))
+        self.create_subscription(
+            CompressedImage,
+            'tail/reply',
+            self._on_reply,
+            wire,
+            qos_overriding_options=qos.OVERRIDABLE,
+        )
+        self.create_subscription(String, 'tail/status', self._on_status, qos.LATCHED)
+        compressed = self.settings.image_transport == 'compressed'
+        kind, suffix = (CompressedImage, '/compressed') if compressed else (Image, '')
+        self._classifications = []
+        self._annotated = []
+        self._images = []
+        for source, camera in enumerate(self.settings.cameras):
+            prefix = f'{camera}/' if camera else ''
+            self._classifications.append(
+                self.create_publisher(Classification, f'{prefix}classification', qos.RESULT)
+            )
+            self._annotated.append(self.create_publisher(Image, f'{prefix}annotated', qos.RESULT))
+            # A remapping of the base topic must reach its compressed sibling, as users expect
+            # from image_transport.
+            base = self.resolve_topic_name(f'{prefix}image')
+            self._images.append(
+                self.create_subscription(
+                    kind,
+                    base + suffix,
+                    partial(self._on_image, source),
+                    qos.IMAGE,
+                    qos_overriding_options=qos.OVERRIDABLE,
+                )
+            )
+        self.create_timer(1.0, self._diagnose, clock=qos.steady_clock())
+
+    def _threshold(self) -> float:
+        threshold = self.settings.threshold
+        return self.bundle.defaults.threshold if threshold < 0 else threshold
+
+    def _policy(self, values: dict[str, Any]) -> FixedPolicy:
+        """The fixed policy of these parameter values; raises PolicyError and BundleError."""
+        defaults = self.bundle.defaults
+        split = defaults.split if values['split'] < 0 else values['split']
+        codec = values['codec'] or defaults.codec
+        if split != self.bundle.final and codec not in self.bundle.split_at(split).codecs:
+            raise ValueError(
+                f'codec {codec!r} is not calibrated for split {split}, choose one of '
+                f'{list(self.bundle.split_at(split).codecs)}'
+            )
+        return FixedPolicy.of(
+            stages=len(self.bundle.stages),
+            exits=tuple(exit_.stage for exit_ in self.bundle.exits),
+            split=split,
+            threshold=defaults.threshold if values['threshold'] < 0 else values['threshold'],
+            codec=codec,
+        )
+
+    def _accept(self, values: dict[str, Any]) -> None:
+        """Take live changes, all or none."""
+        try:
+            policy = self._policy(values)
+        except Exception as error:
+            raise ValueError(str(error)) from error
+        with self._state:
+            self.head.policy = policy
+            self.head.deadline = values['deadline_ms'] / 1e3
+
+    def _on_image(self, source: int, message: Image | CompressedImage) -> None:
+        mail = _Mail(source, message, time.monotonic())
+        with self._mail:
+            if self._stopping:
+                return
+            self.received += 1
+            self.dropped += self._mailboxes[source] is not None
+            self._mailboxes[source] = mail
+            self._mail.notify()
+        self._last_image = mail.arrived
+
+    def _on_reply(self, message: CompressedImage) -> None:
+        try:
+            reply = ReplyFrame.parse(memoryview(message.data))
+        except FrameError as error:
+            self.bad_replies += 1
+            self._complain('bad reply', str(error))
+            return
+        with self._state:
+            step = self.head.answer(reply, time.monotonic())
+            self._state.notify()
+        self._emit(step)
+        self._say_state()
+
+    def _on_status(self, message: String) -> None:
+        try:
+            announcement = Announcement.from_json(message.data)
+        except AnnouncementError as error:
+            self._complain('bad status', str(error))
+            return
+        with self._state:
+            self.head.announced(announcement, time.monotonic())
+            self._state.notify()
+        self._say_state()
+
+    def _work(self) -> None:
+        """Take mail until told to stop; whatever goes wrong with one frame costs that frame."""
+        turn = 0
+        while True:
+            with self._mail:
+                self._mail.wait_for(lambda: self._stopping or any(self._mailboxes))
+                if self._stopping:
+                    return
+                count = len(self._mailboxes)
+                turn = next(
+                    i % count for i in range(turn + 1, turn + 1 + count)
+                    if self._mailboxes[i % count]
+                )  # fmt: skip
+                mail, self._mailboxes[turn] = self._mailboxes[turn], None
+            assert mail is not None
+            try:
+                self._process(mail)
+            except Exception as error:
+                self._complain('frame lost', f'{type(error).__name__}: {error}')
+
+    def _process(self, mail: _Mail) -> None:
+        start = time.monotonic()
+        try:
+            image = image_of(mail.message)
+            x = prepare(image, self.bundle.input, self.settings.roi)
+        except ImageError as error:
+            self.rejected += 1
+            self._complain('bad image', str(error))
+            return
+        scene = measure(image)
+        header = mail.message.header
+        self._check_stamp(mail.source, header)
+        looked_at = self._annotated[mail.source].get_subscription_count() > 0
+        origin = _Origin(header, image if looked_at else None)
+        prepare_ms = (time.monotonic() - start) * 1e3
+        with self._state:
+            ticket = self.head.begin(mail.source, origin, scene, mail.arrived, time.monotonic())
+        try:
+            computed = compute(self._engine, ticket, x, prepare_ms)
+            with self._state:
+                step = self.head.computed(ticket.sequence, computed, time.monotonic())
+                self._state.notify()
+        except Exception:
+            with self._state:
+                self.head.failed(ticket.sequence)
+            raise
+        self._emit(step, header)
+
+    def _watch(self) -> None:
+        """Let deadlines pass when they do."""
+        while True:
+            with self._state:
+                if self._stopping:
+                    return
+                due = self.head.next_deadline()
+                now = time.monotonic()
+                if due is None or due > now:
+                    self._state.wait(None if due is None else due - now)
+                    continue
+                step = self.head.tick(now)
+            self._emit(step)
+            self._say_state()
+
+    def _emit(self, step: Step, header: Header | None = None) -> None:
+        """Send what a step asks for; features first, somebody waits for them."""
+        if step.frame is not None and header is not None:
+            self._features.publish(wire_message(step.frame, header, FEATURE_FORMAT))
+        for decision in step.decisions:
+            self._publish(decision)
+
+    def _publish(self, decision: Decision) -> None:
+        origin: _Origin = decision.header
+        limit = self.settings.max_results
+        self._classifications[decision.source].publish(
+            self._labels.classification(origin.header, decision.scores, limit)
+        )
+        self._decisions.publish(decision_message(decision, origin.header, self._labels))
+        if origin.image is not None:
+            picture = annotate(origin.image, decision, self.bundle.classes)
+            self._annotated[decision.source].publish(image_message(picture, origin.header))
+        self._recent.append((time.monotonic(), decision.times.total))
+
+    def _check_stamp(self, source: int, header: Header) -> None:
+        """Say once per camera when stamps are of no use to those who join by them."""
+        stamp = (header.stamp.sec, header.stamp.nanosec)
+        camera = self.settings.cameras[source] or 'the camera'
+        if stamp == (0, 0):
+            self._say_once(f'zero {source}', f'{camera} sends images with zero stamps')
+        elif stamp == self._last_stamps[source]:
+            self._say_once(f'same {source}', f'{camera} repeats stamps, first {stamp}')
+        self._last_stamps[source] = stamp
+
+    def _say_once(self, key: str, text: str) -> None:
+        if key not in self._warned_of:
+            self._warned_of.add(key)
+            self.get_logger().warning(f'{text}; answers copy them as they are')
+
+    def _complain(self, what: str, text: str) -> None:
+        self.last_error = f'{what}: {text}'
+        self.get_logger().error(self.last_error, throttle_duration_sec=5.0)
+
+    def _say_state(self) -> None:
+        """One line per change of the tail's state."""
+        with self._state:
+            tracker = self.head.tracker
+            state, before = tracker.state, self._last_state
+            self._last_state = state
+        if state is before:
+            return
+        if state is TailState.UP:
+            self.get_logger().info(f'tail {tracker.tail} is up: doubtful frames are sent')
+        elif state is TailState.FOREIGN:
+            self.last_error = tracker.objection
+            self.get_logger().error(f'{tracker.objection}; answering from the robot')
+        else:
+            self.get_logger().warning(f'tail is {state.value}: answering from the robot')
+
+    def _diagnose(self) -> None:
+        now = time.monotonic()
+        with self._state:
+            counts, tracker = self.head.counts, self.head.tracker
+            link, waiting = tracker.link(), len(tracker)
+        recent = [item for item in list(self._recent) if now - item[0] < 5.0]
+        totals = sorted(total for _, total in recent)
+        silent = now - self._last_image
+        ok, warn, error = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+        if silent > self.settings.no_image_warning_s:
+            level, text = error, self._no_image(silent)
+            self.get_logger().warning(text, throttle_duration_sec=30.0)
+        elif link.state is not TailState.UP:
+            level, text = warn, tracker.objection or f'tail {link.state.value}: local answers only'
+        else:
+            level, text = ok, 'running'
+        values: dict[str, object] = {
+            'received': self.received,
+            'accepted': counts.accepted,
+            'dropped': self.dropped,
+            'rejected': self.rejected,
+            'failed': counts.failed,
+            **{route.value: count for route, count in counts.routes.items()},
+            'frame_rate_hz': len(recent) / 5.0,
+            'latency_p50_ms': totals[len(totals) // 2] if totals else 0.0,
+            'latency_max_ms': totals[-1] if totals else 0.0,
+            'in_flight': waiting,
+            'sent': counts.sent,
+            'sent_bytes_mean': counts.sent_bytes / max(1, counts.sent),
+            'link': link.state.value,
+            'rtt_ms': link.rtt_ms,
+            'jitter_ms': link.jitter_ms,
+            'goodput_bytes_per_s': link.goodput,
+            'loss': link.loss,
+            **{f'replies {arrival.value}': n for arrival, n in counts.replies.items()},
+            'bad_replies': self.bad_replies,
+            'tail': tracker.tail,
+            'bundle': self.bundle.name,
+            'fingerprint': self.bundle.fingerprint.hex(),
+            'engine': self._engine.name,
+            'last_error': self.last_error,
+        }
+        header = Header(stamp=self.get_clock().now().to_msg())
+        name = f'{self.get_fully_qualified_name()}: frames'
+        self._diagnostics.publish(
+            DiagnosticArray(
+                header=header,
+                status=[status(level, name, text, socket.gethostname(), values)],
+            )
+        )
+
+    def _no_image(self, silent: float) -> str:
+        """What a person needs to find out why nothing arrives."""
+        found = []
+        for subscription in self._images:
+            topic = subscription.topic_name
+            publishers = self.get_publishers_info_by_topic(topic)
+            kinds = ', '.join(
+                f'{p.topic_type} {p.qos_profile.reliability.name.lower()}' for p in publishers
+            )
+            found.append(f'{topic}: {len(publishers)} publishers{f" ({kinds})" if kinds else ""}')
+        return f'no image for {silent:.0f} s; {"; ".join(found)}'
+
+    def stop(self) -> None:
+        """Take no more images, answer what is pending from the robot; publishing still works."""
+        with self._mail, self._state:
+            self._stopping = True
+            self._mail.notify_all()
+            self._state.notify_all()
+        for thread in self._threads:
+            thread.join(_LAST_FRAME_S)
+        with self._state:
+            step = self.head.stop(time.monotonic())
+        self._emit(step)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the head until SIGINT or SIGTERM."""
+    return run(HeadNode, args)
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -1,0 +1,174 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Run-time objects to messages and back."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_split_ros.policy.decision import Decision, Route
+from sparse_split_ros.ros import (
+    Classification,
+    CompressedImage,
+    DiagnosticArray,
+    DiagnosticStatus,
+    Header,
+    Image,
+    KeyValue,
+    LabelInfo,
+    ObjectHypothesis,
+    VisionClass,
+)
+from sparse_split_ros.runtime.images import decode_compressed, decode_image
+
+RGB = NDArray[np.uint8]
+
+
+def octets(data: bytes | memoryview | NDArray[np.uint8]) -> array[int]:
+    """Bytes as the ``array.array`` that rclpy stores as it is.
+
+    Assigning bytes, lists or arrays to a ``uint8[]`` field is 100 to 1000 times slower.
+    """
+    values = array('B')
+    values.frombytes(data)  # type: ignore[arg-type]
+    return values
+
+
+def image_of(msg: Image | CompressedImage) -> RGB:
+    """The RGB image (H, W, 3), uint8, of a raw or compressed message; raises ImageError."""
+    if not isinstance(msg, CompressedImage):
+        return decode_image(
+            msg.height, msg.width, msg.encoding, msg.is_bigendian, msg.step, msg.data
+        )
+    return decode_compressed(msg.data)
+
+
+def image_message(image: RGB, header: Header) -> Image:
+    """An ``rgb8`` message of an RGB image (H, W, 3), uint8."""
+    height, width = image.shape[:2]
+    return Image(
+        header=header,
+        height=height,
+        width=width,
+        encoding='rgb8',
+        step=3 * width,
+        data=octets(np.ascontiguousarray(image)),
+    )
+
+
+def wire_message(data: bytes, header: Header, format_: str) -> CompressedImage:
+    """One of our frames in the only standard message with a header, a format and bytes."""
+    return CompressedImage(header=header, format=format_, data=octets(data))
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Class names, and how they stand in ``class_id``: by ``name`` or by ``index``."""
+
+    names: tuple[str, ...]
+    by_index: bool = False
+
+    def classification(
+        self, header: Header, scores: NDArray[np.float32], limit: int
+    ) -> Classification:
+        """The ``limit`` most probable classes (0 for all) in falling order."""
+        order = np.argsort(-scores, kind='stable')[: limit or None]
+        results = [
+            ObjectHypothesis(
+                class_id=str(index) if self.by_index else self.names[index],
+                score=float(scores[index]),
+            )
+            for index in order.tolist()
+        ]
+        return Classification(header=header, results=results)
+
+    def info(self, threshold: float) -> LabelInfo:
+        """All classes, for those who join late."""
+        classes = [
+            VisionClass(class_id=index, class_name=name) for index, name in enumerate(self.names)
+        ]
+        return LabelInfo(class_map=classes, threshold=threshold)
+
+
+def named(header: Header, name: str, score: float = 1.0) -> Classification:
+    """A classification of one certain result, as ground truth and scenes are published."""
+    return Classification(header=header, results=[ObjectHypothesis(class_id=name, score=score)])
+
+
+def status(
+    level: bytes, name: str, message: str, hardware: str, values: dict[str, object]
+) -> DiagnosticStatus:
+    """A diagnostic status; floats are written with four significant digits."""
+    return DiagnosticStatus(
+        level=level,
+        name=name,
+        message=message,
+        hardware_id=hardware,
+        values=[
+            KeyValue(key=key, value=f'{value:.4g}' if isinstance(value, float) else str(value))
+            for key, value in values.items()
+        ],
+    )
+
+
+def decision_message(decision: Decision, header: Header, labels: Labels) -> DiagnosticArray:
+    """How a frame was decided, for plots, bags and evaluation."""
+    times = decision.times
+    values: dict[str, object] = {
+        'sequence': decision.sequence,
+        'source': decision.source,
+        'route': decision.route.value,
+        'reason': decision.reason.value,
+        'class': labels.names[decision.label],
+        'exit': decision.exit,
+        'split': decision.plan.split,
+        'codec': decision.plan.codec,
+        'confidence': decision.confidence,
+        'threshold': decision.threshold,
+        'audit': decision.audit,
+        'payload_bytes': decision.payload_bytes,
+        'scene': decision.scene.name,
+        'luminance': decision.scene.luminance,
+        'contrast': decision.scene.contrast,
+        'queue_ms': times.queue,
+        'prepare_ms': times.prepare,
+        'compute_ms': times.compute,
+        'offboard_ms': times.offboard,
+        'tail_ms': times.tail,
+        'total_ms': times.total,
+    }
+    level = DiagnosticStatus.WARN if decision.route is Route.FALLBACK else DiagnosticStatus.OK
+    text = f'{decision.route.value}: {decision.reason.value}'
+    return DiagnosticArray(header=header, status=[status(level, 'decision', text, '', values)])
+
+
+_COLOURS = {
+    Route.LOCAL: (60, 200, 90),
+    Route.OFFBOARD: (70, 140, 255),
+    Route.FALLBACK: (255, 150, 40),
+}
+
+
+def annotate(image: RGB, decision: Decision, names: Sequence[str]) -> RGB:
+    """The image, enlarged to be read, with the answer, its route and its exit written below."""
+    scale = max(1, 256 // max(image.shape[:2]))
+    picture = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+    picture = cv2.copyMakeBorder(picture, 0, 44, 0, max(0, 256 - picture.shape[1]), 0)
+    y = picture.shape[0] - 26
+    lines = (
+        f'{names[decision.label]} {decision.confidence:.0%}',
+        f'{decision.route.value} exit {decision.exit} {decision.scene.name}',
+    )
+    for line in lines:
+        cv2.putText(
+            picture, line, (6, y), cv2.FONT_HERSHEY_SIMPLEX, 0.48, _COLOURS[decision.route], 1,
+            cv2.LINE_AA,
+        )  # fmt: skip
+        y += 18
+    return np.asarray(picture, np.uint8)

@@ -1,0 +1,162 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every parameter of every node: default, meaning, range, and whether it can be set live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sparse_split_ros.link.codec import CODECS
+from sparse_split_ros.ros import (
+    FloatingPointRange,
+    IntegerRange,
+    Node,
+    Parameter,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One parameter. ``low`` and ``high`` bound numbers, ``choices`` bound texts."""
+
+    name: str
+    default: Any
+    description: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = False
+
+    def descriptor(self) -> ParameterDescriptor:
+        """What ``ros2 param describe`` shows."""
+        descriptor = ParameterDescriptor(description=self.description, read_only=not self.live)
+        if self.choices:
+            descriptor.additional_constraints = f'one of {", ".join(map(repr, self.choices))}'
+        if self.low is not None and self.high is not None:
+            if isinstance(self.default, float):
+                descriptor.floating_point_range = [
+                    FloatingPointRange(from_value=float(self.low), to_value=float(self.high))
+                ]
+            else:
+                descriptor.integer_range = [
+                    IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)
+                ]
+        return descriptor
+
+
+_MODEL = (
+    Spec('bundle', 'gtsrb32', 'Bundle: a directory, or the name of a shipped one'),
+    Spec('engine', 'onnxruntime', 'What runs the network', choices=('onnxruntime', 'torch')),
+    Spec('device', 'cpu', 'Where it runs', choices=('cpu', 'cuda', 'tensorrt')),
+    Spec('threads', 1, 'Threads of the engine, 0 for its own choice', 0, 256),
+    Spec('reliable', False, 'Reliable features and replies: for wires, or payloads above 16 KB'),
+    Spec('class_id_format', 'name', 'What class_id holds', choices=('name', 'index')),
+)
+
+HEAD = (
+    *_MODEL,
+    Spec('cameras', [''], "Names of the cameras; 'front' reads front/image. Empty: one, on image"),
+    Spec('image_transport', 'raw', 'Which image topic is read', choices=('raw', 'compressed')),
+    Spec('roi', [0, 0, 0, 0], 'Part to classify: x, y, width, height in pixels; zeros: all',
+         live=True),
+    Spec('split', -1, "Stage after which features travel, the last: all local, -1: the bundle's",
+         -1, 254, live=True),
+    Spec('threshold', -1.0, "Confidence from which the robot answers itself, -1: the bundle's",
+         -1.0, 1.0, live=True),
+    Spec('codec', '', "Coding of the features, empty: the bundle's", choices=('', *CODECS),
+         live=True),
+    Spec('deadline_ms', 100.0, 'Answer at the latest this long after the image arrived, in ms',
+         1.0, 60_000.0, live=True),
+    Spec('max_results', 5, 'Most classes in one classification, 0 for all', 0, 65_536, live=True),
+    Spec('max_in_flight', 64, 'Most frames that wait for the tail', 1, 4096),
+    Spec('seed', 0, 'Seed of the random audits', 0, 2**31 - 1),
+    Spec('no_image_warning_s', 5.0, 'Warn after this long without an image, in s', 0.1, 3600.0),
+)  # fmt: skip
+
+TAIL = (
+    *_MODEL,
+    Spec('robots', [''], "Names of the robots; 'r1' reads /r1/features. Empty: one, on features"),
+    Spec('queue', 16, 'Most frames that wait per robot, the oldest goes first', 1, 4096),
+    Spec('max_batch', 16, 'Most frames in one run of the network', 1, 1024),
+    Spec('max_results', 5, 'Most classes in one classification, 0 for all', 0, 65_536, live=True),
+)
+
+PLAYER = (
+    Spec('source', '', "A bag, image folder, video, .npz of tracks, camera device, or 'drive'"),
+    Spec('image_topic', '', "Image topic of a bag, empty: the only one"),
+    Spec('rate', 1.0, 'Speed against the recorded one', 0.01, 1000.0),
+    Spec('loop', False, 'Start again at the end'),
+    Spec('limit', 0, 'Stop after this many frames, 0 for all', 0, 2**31 - 1),
+    Spec('subscribers', 1, 'Wait for this many subscribers before the first frame', 0, 64),
+    Spec('wait_s', 10.0, 'Give up waiting for them after this long, in s', 0.0, 3600.0),
+    Spec('stamps', 'source', "Stamps as recorded, or the time of playing",
+         choices=('source', 'now')),
+)  # fmt: skip
+
+
+class Parameters:
+    """The declared parameters of a node, as attributes.
+
+    ``accept`` may refuse a set of live changes with a reason before any of them is taken, by
+    raising ValueError; it gets the values as they would be.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        specs: Sequence[Spec],
+        accept: Callable[[dict[str, Any]], None] = lambda values: None,
+    ) -> None:
+        self._specs = {spec.name: spec for spec in specs}
+        self._accept = accept
+        self._values: dict[str, Any] = {}
+        for spec in specs:
+            node.declare_parameter(spec.name, spec.default, spec.descriptor())
+            value = node.get_parameter(spec.name).value
+            self._check(spec, value)
+            self._values[spec.name] = _plain(value)
+        node.add_on_set_parameters_callback(self._on_set)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__['_values'][name]
+        except KeyError:
+            raise AttributeError(f'no parameter {name!r} is declared') from None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All values by name, a copy."""
+        return dict(self._values)
+
+    def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
+        changed = dict(self._values)
+        try:
+            for parameter in parameters:
+                spec = self._specs.get(parameter.name)
+                if spec is not None:
+                    self._check(spec, parameter.value)
+                    changed[parameter.name] = _plain(parameter.value)
+            self._accept(changed)
+        except ValueError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        # Humble has no callback after the set; ours is the only one before it, so this is safe.
+        self._values = changed
+        return SetParametersResult(successful=True)
+
+    @staticmethod
+    def _check(spec: Spec, value: Any) -> None:
+        if spec.choices and value not in spec.choices:
+            raise ValueError(f'parameter {spec.name} is {value!r}, choose one of {spec.choices}')
+        if isinstance(spec.default, list) and len(spec.default) == 4 and len(value) != 4:
+            raise ValueError(f'parameter {spec.name} is {list(value)}, expected 4 numbers')
+
+
+def _plain(value: Any) -> Any:
+    """Arrays as lists: rclpy hands out ``array.array``, which compares and prints differently."""
+    return (
+        list(value) if not isinstance(value, (str, bytes)) and hasattr(value, '__len__') else value
+    )

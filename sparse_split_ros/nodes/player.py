@@ -1,0 +1,102 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Plays any source of frames as a camera would: a bag, images, a video, a device, the drive."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from sparse_split_ros.data.bags import BagError, Frame
+from sparse_split_ros.data.sources import SourceError, open_source
+from sparse_split_ros.nodes import qos
+from sparse_split_ros.nodes.messages import image_message, named
+from sparse_split_ros.nodes.parameters import PLAYER, Parameters
+from sparse_split_ros.nodes.running import StoppableNode, run
+from sparse_split_ros.ros import Classification, Header, Image, Time
+
+
+class PlayerNode(StoppableNode):
+    """Publishes ``image``, ``ground_truth`` and ``scene`` at the recorded pace, times ``rate``."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__('player', **kwargs)
+        self.published = 0
+        self.settings = Parameters(self, PLAYER)
+        if not self.settings.source:
+            raise ValueError("parameter source is empty: name a bag, a folder, a video or 'drive'")
+        self._image = self.create_publisher(Image, 'image', qos.RESULT)
+        self._truth = self.create_publisher(Classification, 'ground_truth', qos.RESULT)
+        self._scene = self.create_publisher(Classification, 'scene', qos.RESULT)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._play, name='player', daemon=True)
+        self._thread.start()
+
+    def _play(self) -> None:
+        try:
+            self._wait_for_subscribers()
+            while not self._stopping.is_set():
+                self._play_once(
+                    open_source(self.settings.source, self.settings.image_topic or None)
+                )
+                if not self.settings.loop:
+                    break
+            self.get_logger().info(f'played {self.published} frames of {self.settings.source}')
+        except (BagError, SourceError) as error:
+            self.get_logger().error(str(error))
+        finally:
+            self.done = True
+
+    def _wait_for_subscribers(self) -> None:
+        end = time.monotonic() + self.settings.wait_s
+        while self._image.get_subscription_count() < self.settings.subscribers:
+            if time.monotonic() > end:
+                self.get_logger().warning(
+                    f'{self._image.get_subscription_count()} subscribers after '
+                    f'{self.settings.wait_s:g} s, playing anyway'
+                )
+                return
+            if self._stopping.wait(0.02):
+                return
+
+    def _play_once(self, frames: Iterator[Frame]) -> None:
+        first: int | None = None
+        start = time.monotonic()
+        for count, frame in enumerate(frames):
+            if self.settings.limit and count >= self.settings.limit:
+                return
+            first = frame.stamp_ns if first is None else first
+            due = start + (frame.stamp_ns - first) * 1e-9 / self.settings.rate
+            if self._stopping.wait(max(0.0, due - time.monotonic())):
+                return
+            self._publish(frame)
+
+    def _publish(self, frame: Frame) -> None:
+        if self.settings.stamps == 'now':
+            stamp = self.get_clock().now().to_msg()
+        else:
+            stamp = Time(nanoseconds=frame.stamp_ns).to_msg()
+        header = Header(stamp=stamp, frame_id=frame.frame_id)
+        # What belongs to an image comes before it, so that it is there when the image is.
+        if frame.label is not None:
+            self._truth.publish(named(header, frame.label))
+        if frame.scene is not None:
+            self._scene.publish(named(header, frame.scene))
+        self._image.publish(image_message(frame.image, header))
+        self.published += 1
+
+    def stop(self) -> None:
+        """Stop playing."""
+        self._stopping.set()
+        self._thread.join(1.0)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Play until the end, SIGINT or SIGTERM."""
+    return run(PlayerNode, args)
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

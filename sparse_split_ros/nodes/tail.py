@@ -1,0 +1,202 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The offboard node: feature frames of one or several robots in, one reply to each out."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import threading
+import time
+from functools import partial
+from typing import Any
+
+from sparse_split_ros.link.announcement import Announcement
+from sparse_split_ros.link.frame import REPLY_FORMAT, Status
+from sparse_split_ros.nodes import qos
+from sparse_split_ros.nodes.messages import Labels, status, wire_message
+from sparse_split_ros.nodes.parameters import TAIL, Parameters
+from sparse_split_ros.nodes.running import StoppableNode, run
+from sparse_split_ros.ros import (
+    Classification,
+    CompressedImage,
+    DiagnosticArray,
+    DiagnosticStatus,
+    Header,
+    LabelInfo,
+    String,
+)
+from sparse_split_ros.runtime.bundle import Bundle, bundle_path
+from sparse_split_ros.runtime.engine import load_engine
+from sparse_split_ros.runtime.tail import Answer, Tail
+
+_HEARTBEAT_S = 0.5
+_LAST_BATCH_S = 1.0
+
+
+class TailNode(StoppableNode):
+    """Runs the stages after the split for whoever sends features, one model for all robots."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__('tail', **kwargs)
+        self.settings = Parameters(self, TAIL)
+        settings = self.settings
+        self.bundle = Bundle.load(bundle_path(settings.bundle))
+        first = min((split.stage for split in self.bundle.splits), default=self.bundle.final) + 1
+        engine = load_engine(
+            self.bundle,
+            settings.engine,
+            settings.device,
+            settings.threads,
+            range(first, self.bundle.final + 1),
+        )
+        self._engine = engine
+        self._labels = Labels(self.bundle.classes, settings.class_id_format == 'index')
+        self.tail = Tail(
+            engine,
+            robots=len(settings.robots),
+            queue=settings.queue,
+            max_batch=settings.max_batch,
+        )
+        self._session = secrets.randbits(32)
+        self._waiting = threading.Condition()
+        self._stopping = False
+        self.received = 0
+        self.failed = 0
+        self.last_error = ''
+        self._connect()
+        self._worker = threading.Thread(target=self._work, name='tail worker', daemon=True)
+        self._worker.start()
+        self.get_logger().info(
+            f'tail serves bundle {self.bundle.name} ({self.bundle.fingerprint.hex()}) on '
+            f'{engine.name}, session {self._session:08x}'
+        )
+
+    def _connect(self) -> None:
+        """Make every publisher, subscription and timer; none is made or destroyed later."""
+        wire = qos.RELIABLE_WIRE if self.settings.reliable else qos.WIRE
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.RESULT)
+        self._replies = []
+        self._classifications = []
+        self._announcements = []
+        self._label_infos = []
+        for robot, name in enumerate(self.settings.robots):
+            prefix = f'/{name.strip("/")}/' if name else ''
+            self._replies.append(
+                self.create_publisher(
+                    CompressedImage,
+                    f'{prefix}tail/reply',
+                    wire,
+                    qos_overriding_options=qos.OVERRIDABLE,
+                )
+            )
+            self._classifications.append(
+                self.create_publisher(Classification, f'{prefix}tail/classification', qos.RESULT)
+            )
+            info = self.create_publisher(LabelInfo, f'{prefix}tail/label_info', qos.LATCHED)
+            info.publish(self._labels.info(0.0))
+            self._label_infos.append(info)
+            self.create_subscription(
+                CompressedImage,
+                f'{prefix}features',
+                partial(self._on_features, robot),
+                wire,
+                qos_overriding_options=qos.OVERRIDABLE,
+            )
+            self._announcements.append(
+                self.create_publisher(String, f'{prefix}tail/status', qos.LATCHED)
+            )
+        self._announce()
+        self.create_timer(_HEARTBEAT_S, self._announce, clock=qos.steady_clock())
+        self.create_timer(1.0, self._diagnose, clock=qos.steady_clock())
+
+    def _announce(self) -> None:
+        """Say who we are: latched for those who come, repeated so that silence means something."""
+        name = f'{socket.gethostname()}{self.get_fully_qualified_name()}'
+        text = Announcement(name, self._session, (self.bundle.fingerprint.hex(),)).to_json()
+        for publisher in self._announcements:
+            publisher.publish(String(data=text))
+
+    def _on_features(self, robot: int, message: CompressedImage) -> None:
+        self.received += 1
+        answer = self.tail.submit(robot, message.header, memoryview(message.data), time.monotonic())
+        if answer is not None:
+            self._publish(answer)
+            return
+        with self._waiting:
+            self._waiting.notify()
+
+    def _work(self) -> None:
+        """Answer batches until told to stop; whatever goes wrong with one costs that one."""
+        while True:
+            with self._waiting:
+                self._waiting.wait_for(lambda: self._stopping or len(self.tail))
+                if self._stopping:
+                    return
+            try:
+                for answer in self.tail.process(time.monotonic):
+                    self._publish(answer)
+            except Exception as error:
+                self.failed += 1
+                self._complain(f'{type(error).__name__}: {error}')
+
+    def _publish(self, answer: Answer) -> None:
+        reply = answer.reply
+        self._replies[answer.robot].publish(
+            wire_message(reply.to_bytes(), answer.header, REPLY_FORMAT)
+        )
+        if reply.status is Status.OK:
+            publisher = self._classifications[answer.robot]
+            # Nobody on the robot needs this copy, so it is made only while a person looks.
+            if publisher.get_subscription_count():
+                limit = self.settings.max_results
+                publisher.publish(self._labels.classification(answer.header, reply.scores, limit))
+        elif reply.status is not Status.EXPIRED:
+            self._complain(answer.error)
+
+    def _complain(self, text: str) -> None:
+        self.last_error = text
+        self.get_logger().error(text, throttle_duration_sec=5.0)
+
+    def _diagnose(self) -> None:
+        counts = self.tail.counts
+        refused = sum(n for kind, n in counts.statuses.items() if kind is not Status.OK)
+        values: dict[str, object] = {
+            'received': self.received,
+            **{f'status {kind.name}': n for kind, n in counts.statuses.items()},
+            'overrun': counts.overrun,
+            'batches': counts.batches,
+            'mean_batch': counts.statuses[Status.OK] / max(1, counts.batches),
+            'waiting': len(self.tail),
+            'failed': self.failed,
+            'robots': ', '.join(self.settings.robots),
+            'bundle': self.bundle.name,
+            'fingerprint': self.bundle.fingerprint.hex(),
+            'engine': self._engine.name,
+            'last_error': self.last_error,
+        }
+        level = DiagnosticStatus.WARN if refused or self.failed else DiagnosticStatus.OK
+        text = self.last_error or 'running'
+        name = f'{self.get_fully_qualified_name()}: replies'
+        self._diagnostics.publish(
+            DiagnosticArray(
+                header=Header(stamp=self.get_clock().now().to_msg()),
+                status=[status(level, name, text, socket.gethostname(), values)],
+            )
+        )
+
+    def stop(self) -> None:
+        """Finish the batch in hand and take no other; the robots fall back by themselves."""
+        with self._waiting:
+            self._stopping = True
+            self._waiting.notify_all()
+        self._worker.join(_LAST_BATCH_S)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the tail until SIGINT or SIGTERM."""
+    return run(TailNode, args)
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

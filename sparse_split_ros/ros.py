@@ -1,0 +1,215 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The one door to ROS 2: real rclpy where it is installed, the embedded runtime where it is not.
+
+Nodes are written once, against the API of rclpy as Humble has it, and import every ROS name from
+here. ``SPARSE_SPLIT_RUNTIME`` is ``auto`` (the default), ``rclpy`` or ``embedded``; ``auto`` takes
+the embedded runtime only where rclpy cannot be found, so a broken installation is an error and
+never a silent change of runtime. A type checker sees the embedded runtime, which is the subset
+that both have.
+
+Two messages share their name with a class of rclpy: they are ``TimeMsg`` and ``ClockMsg`` here.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+ENVIRONMENT = 'SPARSE_SPLIT_RUNTIME'
+
+
+class RosImportError(ImportError):
+    """ROS 2 is asked for or half installed; the message names what to install."""
+
+
+def _choose() -> str:
+    wanted = os.environ.get(ENVIRONMENT) or 'auto'
+    if wanted not in ('auto', 'rclpy', 'embedded'):
+        raise RosImportError(f'{ENVIRONMENT} is {wanted!r}, expected auto, rclpy or embedded')
+    if wanted == 'auto':
+        return 'rclpy' if find_spec('rclpy') is not None else 'embedded'
+    return wanted
+
+
+RUNTIME = _choose()
+
+if TYPE_CHECKING or RUNTIME == 'embedded':
+    from sparse_split_ros.embedded.exceptions import (
+        ExternalShutdownException,
+        InvalidHandle,
+        InvalidNamespaceException,
+        InvalidNodeNameException,
+        InvalidParameterException,
+        InvalidParameterTypeException,
+        InvalidParameterValueException,
+        InvalidTopicNameException,
+        NotInitializedException,
+        ParameterAlreadyDeclaredException,
+        ParameterImmutableException,
+        ParameterNotDeclaredException,
+        ParameterUninitializedException,
+        RCLError,
+    )
+    from sparse_split_ros.embedded.executor import (
+        Context,
+        Executor,
+        GuardCondition,
+        SignalHandlerOptions,
+        SingleThreadedExecutor,
+        Timer,
+        get_default_context,
+        init,
+        ok,
+        shutdown,
+        spin,
+        spin_once,
+        try_shutdown,
+    )
+    from sparse_split_ros.embedded.log import LoggingSeverity, get_logger
+    from sparse_split_ros.embedded.messages import Classification
+    from sparse_split_ros.embedded.messages import Clock as ClockMsg
+    from sparse_split_ros.embedded.messages import (
+        CompressedImage,
+        DiagnosticArray,
+        DiagnosticStatus,
+        FloatingPointRange,
+        Header,
+        Image,
+        IntegerRange,
+        KeyValue,
+        LabelInfo,
+        ObjectHypothesis,
+        ParameterDescriptor,
+        SetParametersResult,
+        String,
+    )
+    from sparse_split_ros.embedded.messages import Time as TimeMsg
+    from sparse_split_ros.embedded.messages import VisionClass, VisionInfo
+    from sparse_split_ros.embedded.node import Node, Publisher, Subscription, TopicEndpointInfo
+    from sparse_split_ros.embedded.parameters import Parameter
+    from sparse_split_ros.embedded.qos import (
+        DurabilityPolicy,
+        HistoryPolicy,
+        InvalidQoSProfileException,
+        LivelinessPolicy,
+        QoSCompatibility,
+        QoSOverridingOptions,
+        QoSPolicyKind,
+        QoSPresetProfiles,
+        QoSProfile,
+        ReliabilityPolicy,
+        qos_check_compatible,
+        qos_profile_sensor_data,
+        qos_profile_system_default,
+    )
+    from sparse_split_ros.embedded.time import Clock, ClockType, Duration, Time
+    from sparse_split_ros.embedded.types import deserialize as deserialize_message
+    from sparse_split_ros.embedded.types import serialize as serialize_message
+else:
+    try:
+        from builtin_interfaces.msg import Time as TimeMsg
+        from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+        from rcl_interfaces.msg import (
+            FloatingPointRange,
+            IntegerRange,
+            ParameterDescriptor,
+            SetParametersResult,
+        )
+        from rclpy import init, ok, shutdown, spin, spin_once, try_shutdown
+        from rclpy.clock import Clock, ClockType
+        from rclpy.context import Context
+        from rclpy.duration import Duration
+        from rclpy.exceptions import (
+            InvalidHandle,
+            InvalidNamespaceException,
+            InvalidNodeNameException,
+            InvalidParameterException,
+            InvalidParameterTypeException,
+            InvalidParameterValueException,
+            InvalidTopicNameException,
+            NotInitializedException,
+            ParameterAlreadyDeclaredException,
+            ParameterImmutableException,
+            ParameterNotDeclaredException,
+            ParameterUninitializedException,
+        )
+        from rclpy.executors import ExternalShutdownException, Executor, SingleThreadedExecutor
+        from rclpy.guard_condition import GuardCondition
+        from rclpy.impl.implementation_singleton import rclpy_implementation
+        from rclpy.logging import LoggingSeverity, get_logger
+        from rclpy.node import Node
+        from rclpy.parameter import Parameter
+        from rclpy.publisher import Publisher
+        from rclpy.qos import (
+            DurabilityPolicy,
+            HistoryPolicy,
+            InvalidQoSProfileException,
+            LivelinessPolicy,
+            QoSCompatibility,
+            QoSPolicyKind,
+            QoSPresetProfiles,
+            QoSProfile,
+            ReliabilityPolicy,
+            qos_check_compatible,
+            qos_profile_sensor_data,
+            qos_profile_system_default,
+        )
+        from rclpy.qos_overriding_options import QoSOverridingOptions
+        from rclpy.serialization import deserialize_message, serialize_message
+        from rclpy.signals import SignalHandlerOptions
+        from rclpy.subscription import Subscription
+        from rclpy.time import Time
+        from rclpy.timer import Timer
+        from rclpy.topic_endpoint_info import TopicEndpointInfo
+        from rclpy.utilities import get_default_context
+        from rosgraph_msgs.msg import Clock as ClockMsg
+        from sensor_msgs.msg import CompressedImage, Image
+        from std_msgs.msg import Header, String
+        from vision_msgs.msg import (
+            Classification,
+            LabelInfo,
+            ObjectHypothesis,
+            VisionClass,
+            VisionInfo,
+        )
+
+        RCLError = rclpy_implementation.RCLError
+    except ImportError as error:
+        package = (error.name or 'rclpy').partition('.')[0].replace('_', '-')
+        distro = os.environ.get('ROS_DISTRO', '<distro>')
+        raise RosImportError(
+            f'rclpy is to be used but does not import: {error}. Install ros-{distro}-{package} and '
+            f'source its setup.bash, or set {ENVIRONMENT}=embedded to run without ROS 2.'
+        ) from error
+
+__all__ = [
+    'RUNTIME', 'Classification', 'Clock', 'ClockMsg', 'ClockType', 'CompressedImage', 'Context',
+    'DiagnosticArray', 'DiagnosticStatus', 'Duration', 'DurabilityPolicy', 'Executor',
+    'ExternalShutdownException', 'FloatingPointRange', 'GuardCondition', 'Header', 'HistoryPolicy',
+    'Image', 'IntegerRange', 'InvalidHandle', 'InvalidNamespaceException',
+    'InvalidNodeNameException', 'InvalidParameterException', 'InvalidParameterTypeException',
+    'InvalidParameterValueException', 'InvalidQoSProfileException', 'InvalidTopicNameException',
+    'KeyValue', 'LabelInfo', 'LivelinessPolicy', 'LoggingSeverity', 'Node',
+    'NotInitializedException', 'ObjectHypothesis', 'Parameter',
+    'ParameterAlreadyDeclaredException', 'ParameterDescriptor', 'ParameterImmutableException',
+    'ParameterNotDeclaredException', 'ParameterUninitializedException', 'Publisher',
+    'QoSCompatibility', 'QoSOverridingOptions', 'QoSPolicyKind', 'QoSPresetProfiles', 'QoSProfile',
+    'RCLError', 'ReliabilityPolicy', 'RosImportError', 'SetParametersResult',
+    'SignalHandlerOptions', 'SingleThreadedExecutor', 'String', 'Subscription', 'Time', 'TimeMsg',
+    'Timer', 'TopicEndpointInfo', 'VisionClass', 'VisionInfo', 'deserialize_message',
+    'get_default_context', 'get_logger', 'init', 'ok', 'qos_check_compatible',
+    'qos_profile_sensor_data', 'qos_profile_system_default', 'runtime_notes', 'serialize_message',
+    'shutdown', 'spin', 'spin_once', 'try_shutdown',
+]  # fmt: skip
+
+
+def runtime_notes(node: Node) -> list[str]:
+    """Return what a node says about its runtime once at start, one log line each."""
+    if RUNTIME == 'rclpy':
+        distro = os.environ.get('ROS_DISTRO', 'of an unknown distribution')
+        return [f'runtime: rclpy ({distro}), domain {node.context.get_domain_id()}']
+    transport: Any = node.context.transport
+    lines = [f'runtime: embedded, {transport.name}, domain {node.context.get_domain_id()}']
+    return [*lines, transport.note] if transport.note else lines
