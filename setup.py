@@ -61,9 +61,9 @@ setup(
     },
     entry_points={
         'console_scripts': [
-            'head_node = sparse_split_ros.nodes.head:main',
-            'tail_node = sparse_split_ros.nodes.tail:main',
-            'player_node = sparse_split_ros.nodes.player:main',
+            'head_node = sparse_split_ros.nodes.entry:head',
+            'tail_node = sparse_split_ros.nodes.entry:tail',
+            'player_node = sparse_split_ros.nodes.entry:player',
             'resume_bag = sparse_split_ros.nodes.resume:main',
             'sparse-split = sparse_split_ros.cli:main',
         ],

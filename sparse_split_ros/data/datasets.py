@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from sparse_split_ros.data import weather
+from sparse_split_ros.data.drive import SCENES, random_crop
 from sparse_split_ros.data.gtsrb import load_packed
 from sparse_split_ros.data.signs import CLASSES
 
@@ -34,8 +35,8 @@ class DatasetError(ValueError):
 class LabelledImages:
     """Images (N, H, W, 3) uint8 RGB with their labels (N,) and groups (N,) int64.
 
-    A group is what must not be torn apart when data is divided or resampled, such as the frames of one
-    physical sign.
+    A group is what must not be torn apart when data is divided or resampled, such as the frames of
+    one physical sign.
     """
 
     images: Images
@@ -105,6 +106,41 @@ def load_gtsrb(data: str | os.PathLike[str] | None, split: str) -> LabelledImage
     return LabelledImages(packed.images[chosen], packed.labels[chosen], groups, CLASSES)
 
 
+def load_drawn(
+    count: int, size: int, seed: int, cache: str | os.PathLike[str] | None = None
+) -> LabelledImages:
+    """`count` drawn signs at size x size pixels, every class as often, a third of them by clear
+    day.
+
+    Equal arguments give equal images. Rendering takes some milliseconds each; with `cache`, a .npz
+    file, they are rendered once.
+    """
+    labels = np.arange(count, dtype=np.int64) % len(CLASSES)
+    key = np.array([count, size, seed])
+    images = _cached(cache, key)
+    if images is None:
+        images = np.stack([_drawn(seed, i, int(labels[i]), size) for i in range(count)])
+        if cache is not None:
+            np.savez(cache, key=key, images=images)
+    return LabelledImages(images, labels, np.arange(count, dtype=np.int64), CLASSES)
+
+
+def _cached(cache: str | os.PathLike[str] | None, key: NDArray[np.int64]) -> Images | None:
+    if cache is None or not Path(cache).is_file():
+        return None
+    with np.load(cache, allow_pickle=False) as kept:
+        return kept['images'] if np.array_equal(kept['key'], key) else None
+
+
+def _drawn(seed: int, index: int, label: int, size: int) -> Images:
+    # The drive draws from [seed, 1..3, ...]; the first word keeps training apart from every drive.
+    rng = np.random.default_rng([0xD4A33, seed, index])
+    if rng.random() < 1 / 3:
+        return random_crop(rng, label, size)
+    scene = SCENES[1 + rng.integers(len(SCENES) - 1)]
+    return random_crop(rng, label, size, scene, rng.uniform(0.1, 0.9))
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """How training images are changed; see `augment`."""
@@ -119,8 +155,8 @@ class Augmentation:
         unknown = set(self.conditions) - set(weather.CONDITIONS)
         if unknown or (self.weather > 0 and not self.conditions):
             raise DatasetError(
-                f'weather {self.weather:g} with conditions {sorted(self.conditions)}: expected some '
-                f'of {", ".join(weather.CONDITIONS)}'
+                f'weather {self.weather:g} with conditions {sorted(self.conditions)}: expected '
+                f'some of {", ".join(weather.CONDITIONS)}'
             )
 
 

@@ -50,7 +50,7 @@ class PackedGtsrb:
         order = np.lexsort((self.frames, self.tracks, self.labels))
         if split == 'all':
             return order
-        return order[divide_tracks(self.labels, self.tracks)[order] == split]
+        return np.asarray(order[divide_tracks(self.labels, self.tracks)[order] == split])
 
 
 def divide_tracks(

@@ -86,7 +86,7 @@ PALETTE: dict[str, tuple[int, int, int]] = {
     'w': (236, 237, 234),
     'k': (24, 24, 27),
     'g': (132, 134, 136),
-    's': (92, 94, 96),
+    's': (66, 68, 70),
 }
 
 # Centre lines of the characters, after DIN 1451 medium, in a box of 60 x 100.
@@ -120,7 +120,8 @@ _BARS = (
 )
 _CAR = (
     'P {c} {x0} -6 {x1} -22 {x2} -22 {x3} -6 {x3} 12 {x0} 12;'
-    ' P w {w0} -7 {w1} -17 {w2} -17 {w3} -7; P {c} {x0} 10 {t0} 10 {t0} 22 {x0} 22; P {c} {t1} 10 {x3} 10 {x3} 22 {t1} 22'
+    ' P w {w0} -7 {w1} -17 {w2} -17 {w3} -7;'
+    ' P {c} {x0} 10 {t0} 10 {t0} 22 {x0} 22; P {c} {t1} 10 {x3} 10 {x3} 22 {t1} 22'
 )
 _STRAIGHT_OR_RIGHT = 'V w 15 30  -16 66 -16 -64; V w 15 27  -16 60 -16 34 -4 22 54 22'
 _TURN_RIGHT = 'V w 16 32  -26 66 -26 10 -24 -4 -16 -14 -4 -18 58 -18'
@@ -182,7 +183,7 @@ def _drawings() -> tuple[tuple[str, str], ...]:
         ('triangle', 'B k -9 -20 0 -28 9 -20 6 8 4 34 0 37 -4 34 -6 8; D k 0 52 9'),
         ('triangle', _CURVE_LEFT),
         ('triangle', f'M; {_CURVE_LEFT}'),
-        ('triangle', 'L k 14 11 62 11 42 -9 26 -9 4; P k -9 -28 -27 6 9 6'),
+        ('triangle', 'L k 13 12 62 12 42 -11 24 -11 0; P k -11 -28 -25 4 3 4'),
         (
             'triangle',
             'B k -48 60 -40 52 -33 38 -22 33 -11 40 0 50 11 40 22 33 33 38 40 52 48 60'
@@ -213,7 +214,8 @@ def _drawings() -> tuple[tuple[str, str], ...]:
         (
             'triangle',
             'D k 16 -18 8; P k 8 -8 24 -8 26 26 8 26; L k 7 12 24 12 44 2 60;'
-            ' L k 7 22 24 30 40 44 52; L k 6 10 -6 -2 8 -10 14; L k 6 23 -6 36 6 42 -4; D k -20 2 7;'
+            ' L k 7 22 24 30 40 44 52;'
+            ' L k 6 10 -6 -2 8 -10 14; L k 6 23 -6 36 6 42 -4; D k -20 2 7;'
             ' P k -27 11 -13 11 -11 36 -29 36; L k 6 -24 36 -28 48 -40 58;'
             ' L k 6 -16 36 -14 50 -12 62; L k 5 -26 14 -38 24 -44 20; L k 5 -14 14 -8 20',
         ),
@@ -232,7 +234,8 @@ def _drawings() -> tuple[tuple[str, str], ...]:
         (
             'triangle',
             'B k -22 6 -30 8 -32 2 -25 -5 -20 -10 -12 -5 -8 10 6 16 24 24 34 38 30 44'
-            ' 22 40 4 34 -10 28 -18 18; L k 5 -22 -4 -20 -20 -28 -26; L k 4 -20 -18 -10 -26; L k 4 -20 -10 -8 -14;'
+            ' 22 40 4 34 -10 28 -18 18; L k 5 -22 -4 -20 -20 -28 -26;'
+            ' L k 4 -20 -18 -10 -26; L k 4 -20 -10 -8 -14;'
             ' L k 6 -12 24 -26 32 -36 30; L k 6 -8 26 -16 42 -26 46; L k 6 28 38 34 52 44 62;'
             ' L k 6 24 38 22 52 30 62',
         ),
@@ -461,7 +464,8 @@ def draw_sign(class_id: int, size: int = 128, supersample: int = 4) -> npt.NDArr
     paint(canvas)
     for operation, words in _parse(pictogram):
         canvas.apply(operation, words)
-    drawn = cv2.resize(canvas.pixels, (size, size), interpolation=cv2.INTER_AREA)
+    reduced = cv2.resize(canvas.pixels, (size, size), interpolation=cv2.INTER_AREA)
+    drawn = np.asarray(reduced, np.uint8)
     drawn.flags.writeable = False
     return drawn
 

@@ -59,9 +59,13 @@ def apply(
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise WeatherError(f'image is {image.dtype} {image.shape}, expected uint8 (H, W, 3)')
     if severity == 0.0:
-        return image.copy()
+        return np.array(image)
     changed = condition(image.astype(np.float32) / np.float32(255.0), severity, rng, field or rng)
     return (np.clip(changed, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+
+
+def _light(values: npt.ArrayLike) -> Light:
+    return np.asarray(values, np.float32)
 
 
 def _at(severity: float, clean: float, levels: Sequence[float]) -> float:
@@ -74,7 +78,7 @@ def _noise(rng: np.random.Generator, shape: tuple[int, ...]) -> Light:
 
 
 def _scale(image: Light) -> float:
-    return max(image.shape[:2]) / 32.0
+    return float(max(image.shape[:2]) / 32.0)
 
 
 def _cloud(rng: np.random.Generator, height: int, width: int, decay: float) -> Light:
@@ -94,7 +98,7 @@ def _radial(height: int, width: int, x: float, y: float) -> Light:
     """Distance of each pixel from (x, y); all in units of the image's side."""
     rows = (np.arange(height, dtype=np.float32) + 0.5) / height - np.float32(y)
     columns = (np.arange(width, dtype=np.float32) + 0.5) / width - np.float32(x)
-    return np.sqrt(rows[:, None] ** 2 + columns[None, :] ** 2)
+    return _light(np.sqrt(rows[:, None] ** 2 + columns[None, :] ** 2))
 
 
 def _streak_kernel(radius: float, sigma: float, degrees: float) -> Light:
@@ -112,7 +116,7 @@ def _streak_kernel(radius: float, sigma: float, degrees: float) -> Light:
             for column, share in ((x0, 1.0 - (x - x0)), (x0 + 1, x - x0)):
                 if share * across > 0.0:
                     kernel[min(row, 2 * reach), min(column, 2 * reach)] += weight * share * across
-    return kernel / kernel.sum()
+    return _light(kernel / kernel.sum())
 
 
 def _filter(image: Light, kernel: Light) -> Light:
@@ -126,7 +130,7 @@ def _day(
 
 
 def _darken(image: Light, gain: float) -> Light:
-    return image * np.float32(gain ** (1.0 / _GAMMA))
+    return _light(image * np.float32(gain ** (1.0 / _GAMMA)))
 
 
 def _darkness(
@@ -142,7 +146,7 @@ def _sensor(image: Light, electrons: float, read: float, rng: np.random.Generato
     tens of electrons used here and cost a twentieth.
     """
     variance = np.maximum(image, 0.0) / np.float32(electrons) + np.float32(read**2)
-    return image + np.sqrt(variance) * _noise(rng, image.shape)
+    return _light(image + np.sqrt(variance) * _noise(rng, image.shape))
 
 
 def _dusk(
@@ -183,7 +187,7 @@ def _brightness(
     value = image.max(axis=2, keepdims=True)
     # Raising the value of HSV scales the three channels alike; black becomes grey.
     raised = np.minimum(value + np.float32(added), 1.0)
-    return np.where(value > 1e-3, image * raised / np.maximum(value, 1e-3), raised)
+    return _light(np.where(value > 1e-3, image * raised / np.maximum(value, 1e-3), raised))
 
 
 def _contrast(
@@ -191,7 +195,7 @@ def _contrast(
 ) -> Light:
     kept = _at(severity, 1.0, (0.75, 0.5, 0.4, 0.3, 0.15))
     mean = image.mean(axis=(0, 1), keepdims=True)
-    return (image - mean) * np.float32(kept) + mean
+    return _light((image - mean) * np.float32(kept) + mean)
 
 
 def _glare(
@@ -209,7 +213,7 @@ def _glare(
     light = np.float32(veil) + np.float32(lobe) * np.exp(-distance / np.float32(spread))
     sun = np.array([1.0, 0.95, 0.85], np.float32)
     exposed = image * np.float32(1.0 + 0.35 * severity)
-    return exposed * np.float32(1.0 - 0.5 * veil) + light[..., None] * sun
+    return _light(exposed * np.float32(1.0 - 0.5 * veil) + light[..., None] * sun)
 
 
 def _fog(
@@ -219,8 +223,9 @@ def _fog(
     decay = _at(severity, 3.0, (3.0, 3.0, 2.5, 2.0, 1.75))
     cloud = _cloud(field, image.shape[0], image.shape[1], decay)[..., None]
     brightest = float(image.max())
-    return (image + np.float32(thickness) * cloud) * np.float32(
-        brightest / max(brightest + thickness, 1e-6)
+    return _light(
+        (image + np.float32(thickness) * cloud)
+        * np.float32(brightest / max(brightest + thickness, 1e-6))
     )
 
 
@@ -242,8 +247,9 @@ def _rain(
     streaks = _filter(drops, _streak_kernel(length, length, field.uniform(70.0, 110.0)))
     glint = _at(severity, 0.0, (0.16, 0.2, 0.24, 0.28, 0.34)) / scale**0.25
     bright = np.float32(length * glint)
-    return wet + np.minimum(streaks * bright, np.float32(0.55))[..., None] * (
-        np.float32(0.9) - 0.5 * wet
+    return _light(
+        wet
+        + np.minimum(streaks * bright, np.float32(0.55))[..., None] * (np.float32(0.9) - 0.5 * wet)
     )
 
 
@@ -255,7 +261,10 @@ def _snow(
     zoom = _at(severity, 1.0, (1.0, 1.0, 1.75, 2.25, 1.25)) * _scale(image)
     cut = _at(severity, 1.0, (0.6, 0.5, 0.55, 0.6, 0.65))
     radius = _at(severity, 8.0, (8.0, 10.0, 10.0, 12.0, 14.0)) * _scale(image)
-    sigma = _at(severity, 3.0, (3.0, 4.0, 4.0, 6.0, 12.0)) * _scale(image)
+    # Larger images show flakes rather than streaks: their length grows by less than their size.
+    sigma = _at(severity, 3.0, (3.0, 4.0, 4.0, 6.0, 12.0)) * min(
+        _scale(image), _scale(image) ** 0.5
+    )
     kept = _at(severity, 1.0, (0.95, 0.9, 0.9, 0.85, 0.8))
     height, width = image.shape[:2]
     coarse = (max(2, math.ceil(height / zoom)), max(2, math.ceil(width / zoom)))
@@ -267,7 +276,7 @@ def _snow(
     grey = image @ np.array([0.299, 0.587, 0.114], np.float32)
     pale = np.maximum(image, grey[..., None] * 1.5 + 0.5)
     white = np.float32(kept) * image + np.float32(1.0 - kept) * pale
-    return white + (flakes + flakes[::-1, ::-1])[..., None]
+    return _light(white + (flakes + flakes[::-1, ::-1])[..., None])
 
 
 def _motion_blur(
@@ -281,14 +290,16 @@ def _motion_blur(
 def _defocus(
     image: Light, severity: float, rng: np.random.Generator, field: np.random.Generator
 ) -> Light:
-    radius = _at(severity, 0.0, (0.3, 0.4, 0.5, 1.0, 1.5)) * _scale(image)
-    alias = _at(severity, 0.1, (0.4, 0.5, 0.6, 0.2, 0.1)) * _scale(image)
-    reach = math.ceil(radius) + 1
-    axis = np.arange(-reach, reach + 1, dtype=np.float32)
-    # A disc whose edge is one pixel soft: radii below a pixel then still differ.
-    distance = np.hypot(axis[:, None], axis[None, :])
-    disc = np.clip(np.float32(radius + 0.5) - distance, 0.0, 1.0).astype(np.float32)
-    kernel = cv2.GaussianBlur(disc, (0, 0), max(alias, 0.1), borderType=cv2.BORDER_CONSTANT)
+    # The published kernels are discs of (0.3, 0.4, 0.5, 1, 1.5) pixels behind a 3 x 3 Gaussian of
+    # (0.4, 0.5, 0.6, 0.2, 0.1). These radii spread 32 pixel images by the same variance, and grow
+    # smoothly with severity and size, as each point of the disc falls bilinearly on four pixels.
+    radius = _at(severity, 0.0, (0.19, 0.5, 0.79, 0.94, 1.55)) * _scale(image)
+    spiral = np.arange(256.0) + 0.5
+    distance, angle = radius * np.sqrt(spiral / 256.0), spiral * math.pi * (3.0 - math.sqrt(5.0))
+    axis = np.arange(-math.ceil(radius), math.ceil(radius) + 1)[:, None]
+    across = np.maximum(0.0, 1.0 - np.abs(axis - distance * np.cos(angle)))
+    down = np.maximum(0.0, 1.0 - np.abs(axis - distance * np.sin(angle)))
+    kernel = _light(down @ across.T)
     return _filter(image, kernel / kernel.sum())
 
 
@@ -296,7 +307,7 @@ def _sensor_noise(
     image: Light, severity: float, rng: np.random.Generator, field: np.random.Generator
 ) -> Light:
     deviation = _at(severity, 0.0, (0.04, 0.06, 0.08, 0.09, 0.1))
-    return image + np.float32(deviation) * _noise(rng, image.shape)
+    return _light(image + np.float32(deviation) * _noise(rng, image.shape))
 
 
 def _shot_noise(
@@ -313,8 +324,8 @@ def _jpeg(
     quality = round(_at(severity, 100.0, (80.0, 65.0, 58.0, 50.0, 40.0)))
     pixels = (image[..., ::-1] * 255.0 + 0.5).astype(np.uint8)
     _, coded = cv2.imencode('.jpg', pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    decoded = cv2.imdecode(coded, cv2.IMREAD_COLOR)
-    return decoded[..., ::-1].astype(np.float32) / np.float32(255.0)
+    decoded = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.float32)
+    return _light(decoded[..., ::-1] / np.float32(255.0))
 
 
 CONDITIONS: dict[str, Condition] = {

@@ -57,11 +57,11 @@ if TYPE_CHECKING:
 # Loopback only: no multicast there, so peers are found on fixed ports of 127.0.0.1, and a message
 # may fill the loopback's 64 KiB datagrams. A real link keeps Cyclone's own sizes.
 LOCALHOST = """
-<General><AllowMulticast>false</AllowMulticast><MaxMessageSize>65500B</MaxMessageSize>
-<Interfaces><NetworkInterface name="lo" multicast="false"/></Interfaces></General>
-<Discovery><ParticipantIndex>auto</ParticipantIndex>
+<General><AllowMulticast>false</AllowMulticast><MaxMessageSize>65500B</MaxMessageSize>{interface}
+</General><Discovery><ParticipantIndex>auto</ParticipantIndex>
 <MaxAutoParticipantIndex>60</MaxAutoParticipantIndex>
 <Peers><Peer address="127.0.0.1"/></Peers>{discovery}</Discovery>"""
+LOOPBACK = '<Interfaces><NetworkInterface name="lo" multicast="false"/></Interfaces>'
 ANYWHERE = '<Discovery><MaxAutoParticipantIndex>120</MaxAutoParticipantIndex>{discovery}</Discovery>'
 # Announce every second (the default is eight), so that a link that was cut for longer than the
 # lease is back within a second or two; and ask a silent reliable reader at least once a second.
@@ -459,9 +459,12 @@ def _release(entity: Entity) -> None:
 
 
 def _configuration() -> str:
-    body = (LOCALHOST if localhost_only() else ANYWHERE).format(discovery=DISCOVERY)
+    users = os.environ.get('CYCLONEDDS_URI', '')
+    interface = '' if 'NetworkInterface' in users else LOOPBACK  # one named twice is an error
+    body = LOCALHOST if localhost_only() else ANYWHERE
+    body = body.format(discovery=DISCOVERY, interface=interface).replace('\n', '')
     own = f'<CycloneDDS><Domain>{body}{INTERNAL}</Domain></CycloneDDS>'
-    return ','.join(filter(None, (own.replace('\n', ''), os.environ.get('CYCLONEDDS_URI', ''))))
+    return f'{own},{users}' if users else own
 
 
 @cache
@@ -517,11 +520,7 @@ def _common_qos(qos: QoSProfile, type_name: str) -> list[Any]:
         Policy.History.KeepAll
         if qos.history == HistoryPolicy.KEEP_ALL
         else Policy.History.KeepLast(max(1, qos.depth)),
-        Policy.Userdata(
-            b''
-            if type_name == DISCOVERY_TYPE
-            else f'typehash={type_hash(type_name)};'.encode()
-        ),
+        Policy.Userdata(f'typehash={type_hash(type_name)};'.encode()),
     ]
     if qos.reliability == ReliabilityPolicy.BEST_EFFORT:
         policies.append(Policy.Reliability.BestEffort)
@@ -562,7 +561,8 @@ def _user_data(qos: Qos) -> dict[str, str]:
 
 
 def _qos_profile(qos: Qos) -> QoSProfile:
-    """Return what discovery tells of an endpoint's QoS; history does not travel."""
+    """Return what discovery tells of an endpoint's QoS."""
+
     def duration(policy: Any, name: str) -> Duration:
         value = getattr(qos[policy], name) if policy in qos else INFINITE.nanoseconds
         return Duration(nanoseconds=value)
@@ -572,9 +572,11 @@ def _qos_profile(qos: Qos) -> QoSProfile:
     liveliness = qos[Policy.Liveliness] if Policy.Liveliness in qos else None
     latched = durability == Policy.Durability.TransientLocal
     manual = isinstance(liveliness, Policy.Liveliness.ManualByTopic)
+    history = qos[Policy.History] if Policy.History in qos else None  # Cyclone DDS alone says it
+    kept = isinstance(history, Policy.History.KeepLast)
     return QoSProfile(
-        history=HistoryPolicy.UNKNOWN,
-        depth=0,
+        history=HistoryPolicy.KEEP_LAST if kept else HistoryPolicy.UNKNOWN,
+        depth=history.depth if kept else 0,
         reliability=ReliabilityPolicy.RELIABLE
         if isinstance(reliability, Policy.Reliability.Reliable)
         else ReliabilityPolicy.BEST_EFFORT,

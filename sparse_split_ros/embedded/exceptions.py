@@ -32,8 +32,8 @@ class Subset:
     """Mixin of classes that carry part of rclpy: what is missing raises at once, by name."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith('_'):
-            raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
+        if name.startswith('_') or hasattr(type(self), name):
+            return object.__getattribute__(self, name)  # raises as it would without this method
         raise NotInEmbeddedRuntimeError(f'{type(self).__name__}.{name}')
 
 

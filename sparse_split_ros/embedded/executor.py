@@ -70,6 +70,9 @@ class Context(Subset):
     def ok(self) -> bool:
         return self._valid
 
+    def was_shut_down(self) -> bool:
+        return self._domain_id is not None and not self._valid
+
     def get_domain_id(self) -> int:
         if self._domain_id is None:
             raise NotInitializedException()
@@ -242,9 +245,9 @@ class Timer(Subset):
         now = self.clock.nanoseconds()
         self._last = now
         self._next += self._period
-        if self._next < now:
-            behind = now - self._next
-            self._next += behind // self._period * self._period + self._period if self._period else behind
+        if self._next < now:  # rcl's arithmetic: the next multiple that is not in the past
+            periods = 1 + (now - self._next - 1) // self._period if self._period else 0
+            self._next = self._next + periods * self._period if self._period else now
         if self.callback is not None:
             self.callback()
         return True
@@ -445,6 +448,8 @@ def spin_once(
 
 def spin(node: Node, executor: Executor | None = None) -> None:
     """Run a node's callbacks until its context is shut down."""
+    if executor is None and get_default_context().was_shut_down():
+        raise ExternalShutdownException()  # a signal came before the spin did
     executor = get_global_executor() if executor is None else executor
     added = executor.add_node(node)
     try:

@@ -216,7 +216,7 @@ def qos_check_compatible(offered: QoSProfile, requested: QoSProfile) -> tuple[Qo
         return QoSCompatibility.ERROR, ' '.join(problems)
     undecided = [
         name
-        for name in ('reliability', 'durability')
+        for name in ('reliability', 'durability', 'liveliness')
         if {getattr(offered, name), getattr(requested, name)} & {0, 3}
     ]
     if undecided:

@@ -65,7 +65,19 @@ def typestore() -> Typestore:
     store = get_typestore(Stores.ROS2_JAZZY)
     for name, text in VISION_MSGS.items():
         store.register(get_types_from_msg(text, name))
+    # rosidl takes char for another name of uint8, in type hashes too; rosbags hashes it apart.
+    for name, (constants, fields) in store.fielddefs.items():
+        store.fielddefs[name] = (constants, [(field, _no_char(kind)) for field, kind in fields])
     return store
+
+
+def _no_char(description: Any) -> Any:
+    kind, detail = description
+    if kind == Nodetype.BASE:
+        return (kind, ('uint8', detail[1])) if detail[0] == 'char' else description
+    if kind in (Nodetype.ARRAY, Nodetype.SEQUENCE):
+        return kind, (_no_char(detail[0]), detail[1])
+    return description
 
 
 @cache

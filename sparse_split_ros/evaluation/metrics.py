@@ -56,6 +56,11 @@ class Outcome:
     tail: float = 0.0
 
     @property
+    def received(self) -> float:
+        """When the answer was received, in s since the run began; NaN without one."""
+        return self.wall + self.end_to_end / 1e3
+
+    @property
     def correct(self) -> bool | None:
         """Whether the answer is right; None without an answer or without the truth."""
         if self.route is None or self.label is None:
@@ -200,8 +205,7 @@ def summarise(outcomes: Sequence[Outcome], counts: Counts, deadline_ms: float) -
 
 def _moments(answered: Sequence[Outcome]) -> list[float]:
     """When the answers were received, in s, in order; [] in virtual time."""
-    moments = [outcome.wall + outcome.end_to_end / 1e3 for outcome in answered]
-    return sorted(moment for moment in moments if not math.isnan(moment))
+    return sorted(each.received for each in answered if not math.isnan(each.received))
 
 
 def _frame_rate(answered: Sequence[Outcome]) -> float | None:

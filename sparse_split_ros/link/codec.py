@@ -128,15 +128,18 @@ class Codec:
     def __post_init__(self) -> None:
         # Contexts are costly to make and cheap to reuse, but not safe for threads; a codec belongs
         # to one head or one tail, which run it from one thread at a time.
-        dictionary = zstd.ZstdDict(self.dictionary, is_raw=False) if self.dictionary else None
         options: dict[int, int] = {
             zstd.CompressionParameter.compression_level: 19,
             zstd.CompressionParameter.content_size_flag: 0,
             zstd.CompressionParameter.dict_id_flag: 0,
         }
-        object.__setattr__(
-            self, '_compressor', zstd.ZstdCompressor(options=options, zstd_dict=dictionary)
-        )
+        try:
+            dictionary = zstd.ZstdDict(self.dictionary, is_raw=False) if self.dictionary else None
+            compressor = zstd.ZstdCompressor(options=options, zstd_dict=dictionary)
+            compressor.compress(b'', zstd.ZstdCompressor.FLUSH_FRAME)  # reads the tables
+        except (ValueError, zstd.ZstdError) as error:
+            raise CodecError(f'codec {self.name} has a damaged dictionary: {error}') from error
+        object.__setattr__(self, '_compressor', compressor)
         object.__setattr__(self, '_zstd_dict', dictionary)
 
     @property
@@ -192,7 +195,9 @@ class Codec:
         """Undo :meth:`_compress`, never allocating more than a payload of this split can need."""
         decompressor = zstd.ZstdDecompressor(zstd_dict=self._zstd_dict)  # type: ignore[attr-defined]
         try:
-            raw: bytes = decompressor.decompress(_ZSTD_MAGIC + payload, max_length=self.raw_bytes + 1)
+            raw: bytes = decompressor.decompress(
+                _ZSTD_MAGIC + payload, max_length=self.raw_bytes + 1
+            )
         except zstd.ZstdError as error:
             raise CodecError(
                 f'payload of {len(payload)} bytes does not decompress: {error}'

@@ -71,6 +71,10 @@ class Status(IntEnum):
     FAILED = 8
 
 
+# A plain number: the complement of a Flag leaves out the bits it does not know.
+_KNOWN_FLAGS = int(Flag.AUDIT | Flag.PROBE)
+
+
 @dataclass(frozen=True)
 class FeatureFrame:
     """One frame's features on their way to the tail.
@@ -119,7 +123,7 @@ class FeatureFrame:
          length) = _FEATURE.unpack_from(data)  # fmt: skip
         payload = _check_end('feature frame', data, length, MAX_PAYLOAD)
         key = (session, sequence)
-        if flags & ~(Flag.AUDIT | Flag.PROBE) or reserved:
+        if flags & ~_KNOWN_FLAGS or reserved:
             raise FrameError(
                 f'feature frame has flags {flags:#04x} and reserved {reserved}, known are 3 and 0',
                 Status.MALFORMED, key,

@@ -50,8 +50,8 @@ class Arrival(Enum):
 class Tracker:
     """Knows which frames wait for an answer and whether asking makes sense now.
 
-    A missed deadline opens DOWN, unless a frame that was sent later has been answered already:
-    that is a lost frame and no lost tail. An answer in time closes it, as does the announcement of
+    A missed deadline opens DOWN, unless the tail answered a frame sent later, or announced itself
+    after it was sent: that is a lost frame and no lost tail. An answer in time closes it, as does the announcement of
     a tail that was started again. ``fingerprint`` is that of the head's bundle, 8 bytes.
     """
 
@@ -68,7 +68,8 @@ class Tracker:
         self._tails: OrderedDict[tuple[str, int], float] = OrderedDict()
         self._heard = float('-inf')
         self._probed = float('-inf')
-        self._answered_sent = float('-inf')
+        # The tail was there then: frames sent before say nothing against it.
+        self._there = float('-inf')
         # Why the tail is FOREIGN, in words for a person.
         self.objection = ''
 
@@ -94,16 +95,17 @@ class Tracker:
         who = (announcement.tail, announcement.session)
         objection = self._objection(announcement)
         if objection:
-            # Where two tails are on the topic, one that fits outweighs one that does not.
-            if self._state is not TailState.UP or who == self._tail:
+            if who == self._tail or self._silent(now):
                 self._tail, self.objection = who, objection
                 self._state = TailState.FOREIGN
             return
-        new = now - self._tails.get(who, float('-inf')) > SILENCE
+        new = self._tails.get(who, float('-inf')) + SILENCE <= now
         _remember(self._tails, who, now)
         self._tail, self._heard, self.objection = who, now, ''
         if new or self._state in (TailState.UNKNOWN, TailState.FOREIGN):
             self._state = TailState.UP
+            # Probes that went to the one before will find no answer.
+            self._there = max(self._there, now)
 
     def _objection(self, announcement: Announcement) -> str:
         if announcement.version != VERSION:
@@ -119,13 +121,18 @@ class Tracker:
             )
         return ''
 
-    def refused(self, reason: str) -> None:
-        """The tail refused our bundle or format: stop asking until it announces another."""
-        self._state, self.objection = TailState.FOREIGN, reason
+    def refused(self, reason: str, now: float) -> None:
+        """A tail of another bundle answered: stop asking until one that fits announces itself."""
+        if self._silent(now):
+            self._state, self.objection = TailState.FOREIGN, reason
+
+    def _silent(self, now: float) -> bool:
+        """Whether no tail that fits is about: where one is, it outweighs those that do not."""
+        return self._heard + SILENCE <= now
 
     def probe_due(self, now: float) -> bool:
         """Whether a frame already answered should ask if the tail is back."""
-        return self._state is TailState.DOWN and now - self._probed >= PROBE_INTERVAL
+        return self._state is TailState.DOWN and self._probed + PROBE_INTERVAL <= now
 
     def sent(self, frame: InFlight) -> None:
         """A feature frame left; sequences are unique within a session."""
@@ -153,7 +160,7 @@ class Tracker:
             network_ms = max((now - frame.sent) * 1e3 - reply.tail_us / 1e3, 0.0)
             if not late:
                 self._estimator.answered(frame.size, network_ms)
-                self._answered_sent = max(self._answered_sent, frame.sent)
+                self._there = max(self._there, frame.sent)
                 if self._state in (TailState.DOWN, TailState.UNKNOWN):
                     self._state = TailState.UP
         return (Arrival.LATE if late else Arrival.IN_TIME), frame
@@ -165,11 +172,17 @@ class Tracker:
             del self._in_flight[frame.sequence]
             _remember(self._missed, frame.sequence, frame)
             self._estimator.missed()
-            if self._state is TailState.UP and self._answered_sent <= frame.sent:
+            if self._state is TailState.UP and self._there <= frame.sent:
                 self._state = TailState.DOWN
-        if self._state is TailState.UP and now - self._heard > SILENCE:
+        if self._state is TailState.UP and self._silent(now):
             self._state = TailState.DOWN
         return passed
+
+    def abandon(self) -> None:
+        """Wait for nothing any more; an answer that still comes is late."""
+        for sequence, frame in self._in_flight.items():
+            _remember(self._missed, sequence, frame)
+        self._in_flight.clear()
 
     def next_deadline(self) -> float | None:
         """When :meth:`tick` has something to do next, in steady seconds; None for nothing."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters (BatchNorm folded into its convolution), MACs per sample, shape without batch axis."""
+    """Parameters (BatchNorm folded), MACs per sample, output shape without the batch axis."""
 
     parameters: int
     macs: int
@@ -21,7 +21,7 @@ class Cost:
 
 
 def account(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
-    """Run `module` once on zeros of `input_shape` (C, H, W) and count its convolutions and linears."""
+    """Count convolutions and linears by running `module` on zeros of `input_shape` (C, H, W)."""
     parameters = macs = 0
 
     def count(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The learned bottleneck of a split: few channels of few levels travel, the tail restores the rest.
 
-The quantiser is in the loop during training. Its rounding has no gradient, so the backward pass takes
-it for the identity (straight-through estimator, Bengio et al., arXiv 1308.3432).
+The quantiser is in the loop during training. Its rounding has no gradient, so the backward pass
+takes it for the identity (straight-through estimator, Bengio et al., arXiv 1308.3432).
 """
 
 from __future__ import annotations
@@ -15,18 +15,22 @@ from torch import Tensor, nn
 class Bottleneck(nn.Module):
     """Encoder on the head's side, decoder on the tail's.
 
-    Features (N, channels, S, S) become codes (N, code_channels, S / stride, S / stride) in [0, 1], which
-    travel at 2^bits levels, and come back as features of the first shape.
+    Features (N, channels, S, S) become codes (N, code_channels, S / stride, S / stride) in [0, 1],
+    which travel at 2^bits levels, and come back as features of the first shape.
     """
 
-    def __init__(self, channels: int, code_channels: int, stride: int = 1, bits: int = 4) -> None:
+    def __init__(
+        self, channels: int, code_channels: int, hidden: int, stride: int = 1, bits: int = 4
+    ) -> None:
         super().__init__()
         if stride < 1 or not 1 <= bits <= 8:
             raise ValueError(f'stride {stride}, bits {bits}: expected stride >= 1 and 1 to 8 bits')
         self.code_channels, self.stride, self.bits = code_channels, stride, bits
-        kernel, padding = (1, 0) if stride == 1 else (stride + 1, 1)
         self.encoder = nn.Sequential(
-            nn.Conv2d(channels, code_channels, kernel, stride, padding, bias=False),
+            nn.Conv2d(channels, hidden, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, code_channels, 1, bias=False),
             nn.BatchNorm2d(code_channels),
             UnitClip(),
         )

@@ -14,8 +14,8 @@ def conv_exit(
 ) -> nn.Sequential:
     """An early exit on features (N, channels, side, side): strided convolution, pool, linear.
 
-    Early features are local, so the exit first looks at neighbourhoods, then keeps a `grid` x `grid` map:
-    where in a centred crop a stroke lies is most of what tells one sign from another.
+    Early features are local, so the exit first looks at neighbourhoods, then keeps a `grid` x
+    `grid` map: where in a centred crop a stroke lies is most of what tells one sign from another.
     """
     rest, odd = divmod(side // 2, grid)
     if odd or rest < 1:

@@ -1,6 +1,6 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""A network in stages, with an exit after some of them and a bottleneck at some cuts between them."""
+"""A network in stages, with exits after some of them and bottlenecks at cuts between them."""
 
 from __future__ import annotations
 
@@ -38,9 +38,13 @@ class StagedNetwork(nn.Module):
         super().__init__()
         last = len(stages) - 1
         if last not in exits or any(not 0 <= stage <= last for stage in exits):
-            raise ValueError(f'exits after {sorted(exits)}: stages are 0 to {last}, {last} needs one')
+            raise ValueError(
+                f'exits after {sorted(exits)}: stages are 0 to {last}, {last} needs one'
+            )
         if any(not 0 <= stage < last for stage in bottlenecks):
-            raise ValueError(f'bottlenecks after {sorted(bottlenecks)}: cuts are after 0 to {last - 1}')
+            raise ValueError(
+                f'bottlenecks after {sorted(bottlenecks)}: cuts are after 0 to {last - 1}'
+            )
         self.input_shape = input_shape
         self.stages = nn.ModuleList(stages)
         self.exits = nn.ModuleDict({str(stage): exits[stage] for stage in sorted(exits)})
@@ -69,8 +73,9 @@ class StagedNetwork(nn.Module):
     def forward(self, x: Tensor, split: int | None = None, coded: Tensor | None = None) -> Output:
         """Run every stage and exit on x (N, C, H, W).
 
-        With `split`, features pass the bottleneck there; `coded` (N,) bool says which rows do (all without
-        it). The exit at the split reads the features as the head has them, before the bottleneck.
+        With `split`, features pass the bottleneck there; `coded` (N,) bool says which rows do (all
+        without it). The exit at the split reads the features as the head has them, before the
+        bottleneck.
         """
         logits: dict[int, Tensor] = {}
         distortion = None

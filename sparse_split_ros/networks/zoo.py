@@ -16,7 +16,7 @@ from sparse_split_ros.networks.staged import StagedNetwork
 
 
 class Residual(nn.Module):
-    """relu(x + f(x)), f = two 3 x 3 convolutions (He et al., arXiv 1512.03385); (N, C, H, W) kept."""
+    """relu(x + f(x)), f = two 3 x 3 convolutions (He et al., arXiv 1512.03385); shape kept."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -42,15 +42,15 @@ def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequ
 def compact(
     classes: int,
     size: int = 32,
-    widths: tuple[int, int, int] = (32, 64, 112),
+    widths: tuple[int, int, int] = (32, 64, 104),
     blocks: int = 2,
-    code_channels: tuple[int, int, int] = (4, 10, 10),
+    code_channels: tuple[int, int, int] = (4, 11, 11),
     bits: int = 4,
 ) -> StagedNetwork:
     """Our own family for square inputs of 32, 64 or 96 pixels: four stages, three cuts.
 
-    Most of the work lies behind the second cut, so that a robot does a quarter of it: the stem halves
-    the side at once, `blocks` residual blocks follow after the cut at a quarter of the side.
+    Most of the work lies behind the second cut, so that a robot does a quarter of it: the stem
+    halves the side at once, `blocks` residual blocks follow after the cut at a quarter of the side.
     """
     if size % 32:
         raise ValueError(f'size {size}: expected a multiple of 32')
@@ -63,14 +63,14 @@ def compact(
     ]
     exits = {
         0: conv_exit(a, size // 2, a, classes),
-        1: conv_exit(b, size // 4, 48, classes),
-        2: conv_exit(b, size // 4, 48, classes),
+        1: conv_exit(b, size // 4, 40, classes),
+        2: conv_exit(b, size // 4, 32, classes),
         3: final_exit(c, size // 8, classes),
     }
     bottlenecks = {
-        0: Bottleneck(a, code_channels[0], 2, bits),
-        1: Bottleneck(b, code_channels[1], 2, bits),
-        2: Bottleneck(b, code_channels[2], 2, bits),
+        0: Bottleneck(a, code_channels[0], 32, 2, bits),
+        1: Bottleneck(b, code_channels[1], 48, 2, bits),
+        2: Bottleneck(b, code_channels[2], 32, 2, bits),
     }
     return StagedNetwork(stages, exits, bottlenecks, (3, size, size))
 

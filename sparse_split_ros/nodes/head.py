@@ -255,11 +255,12 @@ class HeadNode(StoppableNode):
         try:
             image = image_of(mail.message)
             x = prepare(image, self.bundle.input, self.settings.roi)
-        except ImageError as error:
+            scene = measure(image)
+        except Exception as error:
             self.rejected += 1
-            self._complain('bad image', str(error))
+            kind = '' if isinstance(error, ImageError) else f'{type(error).__name__}: '
+            self._complain('bad image', f'{kind}{error}')
             return
-        scene = measure(image)
         header = mail.message.header
         self._check_stamp(mail.source, header)
         looked_at = self._annotated[mail.source].get_subscription_count() > 0
@@ -294,11 +295,20 @@ class HeadNode(StoppableNode):
             self._say_state()
 
     def _emit(self, step: Step, header: Header | None = None) -> None:
-        """Send what a step asks for; features first, somebody waits for them."""
-        if step.frame is not None and header is not None:
-            self._features.publish(wire_message(step.frame, header, FEATURE_FORMAT))
+        """Send what a step asks for; features first, somebody waits for them.
+
+        Never raises: it would end the thread that keeps the deadlines, or the executor.
+        """
+        try:
+            if step.frame is not None and header is not None:
+                self._features.publish(wire_message(step.frame, header, FEATURE_FORMAT))
+        except Exception as error:
+            self._complain('features not sent', f'{type(error).__name__}: {error}')
         for decision in step.decisions:
-            self._publish(decision)
+            try:
+                self._publish(decision)
+            except Exception as error:
+                self._complain('answer not published', f'{type(error).__name__}: {error}')
 
     def _publish(self, decision: Decision) -> None:
         origin: _Origin = decision.header
@@ -416,8 +426,11 @@ class HeadNode(StoppableNode):
             self._stopping = True
             self._mail.notify_all()
             self._state.notify_all()
+            self.dropped += sum(mail is not None for mail in self._mailboxes)
+            self._mailboxes = [None] * len(self._mailboxes)
+        end = time.monotonic() + _LAST_FRAME_S
         for thread in self._threads:
-            thread.join(_LAST_FRAME_S)
+            thread.join(max(0.0, end - time.monotonic()))
         with self._state:
             step = self.head.stop(time.monotonic())
         self._emit(step)

@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Callable
 
 from sparse_split_ros import ros
+from sparse_split_ros.nodes.entry import listen, stopping
 from sparse_split_ros.runtime.bundle import BundleError
 from sparse_split_ros.runtime.engine import EngineError
 
@@ -39,9 +38,7 @@ def run(make_node: Callable[[], StoppableNode], args: list[str] | None = None) -
     The middleware's own signal handlers would close the context before the pending frames are
     answered, so ours only raise a flag.
     """
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    listen()
     ros.init(args=args, signal_handler_options=ros.SignalHandlerOptions.NO)
     try:
         try:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -56,12 +57,23 @@ class Times:
 
 
 @dataclass(frozen=True)
+class ExitAnswer:
+    """What an exit on the robot said: its most probable class, and how probable that is."""
+
+    stage: int
+    label: int
+    confidence: float
+
+
+@dataclass(frozen=True)
 class Decision:
     """The one final word on an accepted frame.
 
     ``header`` is the image's, carried through untouched. ``scores`` are class probabilities of
     shape (K,), float32. ``exit`` is the stage whose exit answered, ``threshold`` the one it was
-    held against. ``payload_bytes`` is the whole feature frame, 0 when none was sent.
+    held against. ``payload_bytes`` is the whole feature frame, 0 when none was sent. ``exits`` are
+    all exits that were evaluated on the robot, shallow first, and ``stage_ms`` and ``exit_ms`` what
+    each stage and exit took; policies learn from them, and from nothing where they are empty.
     """
 
     sequence: int
@@ -78,6 +90,9 @@ class Decision:
     payload_bytes: int = 0
     audit: bool = False
     times: Times = Times()
+    exits: tuple[ExitAnswer, ...] = ()
+    stage_ms: Mapping[int, float] = field(default_factory=dict)
+    exit_ms: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def label(self) -> int:

@@ -38,7 +38,7 @@ def measure(image: NDArray[np.uint8]) -> Scene:
     gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     mean, deviation = cv2.meanStdDev(gray)
     hsv = cv2.cvtColor(small, cv2.COLOR_RGB2HSV)
-    luminance, contrast = mean[0, 0] / 255, deviation[0, 0] / 255
+    luminance, contrast = float(mean[0, 0]) / 255, float(deviation[0, 0]) / 255
     saturation = float(hsv[:, :, 1].mean()) / 255
     glare = float(np.count_nonzero(gray >= 250)) / gray.size
     noise = float(np.median(np.abs(cv2.Laplacian(gray, cv2.CV_16S)))) / 255

@@ -79,6 +79,8 @@ class Split:
     encoder: str | None
     decoder: str | None
     codecs: Mapping[str, Mapping[str, Any]]
+    encoder_macs: int = 0
+    decoder_macs: int = 0
 
 
 @dataclass(frozen=True)
@@ -426,12 +428,15 @@ def _split(value: _Value, files: Mapping[str, str], stages: tuple[Stage, ...]) -
     if encoder is None and shape != stages[stage].output_shape:
         raise value.get('shape').fail(f"the stage's output shape {stages[stage].output_shape}")
     codecs = value.get('codecs')
+    encoder_macs, decoder_macs = value.optional('encoder_macs'), value.optional('decoder_macs')
     return Split(
         stage=stage,
         shape=shape,
         encoder=None if encoder is None else encoder.file(files),
         decoder=None if decoder is None else decoder.file(files),
         codecs={name: codecs.get(name).mapping() for name in codecs.mapping()},
+        encoder_macs=0 if encoder_macs is None else encoder_macs.integer(0),
+        decoder_macs=0 if decoder_macs is None else decoder_macs.integer(0),
     )
 
 

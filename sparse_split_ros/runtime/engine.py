@@ -105,7 +105,7 @@ def softmax(logits: Array, temperature: float = 1.0) -> Array:
     """Row-wise softmax of logits (N, K) / temperature, float32."""
     z = logits / np.float32(temperature)
     e = np.exp(z - z.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
+    return np.asarray(e / e.sum(axis=1, keepdims=True))
 
 
 class StagedEngine(ABC):

@@ -84,7 +84,7 @@ def compute(engine: Engine, ticket: Ticket, x: Array, prepare_ms: float = 0.0) -
     probabilities = {stage: rows[0] for stage, rows in result.exits.items()}
     sure = (
         stage for stage, scores in probabilities.items()
-        if scores.max() >= (plan.thresholds[stage] or 0.0)
+        if float(scores.max()) >= (plan.thresholds[stage] or 0.0)
     )  # fmt: skip
     stopped = next(sure, None)
     features = None
@@ -175,7 +175,9 @@ class Head:
 
         Raises CodecError when the features cannot be coded; the frame has then :meth:`failed`.
         """
-        frame = self._waiting[sequence]
+        frame = self._waiting.get(sequence)
+        if frame is None:
+            return Step()  # given up by stop
         frame.computed = computed
         if computed.stopped is not None or frame.plan.split == self._bundle.final:
             route, reason = Route.LOCAL, Reason.CONFIDENT
@@ -187,7 +189,7 @@ class Head:
         data = None
         if frame.audit and route is Route.LOCAL:
             data = self._send(sequence, frame, Flag.AUDIT, now)
-        elif frame.probe:
+        elif frame.probe and self.tracker.probe_due(now):
             data = self._send(sequence, frame, Flag.PROBE, now)
         return Step((self._decide(sequence, route, reason, now),), data)
 
@@ -211,7 +213,8 @@ class Head:
     def _send(self, sequence: int, frame: _Accepted, flag: Flag, now: float) -> bytes | None:
         """Code a frame's features and enter them as in flight; audits and probes have full time."""
         computed = frame.computed
-        if computed is None or computed.features is None:
+        full = len(self.tracker) >= self._max_in_flight
+        if full or computed is None or computed.features is None:
             return None
         codec = self._codec(frame.plan, flag)
         deadline = frame.arrived + self.deadline if flag is Flag.NONE else now + self.deadline
@@ -248,12 +251,19 @@ class Head:
 
     def answer(self, reply: ReplyFrame, now: float) -> Step:
         """A reply came; it decides a frame that waits for it, and otherwise at most teaches."""
+        if reply.fingerprint != self._bundle.fingerprint:
+            # Not from the tail that was asked, which may still answer.
+            self.counts.refused += 1
+            if reply.session == self.tracker.session:
+                self.tracker.refused(
+                    f'a tail with bundle {reply.fingerprint.hex()} answers this head, which runs '
+                    f'{self._bundle.fingerprint.hex()}: start both with the same bundle', now,
+                )  # fmt: skip
+            return Step()
         arrival, flight = self.tracker.replied(reply, now)
         self.counts.replies[arrival] += 1
         if flight is None:
             return Step()
-        if reply.status in (Status.WRONG_BUNDLE, Status.WRONG_VERSION):
-            self.tracker.refused(f'the tail refuses our frames: {reply.status.name}')
         usable = reply.status is Status.OK and reply.scores.size == len(self._bundle.classes)
         self.counts.refused += not usable
         if arrival is Arrival.LATE or flight.flags is not Flag.NONE:
@@ -288,8 +298,14 @@ class Head:
         return self.tracker.next_deadline()
 
     def stop(self, now: float) -> Step:
-        """Answer all that waits for the tail from the robot: there will be no more time."""
-        waiting = [key for key, frame in self._waiting.items() if frame.computed is not None]
+        """Answer all that waits for the tail from the robot: there will be no more time.
+
+        A frame whose network still runs has no answer and counts as failed.
+        """
+        self.tracker.abandon()
+        for key in [key for key, frame in self._waiting.items() if frame.computed is None]:
+            self.failed(key)
+        waiting = list(self._waiting)
         return Step(
             tuple(self._decide(key, Route.FALLBACK, Reason.SHUTDOWN, now) for key in waiting)
         )

@@ -8,6 +8,7 @@ of shape (H, W, 3), uint8, contiguous, that owns its memory.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 import cv2
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 
 # A camera message above this is a mistake or an attack; 64 Mpixel is more than any camera in use.
 MAX_PIXELS = 64_000_000
+# Start-of-frame markers; 0xC4, 0xC8 and 0xCC between them mean something else.
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 RGB = NDArray[np.uint8]
 
@@ -95,25 +98,56 @@ def decode_image(
         if bool(is_bigendian) != (np.little_endian is False):
             pixels = pixels.byteswap()
         pixels = (pixels >> 8).astype(np.uint8)
-    image = convert(pixels if channels > 1 else pixels[:, :, 0])
+    try:
+        image = convert(pixels if channels > 1 else pixels[:, :, 0])
+    except cv2.error as error:
+        raise ImageError(f'image of {width}x{height} {encoding}: {error.err}') from error
     # A decoded image outlives its message, whose buffer the middleware may reuse.
     return np.array(image, np.uint8, order='C', copy=True) if image.base is not None else image
 
 
 def decode_compressed(data: object) -> RGB:
-    """Decode JPEG, PNG or any other format of OpenCV from a ``sensor_msgs/CompressedImage``.
+    """Decode the JPEG or PNG of a ``sensor_msgs/CompressedImage``.
 
-    Raises ImageError when the bytes are empty, not an image, or not decodable.
+    Raises ImageError when the bytes are empty, of another format, not decodable, or of a size
+    above the limit, which a few hundred bytes can claim.
     """
     raw = np.frombuffer(data, np.uint8)  # type: ignore[call-overload]
     if raw.size == 0:
         raise ImageError('compressed image without data')
+    size = _stated_size(memoryview(raw))
+    if size is None:
+        start = raw[:4].tobytes().hex()
+        raise ImageError(
+            f'compressed image of {raw.size} bytes starting {start} is not a JPEG or PNG image'
+        )
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ImageError(
+            f'compressed image of {size[0]}x{size[1]} pixels is above the limit of {MAX_PIXELS}'
+        )
     try:
         image = cv2.imdecode(raw, cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise ImageError(f'compressed image of {raw.size} bytes: {error.err}') from error
     if image is None:
-        start = raw[:4].tobytes().hex()
-        raise ImageError(f'compressed image of {raw.size} bytes starting {start} is not an image')
+        raise ImageError(f'compressed image of {raw.size} bytes is damaged')
     rgb: RGB = cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
     return rgb
+
+
+def _stated_size(data: memoryview) -> tuple[int, int] | None:
+    """Width and height in the header of a PNG (its first chunk) or JPEG (its frame segment)."""
+    if bytes(data[:8]) == b'\x89PNG\r\n\x1a\n' and len(data) >= 24:
+        width, height = struct.unpack_from('>II', data, 16)
+        return width, height
+    if bytes(data[:2]) != b'\xff\xd8':
+        return None
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], 'big')
+        if marker in _JPEG_FRAMES:
+            height, width = struct.unpack_from('>HH', data, at + 5)
+            return width, height
+        # 0xFF may be repeated as filling before a marker.
+        at += 1 if marker == 0xFF else 2 + length
+    return None

@@ -171,6 +171,10 @@ class Tail:
             result = self._engine.run(features, split + 1, final, thresholds)
             scores = result.exits[final]
         except EngineError as error:
+            if len(live) > 1:
+                # One robot's frame must not cost the others theirs.
+                rows = zip(live, coded)
+                return [it for item, row in rows for it in self._run([item], row[None], clock)]
             now = clock()
             return [self._answer(item, Status.FAILED, now, error=str(error)) for item in live]
         self.counts.batches += 1

@@ -102,8 +102,8 @@ def _gemm(
     a: Attributes, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None
 ) -> torch.Tensor:
     y = (x.T if a.get('transA') else x) @ (w.T if a.get('transB') else w)
-    y = a.get('alpha', 1.0) * y
-    return y if b is None else y + a.get('beta', 1.0) * b
+    y = y * float(a.get('alpha', 1.0))
+    return y if b is None else y + b * float(a.get('beta', 1.0))
 
 
 def _max_pool(a: Attributes, x: torch.Tensor) -> torch.Tensor:
@@ -116,6 +116,12 @@ def _average_pool(a: Attributes, x: torch.Tensor) -> torch.Tensor:
     strides = a.get('strides', [1, 1])
     ceil = bool(a.get('ceil_mode', 0))
     return F.avg_pool2d(x, a['kernel_shape'], strides, _pads(a), ceil, counted)
+
+
+def _depth_to_space(a: Attributes, x: torch.Tensor) -> torch.Tensor:
+    if a.get('mode', b'DCR') != b'CRD':
+        raise EngineError('torch engine takes DepthToSpace of mode CRD only')
+    return F.pixel_shuffle(x, a['blocksize'])
 
 
 def _clip(
@@ -133,6 +139,7 @@ _OPERATORS: dict[str, Operator] = {
     'Clip': _clip,
     'Concat': lambda a, *xs: torch.cat(xs, a['axis']),
     'Conv': _conv,
+    'DepthToSpace': _depth_to_space,
     'Flatten': lambda a, x: x.flatten(a.get('axis', 1)),
     'Gemm': _gemm,
     'GlobalAveragePool': lambda a, x: x.mean((2, 3), keepdim=True),

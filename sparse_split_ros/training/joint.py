@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train all stages, exits and bottlenecks of a network together.
 
-Every exit learns from the labels and from the final exit (self-distillation: Zhang et al., "Be your own
-teacher", ICCV 2019). In each step one split is drawn and half of the batch passes its bottleneck, so the
-stages behind a cut learn on what they will be given: features sent whole, and features coded.
+Every exit learns from the labels and from the final exit (self-distillation: Zhang et al., "Be your
+own teacher", ICCV 2019). In each step one split is drawn and half of the batch passes its
+bottleneck, so the stages behind a cut learn on what they will be given: features sent whole, and
+features coded.
 
-The run writes log.csv, last.* (everything needed to go on) and best.* (the averaged weights with the best
-score on the selection split) to a directory. A checkpoint is safetensors and JSON, nothing is pickled.
+The run writes log.csv, last.* (everything needed to go on) and best.* (the averaged weights with
+the best score on the selection split) to a directory. A checkpoint is a safetensors file with JSON
+in its header.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -28,14 +30,14 @@ import torch
 import torch.nn.functional as F
 import yaml
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from sparse_split_ros.data.datasets import (
-    AugmentedBatches,
     Augmentation,
+    AugmentedBatches,
     LabelledImages,
     batches,
     join,
@@ -82,7 +84,9 @@ class Recipe:
     """Share of an early exit's loss that the final exit's softened answer has."""
     distillation_temperature: float = 2.0
     label_smoothing: float = 0.05
-    distortion: float = 0.2
+    coded: float = 0.5
+    """Share of the rows that pass a bottleneck: the default split's in half of the steps."""
+    distortion: float = 0.05
     """Weight of the bottleneck's relative squared error."""
     precision: str = 'bfloat16'
     threads: int = 2
@@ -93,27 +97,33 @@ class Recipe:
     conditions: tuple[str, ...] = ()
     split: int = 1
     """The default cut: the one whose coded accuracy counts when the best epoch is chosen."""
-    codec: str = 'int4+zstd'
+    codec: str = 'int4'
     threshold: float = 0.9
 
     def __post_init__(self) -> None:
         for name in ('epochs', 'batch_size', 'threads', 'learning_rate'):
             if not getattr(self, name) > 0:
-                raise TrainingError(f'recipe: {name} is {getattr(self, name)}, expected more than 0')
-        for name in ('warmup', 'average', 'distillation', 'weather', 'threshold'):
+                raise TrainingError(
+                    f'recipe: {name} is {getattr(self, name)}, expected more than 0'
+                )
+        for name in ('warmup', 'average', 'distillation', 'coded', 'weather', 'threshold'):
             if not 0 <= getattr(self, name) <= 1:
                 raise TrainingError(f'recipe: {name} is {getattr(self, name)}, expected 0 to 1')
         if self.precision not in ('float32', 'bfloat16'):
-            raise TrainingError(f'recipe: precision {self.precision!r}, expected float32 or bfloat16')
+            raise TrainingError(
+                f'recipe: precision {self.precision!r}, expected float32 or bfloat16'
+            )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Recipe:
-        """A recipe from parsed YAML or JSON. Raises TrainingError naming an unknown or missing key."""
+        """A recipe from parsed YAML or JSON. Raises TrainingError for an unknown or missing key."""
         known = {item.name: item for item in fields(cls)}
         unknown = set(values) - set(known)
         if unknown:
             raise TrainingError(f'recipe: unknown {sorted(unknown)}; known are {", ".join(known)}')
-        clean = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        clean: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
         for key, value in clean.items():
             default = known[key].default
             if isinstance(default, (int, float)) and not isinstance(value, (int, float)):
@@ -131,7 +141,9 @@ class Recipe:
         except (OSError, yaml.YAMLError) as error:
             raise TrainingError(f'{path}: not a readable recipe: {error}') from error
         if not isinstance(values, dict):
-            raise TrainingError(f'{path}: expected "key: value" lines, found {type(values).__name__}')
+            raise TrainingError(
+                f'{path}: expected "key: value" lines, found {type(values).__name__}'
+            )
         return cls.from_mapping(values)
 
     @property
@@ -151,32 +163,36 @@ def train(
     """
     recipe = Recipe.load(config_path)
     training = load_split(recipe, data, 'train')
+    selection = {recipe.dataset: load_split(recipe, data, 'select')}
     if recipe.drawn:
-        size = training.images.shape[1]
-        training = join(training, load_drawn(recipe.drawn, size, recipe.seed, 'train'))
-    return fit(recipe, training, load_split(recipe, data, 'select'), out, resume)
+        size, seed = training.images.shape[1], 2 * recipe.seed
+        Path(out).mkdir(parents=True, exist_ok=True)
+        cache = Path(out) / 'drawn.npz'
+        training = join(training, load_drawn(recipe.drawn, size, seed, cache))
+        selection['drawn'] = load_drawn(20 * len(training.classes), size, seed + 1)
+    return fit(recipe, training, selection, out, resume)
 
 
-def load_split(
-    recipe: Recipe, data: str | os.PathLike[str] | None, split: str
-) -> LabelledImages:
+def load_split(recipe: Recipe, data: str | os.PathLike[str] | None, split: str) -> LabelledImages:
     """The split 'train', 'select' or 'report' of the recipe's data set."""
     if recipe.dataset not in SOURCES:
-        raise TrainingError(f'unknown data set {recipe.dataset!r}; choose one of {", ".join(SOURCES)}')
+        raise TrainingError(
+            f'unknown data set {recipe.dataset!r}; choose one of {", ".join(SOURCES)}'
+        )
     return SOURCES[recipe.dataset](data, split)
 
 
 def fit(
     recipe: Recipe,
     training: LabelledImages,
-    selection: LabelledImages,
+    selection: Mapping[str, LabelledImages],
     out: str | os.PathLike[str],
     resume: bool = False,
 ) -> Path:
-    """Train on `training`, choose the epoch on `selection`; the path of the best checkpoint.
+    """Train on `training`, choose the epoch on the sets of `selection`; the best checkpoint's path.
 
-    With `resume` an interrupted run in `out` goes on from its last whole epoch, to the same result as a
-    run that was never interrupted. Raises TrainingError.
+    With `resume` an interrupted run in `out` goes on from its last whole epoch, to the same result
+    as a run that was never interrupted. Raises TrainingError.
     """
     directory = Path(out)
     directory.mkdir(parents=True, exist_ok=True)
@@ -219,7 +235,8 @@ class _State:
         self.spec = input_spec(recipe, self.network)
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         free = [p for p in self.network.parameters() if p.ndim <= 1]
-        groups = [{'params': decayed}, {'params': free, 'weight_decay': 0.0}]
+        groups: list[dict[str, Any]] = [{'params': decayed}]
+        groups.append({'params': free, 'weight_decay': 0.0})
         self.optimiser = torch.optim.AdamW(
             groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
@@ -247,7 +264,9 @@ class _State:
     def restore(self, directory: Path) -> None:
         meta, tensors = _load(directory / 'last')
         if meta['recipe'] != json.loads(json.dumps(asdict(self.recipe))):
-            raise TrainingError(f'{directory}: the checkpoint is of another recipe; use a new directory')
+            raise TrainingError(
+                f'{directory}: the checkpoint is of another recipe; use a new directory'
+            )
         self.network.load_state_dict(_under(tensors, 'network.'))
         self.average.load_state_dict(_under(tensors, 'average.'))
         entries: dict[int, dict[str, Tensor]] = {}
@@ -267,7 +286,9 @@ class _State:
             self.rate = recipe.learning_rate * (progress / recipe.warmup + 0.01)
         else:
             phase = (progress - recipe.warmup) / (1 - recipe.warmup)
-            self.rate = recipe.learning_rate * (0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * phase)))
+            self.rate = recipe.learning_rate * (
+                0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * phase))
+            )
         for group in self.optimiser.param_groups:
             group['lr'] = self.rate
         self.optimiser.zero_grad(set_to_none=True)
@@ -279,7 +300,7 @@ class _State:
         decay = min(recipe.average, (1 + self.steps) / (10 + self.steps))
         with torch.no_grad():
             for mean, now in zip(
-                self.average.state_dict().values(), self.network.state_dict().values()
+                self.average.state_dict().values(), self.network.state_dict().values(), strict=True
             ):
                 if mean.is_floating_point():
                     mean.lerp_(now, 1 - decay)
@@ -298,8 +319,8 @@ def _epoch(state: _State, dataset: AugmentedBatches, epoch: int) -> float:
     bar = tqdm(items, f'epoch {epoch + 1}/{recipe.epochs}', len(dataset), leave=False, disable=None)
     for images, labels in bar:
         x = normalise(images, state.spec)
-        split = int(rng.choice(network.split_stages))
-        coded = torch.from_numpy(rng.random(len(labels)) < 0.5)
+        split = recipe.split if rng.random() < 0.5 else int(rng.choice(network.split_stages))
+        coded = torch.from_numpy(rng.random(len(labels)) < recipe.coded)
         with torch.autocast('cpu', torch.bfloat16, enabled=recipe.precision == 'bfloat16'):
             output = network(x, split, coded)
         loss = joint_loss(output.logits, labels, recipe)
@@ -319,8 +340,8 @@ def _epoch(state: _State, dataset: AugmentedBatches, epoch: int) -> float:
 def joint_loss(logits: Mapping[int, Tensor], labels: Tensor, recipe: Recipe) -> Tensor:
     """Cross-entropy of every exit, and of the early ones towards the final exit's answer.
 
-    `logits` are (N, K) by stage, `labels` (N,). The softened loss is scaled by the squared temperature
-    (Hinton et al., arXiv 1503.02531), so that its gradient keeps its size.
+    `logits` are (N, K) by stage, `labels` (N,). The softened loss is scaled by the squared
+    temperature (Hinton et al., arXiv 1503.02531), so that its gradient keeps its size.
     """
     final = max(logits)
     temperature = recipe.distillation_temperature
@@ -339,7 +360,7 @@ def joint_loss(logits: Mapping[int, Tensor], labels: Tensor, recipe: Recipe) -> 
 
 
 def normalise(images: Tensor, spec: InputSpec) -> Tensor:
-    """(N, H, W, 3) uint8 to (N, 3, H, W) float32 in channels-last memory, as runtime/preprocess.py does."""
+    """(N, H, W, 3) uint8 to (N, 3, H, W) float32 in channels-last memory."""
     scaled = images.float() * spec.scale
     return ((scaled - torch.tensor(spec.mean)) / torch.tensor(spec.std)).permute(0, 3, 1, 2)
 
@@ -353,7 +374,7 @@ def input_spec(recipe: Recipe, network: StagedNetwork) -> InputSpec:
 def predict(
     network: StagedNetwork, images: NDArray[np.uint8], spec: InputSpec, split: int | None = None
 ) -> dict[int, NDArray[np.float32]]:
-    """Logits (N, K) of every exit for images (N, H, W, 3), with all rows coded at `split` if given."""
+    """Logits (N, K) of every exit for images (N, H, W, 3), all coded at `split` if given."""
     network.eval()
     rows: dict[int, list[NDArray[np.float32]]] = {stage: [] for stage in network.exit_stages}
     for first in range(0, len(images), _EVALUATION_BATCH):
@@ -364,19 +385,26 @@ def predict(
 
 
 def _score(
-    network: StagedNetwork, selection: LabelledImages, recipe: Recipe, spec: InputSpec
+    network: StagedNetwork,
+    selection: Mapping[str, LabelledImages],
+    recipe: Recipe,
+    spec: InputSpec,
 ) -> dict[str, float]:
     """Accuracy of every exit, of the final one coded, and the score that chooses the epoch."""
-    plain = predict(network, selection.images, spec)
-    coded = predict(network, selection.images, spec, recipe.split)
-    row = {f'exit_{k}': _accuracy(v, selection.labels) for k, v in plain.items()}
-    final = max(plain)
-    row['coded'] = _accuracy(coded[final], selection.labels)
-    row['score'] = (row[f'exit_{final}'] + row['coded']) / 2
-    return row
+    row: dict[str, float] = {}
+    scores = []
+    for name, chosen in selection.items():
+        plain = predict(network, chosen.images, spec)
+        final = max(plain)
+        coded = predict(network, chosen.images, spec, recipe.split)[final]
+        row |= {f'{name}_exit_{k}': accuracy(v, chosen.labels) for k, v in plain.items()}
+        row[f'{name}_coded'] = accuracy(coded, chosen.labels)
+        scores += [row[f'{name}_exit_{final}'], row[f'{name}_coded']]
+    return row | {'score': sum(scores) / len(scores)}
 
 
-def _accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+def accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Share of the rows of logits (N, K) whose largest is the label."""
     return float((logits.argmax(1) == labels).mean())
 
 
@@ -388,7 +416,7 @@ def _write_log(path: Path, history: list[dict[str, float]]) -> None:
 
 
 def save_checkpoint(path: Path, meta: Mapping[str, Any], network: StagedNetwork) -> None:
-    """Write the network's weights and what they are to PATH.safetensors and PATH.json."""
+    """Write the network's weights and what they are to PATH.safetensors."""
     _save(path, meta, dict(network.state_dict()))
 
 
@@ -406,33 +434,36 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[StagedNetwork, Recipe
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise TrainingError(f'{stem}.safetensors is not of network {recipe.network!r}: {error}') from error
+        raise TrainingError(
+            f'{stem}.safetensors is not of network {recipe.network!r}: {error}'
+        ) from error
     return network.eval(), recipe, meta
 
 
 def _save(path: Path, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    weights, text = path.with_suffix('.safetensors'), path.with_suffix('.json')
-    partial = (weights.with_suffix('.partial'), text.with_suffix('.partial_json'))
+    """Weights and JSON in one file, the JSON in its header, so that the two cannot part."""
+    partial = path.with_suffix('.partial')
     try:
-        # The JSON holds the counters, so it moves last: a run killed in between resumes the older epoch
-        # with weights that are newer, which the step count stored with the weights would reveal.
-        save_file({k: v.contiguous() for k, v in tensors.items()}, partial[0])
-        partial[1].write_text(json.dumps(meta, indent=1) + '\n', encoding='utf-8')
-        partial[0].replace(weights)
-        partial[1].replace(text)
+        contiguous = {k: v.contiguous() for k, v in tensors.items()}
+        save_file(contiguous, partial, metadata={'meta': json.dumps(meta)})
+        partial.replace(path.with_suffix('.safetensors'))
     except (OSError, SafetensorError) as error:
-        raise TrainingError(f'{path}: cannot be written ({error}); the older one is kept') from error
+        partial.unlink(missing_ok=True)
+        raise TrainingError(
+            f'{path}: cannot be written ({error}); the older one is kept'
+        ) from error
 
 
 def _load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    weights, text = path.with_suffix('.safetensors'), path.with_suffix('.json')
+    file = path.with_suffix('.safetensors')
     try:
-        meta = json.loads(text.read_text(encoding='utf-8'))
-        tensors = load_file(weights)
+        with safe_open(file, framework='pt') as checkpoint:
+            meta = json.loads((checkpoint.metadata() or {}).get('meta', 'null'))
+            tensors = {key: checkpoint.get_tensor(key) for key in checkpoint.keys()}
     except (OSError, ValueError, SafetensorError) as error:
-        raise TrainingError(f'{path}: not a readable checkpoint: {error}') from error
+        raise TrainingError(f'{file}: not a readable checkpoint: {error}') from error
     if not isinstance(meta, dict) or meta.get('format') != CHECKPOINT_FORMAT:
-        raise TrainingError(f'{text}: not a checkpoint of format {CHECKPOINT_FORMAT!r}')
+        raise TrainingError(f'{file}: not a checkpoint of format {CHECKPOINT_FORMAT!r}')
     return meta, tensors
 
 

@@ -1,0 +1,361 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""ROS 2 bags without ROS: reading any camera bag frame by frame, and writing labelled ones."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import shutil
+import sqlite3
+import struct
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import apsw
+import numpy as np
+import numpy.typing as npt
+from rosbags.interfaces import (
+    Connection,
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+from rosbags.rosbag2 import (
+    CompressionFormat,
+    CompressionMode,
+    Reader,
+    ReaderError,
+    StoragePlugin,
+    Writer,
+    WriterError,
+)
+from rosbags.serde import SerdeError
+
+from sparse_split_ros.embedded.types import typestore
+from sparse_split_ros.runtime.images import ImageError, decode_compressed, decode_image
+
+if sys.version_info >= (3, 14):
+    from compression.zstd import ZstdError
+else:
+    from backports.zstd import ZstdError
+
+IMAGE = 'sensor_msgs/msg/Image'
+COMPRESSED = 'sensor_msgs/msg/CompressedImage'
+CLASSIFICATION = 'vision_msgs/msg/Classification'
+
+# What rosbags lets through for damaged files, beside its own error.
+_DAMAGE = (
+    ReaderError,
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    struct.error,
+    ZstdError,
+    sqlite3.Error,
+    apsw.Error,
+)
+
+Progress = Callable[[int], None]
+
+
+class BagError(Exception):
+    """A bag cannot be read or written; the message names the bag and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image of a stream with what is known about it.
+
+    `image` is (H, W, 3) uint8 RGB, or (H, W) uint8 when a source gives grey images. `stamp_ns` is
+    the header's stamp. `severity` of `scene` is in [0, 1].
+    """
+
+    stamp_ns: int
+    frame_id: str
+    image: npt.NDArray[np.uint8]
+    label: str | None = None
+    scene: str | None = None
+    severity: float = 0.0
+
+
+def read_bag(path: str | os.PathLike[str], image_topic: str | None = None) -> Iterator[Frame]:
+    """Read the frames of a rosbag2 directory, or of one of its .mcap or .db3 files, in order.
+
+    `image_topic` may be left out where the bag holds one image topic, or one named `image`. The
+    label and the scene are those classifications on `ground_truth` and `scene`, beside the image
+    topic or at the root, whose header has the image's stamp. Images are decoded one at a time; of
+    a bag whose files are compressed, rosbags keeps a decompressed copy on disk meanwhile.
+
+    Raises BagError, at the first frame or where the damage is, when the bag is unreadable or
+    truncated, holds no images, lacks the topic, or an image cannot be decoded.
+    """
+    bag = Path(path)
+    with contextlib.closing(_open(bag)) as reader:
+        connections = list(reader.connections)
+        images = _image_connections(bag, connections, image_topic)
+        topic = images[0].topic
+        # Two passes, as the order of the messages of one stamp is not given: the labels are few
+        # bytes, and the images stream.
+        labels = dict(_classified(bag, reader, _beside(connections, topic, 'ground_truth')))
+        scenes = dict(_classified(bag, reader, _beside(connections, topic, 'scene')))
+        count = 0
+        for connection, raw in _messages(bag, reader, images):
+            message = _deserialize(bag, connection, raw)
+            stamp = _stamp(message)
+            name, severity = scenes.get(stamp, (None, 0.0))
+            label, _ = labels.get(stamp, (None, 0.0))
+            image = _decode(bag, connection, message)
+            count += 1
+            yield Frame(stamp, message.header.frame_id, image, label, name, severity)
+        if count == 0:
+            raise BagError(f"bag {bag}: topic '{topic}' holds no images")
+        expected = sum(connection.msgcount for connection in images)
+        if count < expected:
+            raise BagError(f"bag {bag} is truncated: '{topic}' gave {count} of {expected} images")
+
+
+def write_bag(
+    path: str | os.PathLike[str],
+    frames: Iterable[Frame],
+    storage: Literal['mcap', 'sqlite3'] = 'mcap',
+    progress: Progress | None = None,
+    compression: Literal['none', 'file', 'message'] = 'none',
+) -> int:
+    """Write `/image`, `/ground_truth` and `/scene`; returns the number of frames.
+
+    The bag appears under its name when it is complete, and not at all if anything fails.
+    `progress(frames written)` is called after each. Raises BagError when `path` exists, storage or
+    compression is unknown, there are no frames, one is not an image, or the disk refuses.
+    """
+    bag = Path(path)
+    plugins = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
+    modes = {
+        'none': CompressionMode.NONE,
+        'file': CompressionMode.FILE,
+        'message': CompressionMode.MESSAGE,
+    }
+    if storage not in plugins:
+        raise BagError(f"unknown storage '{storage}': expected {' or '.join(plugins)}")
+    if compression not in modes:
+        raise BagError(f"unknown compression '{compression}': expected {', '.join(modes)}")
+    if bag.exists():
+        raise BagError(f'bag {bag} exists already: remove it or choose another name')
+    workshop = bag.parent / f'.{bag.name}.{uuid.uuid4().hex[:8]}.part'
+    try:
+        workshop.mkdir(parents=True)
+        writer = Writer(workshop / bag.name, version=9, storage_plugin=plugins[storage])
+        writer.set_compression(modes[compression], CompressionFormat.ZSTD)
+        with writer:
+            count = _write(writer, frames, progress)
+        if count == 0:
+            raise BagError(f'bag {bag}: there are no frames to write')
+        os.replace(workshop / bag.name, bag)
+    except (OSError, WriterError, sqlite3.Error, apsw.Error) as error:
+        raise BagError(f'bag {bag} cannot be written: {error}') from error
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+    return count
+
+
+def _open(bag: Path) -> Reader:
+    if not bag.exists():
+        raise BagError(f'bag {bag} does not exist')
+    if bag.suffix == '.bag':
+        raise BagError(f'bag {bag} is of ROS 1: convert it with rosbags-convert')
+    if bag.is_dir() and not (bag / 'metadata.yaml').exists():
+        raise BagError(f'bag {bag} has no metadata.yaml: not a bag, or its recording was cut off')
+    try:
+        reader = Reader(bag)
+        reader.open()
+    except _DAMAGE as error:
+        raise BagError(f'bag {bag} is not readable: {_reason(error)}') from error
+    return reader
+
+
+def _reason(error: BaseException) -> str:
+    return ' '.join(str(error).split()) or type(error).__name__
+
+
+def _image_connections(
+    bag: Path, connections: Sequence[Connection], wanted: str | None
+) -> list[Connection]:
+    """The connections of the one image topic to read; a topic may have several publishers."""
+    every = {connection.topic: connection.msgtype for connection in connections}
+    images = sorted(topic for topic, kind in every.items() if kind in (IMAGE, COMPRESSED))
+    listing = ', '.join(f'{topic} ({kind})' for topic, kind in sorted(every.items())) or 'none'
+    if wanted is not None:
+        chosen = next((topic for topic in images if topic.strip('/') == wanted.strip('/')), None)
+        if chosen is None:
+            raise BagError(f"bag {bag} has no image topic '{wanted}'; its topics are: {listing}")
+    elif not images:
+        raise BagError(f'bag {bag} has no image topic; its topics are: {listing}')
+    elif len(images) == 1:
+        chosen = images[0]
+    else:
+        named = [topic for topic in images if topic in ('/image', '/image/compressed')]
+        if not named:
+            raise BagError(f'bag {bag} has several image topics, name one of: {", ".join(images)}')
+        chosen = named[0]
+    return [
+        connection
+        for connection in connections
+        if connection.topic == chosen and connection.msgtype == every[chosen]
+    ]
+
+
+def _beside(connections: Sequence[Connection], image_topic: str, name: str) -> list[Connection]:
+    """The classifications called `name` in the image topic's namespace, or else at the root."""
+    namespace = image_topic.removesuffix('/compressed').rpartition('/')[0]
+    for topic in (f'{namespace}/{name}', f'/{name}'):
+        if found := [c for c in connections if (c.topic, c.msgtype) == (topic, CLASSIFICATION)]:
+            return found
+    return []
+
+
+def _messages(
+    bag: Path, reader: Reader, connections: list[Connection]
+) -> Iterator[tuple[Connection, bytes]]:
+    try:
+        for connection, _, raw in reader.messages(connections):
+            yield connection, raw
+    except _DAMAGE as error:
+        raise BagError(f'bag {bag} is damaged or truncated: {_reason(error)}') from error
+
+
+def _deserialize(bag: Path, connection: Connection, raw: bytes) -> Any:
+    # Our own definitions serve every bag: those of Humble carry none, and these types are the same
+    # in all distributions.
+    try:
+        return typestore().deserialize_cdr(raw, connection.msgtype)
+    except (SerdeError, struct.error, ValueError, IndexError, MemoryError) as error:
+        raise BagError(
+            f"bag {bag}: a message of '{connection.topic}' is not a {connection.msgtype}: "
+            f'{_reason(error)}'
+        ) from error
+
+
+def _classified(
+    bag: Path, reader: Reader, connections: list[Connection]
+) -> Iterator[tuple[int, tuple[str, float]]]:
+    if not connections:  # to rosbags, no connections are all of them
+        return
+    for connection, raw in _messages(bag, reader, connections):
+        message = _deserialize(bag, connection, raw)
+        if message.results:
+            best = message.results[0]
+            score = float(best.score)
+            severity = min(1.0, max(0.0, score)) if math.isfinite(score) else 0.0
+            yield _stamp(message), (best.class_id, severity)
+
+
+def _stamp(message: Any) -> int:
+    return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
+
+
+def _decode(bag: Path, connection: Connection, message: Any) -> npt.NDArray[np.uint8]:
+    try:
+        if connection.msgtype == COMPRESSED:
+            return decode_compressed(message.data)
+        return decode_image(
+            message.height,
+            message.width,
+            message.encoding,
+            message.is_bigendian,
+            message.step,
+            message.data,
+        )
+    except ImageError as error:
+        raise BagError(
+            f"bag {bag}: the image of '{connection.topic}' at {_stamp(message)} ns: {error}"
+        ) from error
+
+
+@functools.cache
+def _qos() -> Qos:
+    forever = QosTime(2147483647, 4294967295)
+    return Qos(
+        QosHistory.KEEP_LAST,
+        10,
+        QosReliability.RELIABLE,
+        QosDurability.VOLATILE,
+        forever,
+        forever,
+        QosLiveliness.AUTOMATIC,
+        forever,
+        False,
+    )
+
+
+def _write(writer: Writer, frames: Iterable[Frame], progress: Progress | None) -> int:
+    store = typestore()
+    types = store.types
+
+    def channel(topic: str, kind: str) -> Connection:
+        return writer.add_connection(topic, kind, typestore=store, offered_qos_profiles=[_qos()])
+
+    # The label before the image, so that a player publishes it first.
+    truth = channel('/ground_truth', CLASSIFICATION)
+    scene = channel('/scene', CLASSIFICATION)
+    image = channel('/image', IMAGE)
+
+    def write(connection: Connection, stamp: int, message: object) -> None:
+        writer.write(connection, stamp, store.serialize_cdr(message, connection.msgtype))
+
+    def named(header: Any, name: str, score: float) -> object:
+        hypothesis = types['vision_msgs/msg/ObjectHypothesis'](class_id=name, score=score)
+        return types[CLASSIFICATION](header=header, results=[hypothesis])
+
+    count = 0
+    for frame in frames:
+        seconds, nanoseconds = divmod(frame.stamp_ns, 1_000_000_000)
+        if not 0 <= seconds < 2**31:
+            raise BagError(f'frame {count}: stamp {frame.stamp_ns} ns does not fit a ROS time')
+        header = types['std_msgs/msg/Header'](
+            stamp=types['builtin_interfaces/msg/Time'](sec=seconds, nanosec=nanoseconds),
+            frame_id=frame.frame_id,
+        )
+        if frame.label is not None:
+            write(truth, frame.stamp_ns, named(header, frame.label, 1.0))
+        if frame.scene is not None:
+            write(scene, frame.stamp_ns, named(header, frame.scene, frame.severity))
+        write(image, frame.stamp_ns, _image_message(types, header, frame.image, count))
+        count += 1
+        if progress is not None:
+            progress(count)
+    return count
+
+
+def _image_message(types: Any, header: Any, image: npt.NDArray[np.uint8], count: int) -> object:
+    rgb = image.ndim == 3 and image.shape[2] == 3
+    if not (rgb or image.ndim == 2) or image.dtype != np.uint8 or not image.size:
+        raise BagError(
+            f'frame {count}: image is {image.dtype} {image.shape}, expected uint8 (H, W, 3) '
+            'or (H, W)'
+        )
+    height, width = image.shape[:2]
+    return types[IMAGE](
+        header=header,
+        height=height,
+        width=width,
+        encoding='rgb8' if rgb else 'mono8',
+        is_bigendian=0,
+        step=width * (3 if rgb else 1),
+        data=np.ascontiguousarray(image).reshape(-1),
+    )

@@ -1,0 +1,225 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Frames from whatever is at hand: a bag, images, a video, a camera, GTSRB or the drive."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sparse_split_ros.data.bags import Frame, read_bag, write_bag
+from sparse_split_ros.data.drive import Drive, render_drive
+from sparse_split_ros.data.gtsrb import GtsrbError, load_packed
+from sparse_split_ros.data.signs import CLASSES
+from sparse_split_ros.runtime.images import ImageError, decode_compressed
+
+IMAGE_SUFFIXES = frozenset(
+    {'.png', '.jpg', '.jpeg', '.bmp', '.ppm', '.pgm', '.webp', '.tif', '.tiff'}
+)
+VIDEO_SUFFIXES = frozenset({'.mp4', '.avi', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg'})
+BAG_SUFFIXES = frozenset({'.mcap', '.db3', '.bag'})
+
+# Recorded images without stamps of their own get these, so that replays are alike.
+_START_NS = 1_760_000_000_000_000_000
+
+
+class SourceError(Exception):
+    """A source of frames is missing, unreadable or of no known kind."""
+
+
+def open_source(
+    spec: str | os.PathLike[str],
+    image_topic: str | None = None,
+    *,
+    split: str = 'report',
+    rate: float = 30.0,
+    limit: int | None = None,
+    seed: int = 1,
+) -> Iterator[Frame]:
+    """Stream the frames of a source, images as (H, W, 3) uint8 RGB.
+
+    `spec` is a bag (its directory or storage file), a folder of images (of which folders inside
+    are the labels), an image, a video, a camera ('0' or '/dev/video0'), the packed GTSRB .npz
+    (tracks one after the other, each in time order) or the word 'drive' for the drawn drive.
+    `image_topic` matters to bags, `split` (train, select, report, all) to GTSRB, `seed` to the
+    drive; `rate` in Hz stamps what has no stamps. At most `limit` frames are given.
+
+    Raises SourceError, or BagError for a bag: at once for a source that does not exist or is of no
+    known kind, while reading for what is wrong inside.
+    """
+    if not (math.isfinite(rate) and rate > 0.0):
+        raise SourceError(f'rate {rate} Hz must be positive')
+    if limit is not None and limit < 0:
+        raise SourceError(f'limit {limit} is negative')
+    frames = _frames(os.fspath(spec), image_topic, split, rate, seed)
+    return itertools.islice(frames, limit)
+
+
+def make_bag(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    split: str = 'report',
+    rate: float = 30.0,
+    limit: int | None = None,
+    seed: int = 1,
+    image_topic: str | None = None,
+    storage: Literal['mcap', 'sqlite3'] = 'mcap',
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Write any source but an endless camera into a labelled bag; returns the number of frames.
+
+    Options are those of `open_source`; a camera needs a `limit`. Raises SourceError or BagError,
+    and then leaves no bag.
+    """
+    if limit is None and _is_camera(os.fspath(source)):
+        raise SourceError(f'camera {source} never ends: give a limit of frames')
+    if limit == 0:
+        raise SourceError('a limit of 0 frames leaves nothing to write')
+    frames = open_source(source, image_topic, split=split, rate=rate, limit=limit, seed=seed)
+    return write_bag(out, frames, storage, progress)
+
+
+def _frames(
+    spec: str, image_topic: str | None, split: str, rate: float, seed: int
+) -> Iterator[Frame]:
+    """Choose by what the source is; choosing fails here and not at the first frame."""
+    if spec == 'drive':
+        if seed < 0:
+            raise SourceError(f'seed {seed} is negative')
+        return render_drive(Drive(seed=seed, rate=rate))
+    if _is_camera(spec):
+        return _camera(spec)
+    path = Path(spec).expanduser()
+    if not path.exists():
+        raise SourceError(
+            f"source '{spec}' does not exist: expected a bag, a folder of images, an image, a "
+            "video, a camera number, a GTSRB .npz or 'drive'"
+        )
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        if (path / 'metadata.yaml').exists():
+            return read_bag(path, image_topic)
+        return _folder(path, rate)
+    if suffix in BAG_SUFFIXES:
+        return read_bag(path, image_topic)
+    if suffix == '.npz':
+        return _tracks(path, split, rate)
+    if suffix in VIDEO_SUFFIXES:
+        return _video(path, rate)
+    if suffix in IMAGE_SUFFIXES:
+        return iter([Frame(_START_NS, 'camera', _load(path))])
+    known = sorted(BAG_SUFFIXES | VIDEO_SUFFIXES | IMAGE_SUFFIXES | {'.npz'})
+    raise SourceError(f"source '{spec}' is of no known kind: expected one of {', '.join(known)}")
+
+
+def _is_camera(spec: str) -> bool:
+    return spec.isdecimal() or re.fullmatch(r'/dev/video\d+', spec) is not None
+
+
+def _stamp(index: int, rate: float) -> int:
+    return _START_NS + round(index * 1e9 / rate)
+
+
+def _rgb(bgr: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+    return np.ascontiguousarray(np.asarray(bgr, np.uint8)[..., ::-1])
+
+
+def _load(path: Path) -> npt.NDArray[np.uint8]:
+    try:
+        return decode_compressed(path.read_bytes())
+    except (OSError, ImageError) as error:
+        raise SourceError(f'image {path} cannot be read: {error}') from error
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sort 2.png before 10.png."""
+    return [
+        (int(part), '') if part.isdecimal() else (-1, part)
+        for part in re.split(r'(\d+)', str(path))
+        if part
+    ]
+
+
+def _folder(path: Path, rate: float) -> Iterator[Frame]:
+    files = sorted(
+        (
+            file
+            for file in path.rglob('*')
+            if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+        ),
+        key=_natural,
+    )
+    if not files:
+        raise SourceError(
+            f'folder {path} holds no images ({", ".join(sorted(IMAGE_SUFFIXES))}) and no bag'
+        )
+    return (
+        Frame(_stamp(index, rate), 'camera', _load(file), _folder_label(path, file))
+        for index, file in enumerate(files)
+    )
+
+
+def _folder_label(root: Path, file: Path) -> str | None:
+    parts = file.relative_to(root).parts
+    return parts[0] if len(parts) > 1 else None
+
+
+def _tracks(path: Path, split: str, rate: float) -> Iterator[Frame]:
+    try:
+        packed = load_packed(path)
+        order = packed.indices(split)
+    except GtsrbError as error:
+        raise SourceError(str(error)) from error
+    if not len(order):
+        raise SourceError(f"{path} has no frames in its split '{split}'")
+    return (
+        Frame(_stamp(index, rate), 'camera', packed.images[at], CLASSES[packed.labels[at]])
+        for index, at in enumerate(order)
+    )
+
+
+def _video(path: Path, rate: float) -> Iterator[Frame]:
+    capture = cv2.VideoCapture(str(path))
+    count = 0
+    try:
+        if not capture.isOpened():
+            raise SourceError(f'video {path} cannot be opened: no decoder, or not a video')
+        recorded = capture.get(cv2.CAP_PROP_FPS)
+        pace = recorded if math.isfinite(recorded) and recorded > 0.0 else rate
+        while True:
+            good, image = capture.read()
+            if not good:
+                break
+            yield Frame(_stamp(count, pace), 'camera', _rgb(image))
+            count += 1
+        if count == 0:
+            raise SourceError(f'video {path} holds no frame that can be decoded')
+    finally:
+        capture.release()
+
+
+def _camera(spec: str) -> Iterator[Frame]:
+    capture = cv2.VideoCapture(int(re.sub(r'\D', '', spec)))
+    try:
+        if not capture.isOpened():
+            raise SourceError(f'camera {spec} cannot be opened: is it there, and not in use?')
+        # One frame in the driver's queue at most: late pictures are worth nothing.
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        while True:
+            good, image = capture.read()
+            if not good:
+                raise SourceError(f'camera {spec} stopped giving frames')
+            yield Frame(time.time_ns(), 'camera', _rgb(image))
+    finally:
+        capture.release()

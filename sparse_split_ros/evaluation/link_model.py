@@ -1,0 +1,179 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""A link as an event model: rate, delay, jitter, loss and outages, in virtual time.
+
+Presets are round figures for orientation, not measurements of a network.
+"""
+
+from __future__ import annotations
+
+import bisect
+import csv
+import math
+import os
+import random
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# Payload bytes of one Ethernet or Wi-Fi packet below the RTPS headers.
+_MTU = 1400
+# Headers of a message on the wire: RTPS, UDP, IP and ROS serialisation.
+_OVERHEAD = 120
+
+
+class LinkModelError(ValueError):
+    """A preset, a YAML file or a trace that does not describe a link."""
+
+
+@dataclass(frozen=True)
+class LinkSpec:
+    """What a link does to messages.
+
+    ``rate_mbit`` each way; ``delay_ms`` one way; ``jitter_ms`` the mean of an exponential extra
+    delay, one way; ``loss`` the share of packets lost, any of which costs a best-effort message.
+    Outages begin at random, on average every ``outage_every_s``, and last ``outage_s`` on average,
+    both exponential; an interval of 0 means none. ``present`` False is no link at all.
+    """
+
+    name: str = 'custom'
+    rate_mbit: float = math.inf
+    delay_ms: float = 0.0
+    jitter_ms: float = 0.0
+    loss: float = 0.0
+    outage_every_s: float = 0.0
+    outage_s: float = 0.0
+    present: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.rate_mbit > 0:
+            raise LinkModelError(f'rate_mbit is {self.rate_mbit}, expected more than 0')
+        if not 0 <= self.loss <= 1:
+            raise LinkModelError(f'loss is {self.loss}, expected a share from 0 to 1')
+        for name in ('delay_ms', 'jitter_ms', 'outage_every_s', 'outage_s'):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise LinkModelError(f'{name} is {value}, expected a number >= 0')
+
+
+PRESETS: dict[str, LinkSpec] = {
+    'none': LinkSpec('none', present=False),
+    'ideal': LinkSpec('ideal'),
+    'ethernet': LinkSpec('ethernet', rate_mbit=1000, delay_ms=0.2, jitter_ms=0.05),
+    'wifi': LinkSpec('wifi', rate_mbit=40, delay_ms=2.0, jitter_ms=1.0, loss=0.002),
+    'wifi-bad': LinkSpec('wifi-bad', rate_mbit=2, delay_ms=8.0, jitter_ms=8.0, loss=0.05),
+    'lte': LinkSpec(
+        'lte', rate_mbit=10, delay_ms=20.0, jitter_ms=5.0, loss=0.005,
+        outage_every_s=60.0, outage_s=2.0,
+    ),
+}  # fmt: skip
+
+
+def load_spec(name_or_path: str | os.PathLike[str]) -> LinkSpec:
+    """A preset by name, or a YAML file of LinkSpec's fields, which may start from a ``preset``."""
+    if str(name_or_path) in PRESETS:
+        return PRESETS[str(name_or_path)]
+    path = Path(name_or_path)
+    if path.suffix not in ('.yaml', '.yml'):
+        raise LinkModelError(
+            f'unknown link {str(name_or_path)!r}: choose one of {", ".join(PRESETS)}, or a .yaml file'
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (OSError, yaml.YAMLError) as error:
+        raise LinkModelError(f'{path}: not a readable link: {error}') from error
+    known = {item.name for item in fields(LinkSpec)}
+    if not isinstance(values, dict) or not set(values) <= known | {'preset'}:
+        raise LinkModelError(f'{path}: expected only the keys preset, {", ".join(sorted(known))}')
+    base = values.pop('preset', None)
+    if base is not None and base not in PRESETS:
+        raise LinkModelError(f'{path}: preset {base!r}, choose one of {", ".join(PRESETS)}')
+    try:
+        return replace(PRESETS[base] if base else LinkSpec(path.stem), **values)
+    except TypeError as error:
+        raise LinkModelError(f'{path}: {error}') from error
+
+
+class LinkModel:
+    """One way out and one way back, each a first-in first-out queue at the link's rate.
+
+    Deterministic for a seed. Times are virtual seconds and must not go backwards per direction.
+    """
+
+    def __init__(self, spec: LinkSpec, seed: int = 0) -> None:
+        self.spec = spec
+        self._random = random.Random(seed)
+        self._busy = [0.0, 0.0]
+        self._outage = (math.inf, math.inf)
+        if spec.outage_every_s:
+            self._outage = self._next_outage(0.0)
+
+    def change(self, spec: LinkSpec, now: float) -> None:
+        """From now on another link; what is queued stays so."""
+        self.spec = spec
+        self._outage = self._next_outage(now) if spec.outage_every_s else (math.inf, math.inf)
+
+    def send(self, size: int, now: float, *, back: bool = False) -> float | None:
+        """When a message of this many bytes arrives, in s; None when it never does."""
+        spec = self.spec
+        if not spec.present or self._out(now):
+            return None
+        wire = size + _OVERHEAD
+        start = max(now, self._busy[back])
+        end = start + wire * 8e-6 / spec.rate_mbit
+        self._busy[back] = end
+        packets = -(-wire // _MTU)
+        if spec.loss and self._random.random() > (1 - spec.loss) ** packets:
+            return None
+        extra = self._random.expovariate(1.0) * spec.jitter_ms if spec.jitter_ms else 0.0
+        return end + (spec.delay_ms + extra) / 1e3
+
+    def _out(self, now: float) -> bool:
+        while now >= self._outage[1]:
+            self._outage = self._next_outage(self._outage[1])
+        return now >= self._outage[0]
+
+    def _next_outage(self, after: float) -> tuple[float, float]:
+        start = after + self._random.expovariate(1 / self.spec.outage_every_s)
+        return start, start + self._random.expovariate(1 / max(self.spec.outage_s, 1e-9))
+
+
+class TraceModel:
+    """A recorded link: a CSV file with the columns time_s, rtt_ms, loss and rate_mbit.
+
+    Rows are in time order, each valid until the next; the trace repeats at its end. ``rate_mbit``
+    may be left out or empty, ``loss`` too.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], seed: int = 0) -> None:
+        self._random = random.Random(seed)
+        self._times: list[float] = []
+        self._rows: list[tuple[float, float, float]] = []
+        try:
+            with Path(path).open(newline='', encoding='utf-8') as file:
+                for row in csv.DictReader(file):
+                    self._times.append(float(row['time_s']))
+                    self._rows.append(_trace_row(row))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise LinkModelError(f'{path}: not a trace: {error!r}') from error
+        if not self._rows or sorted(self._times) != self._times or self._times[0] < 0:
+            raise LinkModelError(f'{path}: expected rows of ascending time_s >= 0')
+
+    def send(self, size: int, now: float, *, back: bool = False) -> float | None:
+        """As :meth:`LinkModel.send`; half of the round trip is spent each way."""
+        span = self._times[-1] or 1.0
+        at = bisect.bisect_right(self._times, now % span if now > span else now) - 1
+        rtt_ms, loss, rate_mbit = self._rows[max(at, 0)]
+        if loss and self._random.random() < loss:
+            return None
+        return now + rtt_ms / 2e3 + size * 8e-6 / rate_mbit
+
+
+def _trace_row(row: dict[str, Any]) -> tuple[float, float, float]:
+    rtt = float(row['rtt_ms'])
+    loss, rate = float(row.get('loss') or 0.0), float(row.get('rate_mbit') or math.inf)
+    if not (rtt >= 0 and 0 <= loss <= 1 and rate > 0):
+        raise ValueError(f'rtt_ms {rtt}, loss {loss}, rate_mbit {rate}')
+    return rtt, loss, rate

@@ -1,0 +1,392 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The pictures of a report. Each function draws one of them from the same outcomes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_split_ros.evaluation.metrics import Outcome, confusions, grouped, wilson
+from sparse_split_ros.policy.decision import Route
+
+matplotlib.use('Agg')
+
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
+
+RGB = NDArray[np.uint8]
+
+# As in the annotated images of the head.
+ROUTE_COLOURS = {Route.LOCAL: '#3cc85a', Route.OFFBOARD: '#468cff', Route.FALLBACK: '#ff9628'}
+_SCENE_COLOURS = {
+    'day': '#ffd76a', 'dusk': '#d98f78', 'night': '#2f3c66', 'glare': '#fff0b8',
+    'fog': '#c5ccd6', 'rain': '#7d9cbd', 'snow': '#e6f0f7',
+}  # fmt: skip
+_OTHER_SCENES = ('#b8a6d9', '#9fd0c6', '#e3b7a0', '#a7c48f')
+_INK, _QUIET, _LINE, _WRONG, _NONE = '#1f2733', '#6b7686', '#e3e7ee', '#d3273e', '#b9c0cb'
+# Local exits from the first to the last: the deeper, the darker.
+_LOCAL_SHADES = LinearSegmentedColormap.from_list('local', ['#a9e8b6', '#3cc85a', '#1b8a38'])
+_MOST_CONFUSED = 14
+# Of half a second each in the shipped drive, half the approach to a sign.
+_STRETCHES = 84
+_STYLE: Any = {
+    'font.size': 9.5, 'text.color': _INK, 'axes.labelcolor': _QUIET, 'axes.edgecolor': _LINE,
+    'xtick.color': _QUIET, 'ytick.color': _QUIET, 'axes.spines.top': False,
+    'axes.spines.right': False, 'axes.grid': True, 'grid.color': _LINE, 'axes.axisbelow': True,
+    'legend.frameon': False, 'xtick.major.size': 0, 'ytick.major.size': 0, 'figure.dpi': 160,
+    'savefig.facecolor': 'white',
+}  # fmt: skip
+
+Times = NDArray[np.float64]
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[tuple[Figure, BytesIO]]:
+    """A figure of inches; what the buffer holds afterwards is its PNG."""
+    buffer = BytesIO()
+    with pyplot.rc_context(_STYLE):
+        figure = pyplot.figure(figsize=(width, height), layout='constrained')
+        try:
+            yield figure, buffer
+            figure.savefig(buffer, format='png')
+        finally:
+            pyplot.close(figure)
+
+
+def drive_strip(
+    outcomes: Sequence[Outcome],
+    images: Mapping[int, RGB],
+    outage: tuple[float, float] | None = None,
+) -> bytes:
+    """Thumbnails, scenes, routes and mistakes along the drive; ``outage`` in its seconds."""
+    with _figure(11, 2.5) as (figure, buffer):
+        thumbnails, scenes, routes, wrong = figure.subplots(
+            4, 1, sharex=True, gridspec_kw={'height_ratios': [3.4, 1, 2.2, 1], 'hspace': 0.04}
+        )
+        times, end = _times(outcomes)
+        _draw_scenes(scenes, outcomes, end)
+        colours = [to_rgb(ROUTE_COLOURS[o.route] if o.route else _NONE) for o in outcomes]
+        routes.bar(times, 1, width=end / len(times) * 1.05, align='edge', color=colours)
+        mistakes = [time for time, each in zip(times, outcomes) if each.correct is False]
+        wrong.vlines(mistakes, 0, 1, color=_WRONG, lw=0.9)
+        if outage is not None:
+            _shade(routes, outage, text='tail gone')
+            _shade(wrong, outage)
+        for axes, name in ((routes, 'route'), (wrong, 'wrong'), (scenes, 'scene')):
+            axes.set_ylabel(name, rotation=0, ha='right', va='center')
+        for axes in (thumbnails, scenes, routes, wrong):
+            _bare(axes)
+            axes.set_xlim(0, end)
+            axes.set_ylim(0, 1)
+        wrong.tick_params(labelbottom=True)
+        # Only the finished layout tells how many squares fit.
+        figure.draw_without_rendering()
+        place = thumbnails.get_window_extent()
+        count = max(1, round(place.width / place.height))
+        _draw_thumbnails(thumbnails, outcomes, images, end, count)
+        wrong.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g} s'))
+    return buffer.getvalue()
+
+
+def accuracy_bars(outcomes: Sequence[Outcome]) -> bytes:
+    """Accuracy by scene and by route, each with its 95 % interval."""
+    scenes = grouped(outcomes, lambda each: each.scene if each.correct is not None else None)
+    routes = grouped(outcomes, lambda each: each.route if each.correct is not None else None)
+    rows = max(len(scenes), len(routes), 3)
+    with _figure(11, 0.9 + 0.34 * rows) as (figure, buffer):
+        left, right = figure.subplots(1, 2, sharex=True, gridspec_kw={'wspace': 0.06})
+        _draw_accuracy(left, {name: (group, '#5b6b84') for name, group in scenes.items()}, rows)
+        by_route = {
+            route.value: (routes[route], ROUTE_COLOURS[route]) for route in Route if route in routes
+        }
+        _draw_accuracy(right, by_route, rows)
+        left.set_title('by scene', loc='left', fontsize=10, color=_QUIET)
+        right.set_title('by route', loc='left', fontsize=10, color=_QUIET)
+        left.set_xlim(0, 1.3)
+        left.set_xticks(np.linspace(0, 1, 6))
+        left.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return buffer.getvalue()
+
+
+def latency_rows(outcomes: Sequence[Outcome], deadline_ms: float) -> bytes:
+    """How long answers took, one row per route, on a logarithmic scale."""
+    groups = grouped(outcomes, lambda each: each.route)
+    routes = [route for route in Route if route in groups]
+    everything = [max(each.latency, 1e-2) for group in groups.values() for each in group]
+    low = min([*everything, deadline_ms]) * 0.8
+    high = max([*everything, deadline_ms]) * 1.3
+    edges = np.geomspace(low, high, 110)
+    with _figure(11, 0.7 + 0.95 * max(1, len(routes))) as (figure, buffer):
+        rows = figure.subplots(
+            max(1, len(routes)), 1, sharex=True, squeeze=False, gridspec_kw={'hspace': 0.08}
+        )[:, 0]
+        for axes, route in zip(rows, routes):
+            values = np.array([max(each.latency, 1e-2) for each in groups[route]])
+            counts, _ = np.histogram(values, edges)
+            axes.fill_between(
+                edges[:-1], counts, step='post', color=ROUTE_COLOURS[route], alpha=0.85, lw=0
+            )
+            top = counts.max() * 1.45
+            axes.set_ylim(0, top)
+            median, p95 = np.percentile(values, (50, 95))
+            axes.vlines(median, 0, top * 0.8, color=_INK, lw=1)
+            text = f'{route.value}\n{len(values)} frames\np50 {median:.1f}  p95 {p95:.1f} ms'
+            axes.text(1.01, 0.5, text, transform=axes.transAxes, va='center', linespacing=1.4)
+            axes.axvline(deadline_ms, color=_QUIET, lw=1, ls=(0, (4, 3)))
+            _bare(axes)
+        rows[0].text(deadline_ms, rows[0].get_ylim()[1], ' deadline', color=_QUIET, va='top')
+        bottom = rows[-1]
+        bottom.set_xscale('log')
+        bottom.set_xlim(low, high)
+        bottom.tick_params(labelbottom=True)
+        bottom.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g} ms'))
+        bottom.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ''))
+        for axes in rows:
+            axes.grid(True, axis='x')
+    return buffer.getvalue()
+
+
+def exit_use(outcomes: Sequence[Outcome], outage: tuple[float, float] | None = None) -> bytes:
+    """Which exit answered and how often rightly, in short stretches of the drive."""
+    answered = [each for each in outcomes if each.route is not None]
+    _, end = _times(outcomes)
+    edges = np.linspace(0.0, end, _STRETCHES + 1)
+    width = end / _STRETCHES
+
+    def count(chosen: Iterable[Outcome]) -> Times:
+        return np.histogram([each.time for each in chosen], edges)[0].astype(float)
+
+    every = np.maximum(count(answered), 1.0)
+    known = count(each for each in answered if each.correct is not None)
+    right = count(each for each in answered if each.correct is True)
+    groups = [
+        (route, stage)
+        for route in Route
+        for stage in sorted({each.exit for each in answered if each.route is route})
+    ]
+    local = [stage for route, stage in groups if route is Route.LOCAL]
+    with _figure(11, 3.6) as (figure, buffer):
+        accuracy, shares, scenes = figure.subplots(
+            3, 1, sharex=True, gridspec_kw={'height_ratios': [2.2, 4.2, 0.7], 'hspace': 0.04}
+        )
+        with np.errstate(invalid='ignore'):
+            accuracy.stairs(right / known, edges, color=_INK, lw=1.4, baseline=None)
+        accuracy.set_ylim(-0.02, 1.08)
+        accuracy.set_yticks([0, 0.5, 1])
+        accuracy.set_ylabel('right')
+        below = np.zeros(_STRETCHES)
+        for route, stage in groups:
+            mine = [each for each in answered if (each.route, each.exit) == (route, stage)]
+            share = count(mine) / every
+            shares.bar(
+                edges[:-1], share, width * 1.01, below, align='edge',
+                color=_exit_colour(route, stage, local), label=_exit_name(route, stage),
+            )  # fmt: skip
+            below += share
+        if groups:
+            shares.legend(
+                loc='upper left', bbox_to_anchor=(1.005, 1), reverse=True, handlelength=1,
+                handleheight=1, borderaxespad=0,
+            )  # fmt: skip
+        shares.set_ylim(0, 1)
+        shares.set_ylabel('who answered')
+        for axes in (accuracy, shares):
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.grid(False, axis='x')
+            if outage is not None:
+                _shade(axes, outage)
+        _draw_scenes(scenes, outcomes, end)
+        _bare(scenes)
+        scenes.set_xlim(0, end)
+        scenes.tick_params(labelbottom=True)
+        scenes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g} s'))
+    return buffer.getvalue()
+
+
+def payload_dots(
+    outcomes: Sequence[Outcome], input_bytes: int, outage: tuple[float, float] | None = None
+) -> bytes:
+    """The bytes each frame sent, beside what its network input would have taken."""
+    times, end = _times(outcomes)
+    sizes = np.array([each.payload_bytes for each in outcomes])
+    with _figure(11, 2.6) as (figure, buffer):
+        axes = figure.subplots()
+        for route in Route:
+            colour = ROUTE_COLOURS[route]
+            mine = np.array([each.route is route for each in outcomes])
+            sent, silent = mine & (sizes > 0), mine & (sizes == 0)
+            axes.scatter(times[sent], sizes[sent], s=9, color=colour, lw=0, alpha=0.85)
+            axes.vlines(
+                times[silent], 0.0, 0.05, color=colour, lw=0.8,
+                transform=axes.get_xaxis_transform(),
+            )  # fmt: skip
+        axes.axhline(input_bytes, color=_QUIET, lw=1, ls=(0, (4, 3)))
+        axes.text(
+            end, input_bytes * 1.06, f'the network input, uncoded: {input_bytes:,} bytes',
+            color=_QUIET, ha='right', va='bottom',
+        )  # fmt: skip
+        least = sizes[sizes > 0].min() if sizes.any() else input_bytes
+        axes.set_yscale('log')
+        axes.set_ylim(min(least, input_bytes) / 1.8, max(sizes.max(), input_bytes) * 1.7)
+        axes.set_xlim(0, end)
+        axes.set_ylabel('bytes sent')
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g} s'))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:,.0f}'))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.grid(False, axis='x')
+        if outage is not None:
+            _shade(axes, outage, text='tail gone')
+    return buffer.getvalue()
+
+
+def confusion_matrix(outcomes: Sequence[Outcome]) -> bytes | None:
+    """The classes confused most, in rows the truth; None when nothing was confused."""
+    counts = confusions(outcomes)
+    involved: Counter[str] = Counter()
+    for (truth, answer), count in counts.items():
+        involved[truth] += count
+        involved[answer] += count
+    if not involved:
+        return None
+    names = sorted(name for name, _ in involved.most_common(_MOST_CONFUSED))
+    matrix = np.array([[counts[truth, answer] for answer in names] for truth in names])
+    side = 2.2 + 0.34 * len(names)
+    with _figure(min(11, side + 1.6), side) as (figure, buffer):
+        axes = figure.subplots()
+        shades = LinearSegmentedColormap.from_list('wrong', ['#ffffff', '#f7b3bc', _WRONG])
+        axes.imshow(matrix, cmap=shades, vmin=0, vmax=max(1, matrix.max()))
+        for row, column in np.argwhere(matrix):
+            value = matrix[row, column]
+            axes.text(
+                column, row, str(value), ha='center', va='center', fontsize=9,
+                color='white' if value > 0.6 * matrix.max() else _INK,
+            )  # fmt: skip
+        for position in range(len(names)):
+            axes.text(position, position, '·', ha='center', va='center', color=_NONE)
+        axes.set_xticks(range(len(names)), names, rotation=45, ha='right', rotation_mode='anchor')
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlabel('answered')
+        axes.set_ylabel('truth')
+        axes.set_xticks(np.arange(-0.5, len(names)), minor=True)
+        axes.set_yticks(np.arange(-0.5, len(names)), minor=True)
+        axes.grid(False)
+        axes.grid(True, which='minor')
+        axes.tick_params(which='both', length=0)
+        axes.spines[:].set_visible(False)
+    return buffer.getvalue()
+
+
+def thumbnail(image: RGB, side: int = 128) -> bytes:
+    """An image of shape (H, W, 3) or (H, W), uint8, as a PNG whose longer side is ``side``."""
+    scale = side / max(image.shape[:2])
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=method)
+    small = cv2.cvtColor(small, cv2.COLOR_RGB2BGR if small.ndim == 3 else cv2.COLOR_GRAY2BGR)
+    return bytes(cv2.imencode('.png', small)[1])
+
+
+def _times(outcomes: Sequence[Outcome]) -> tuple[Times, float]:
+    """When each frame begins, and when the last one ends, in s."""
+    times = np.array([each.time for each in outcomes])
+    step = (times[-1] - times[0]) / max(1, len(times) - 1)
+    return times, float(times[-1] + max(step, 1e-3))
+
+
+def _draw_thumbnails(
+    axes: Axes, outcomes: Sequence[Outcome], images: Mapping[int, RGB], end: float, count: int
+) -> None:
+    width = end / count
+    for slot in range(count):
+        part = outcomes[slot * len(outcomes) // count : (slot + 1) * len(outcomes) // count]
+        # The largest crop of each part shows the most.
+        shown = [images[each.index] for each in part if each.index in images]
+        image = max(shown, key=lambda each: each.shape[0], default=None)
+        if image is not None:
+            gap = 0.02 * width
+            extent = (slot * width + gap, (slot + 1) * width - gap, 0.02, 0.98)
+            axes.imshow(image, extent=extent, aspect='auto', cmap='gray', interpolation='bicubic')
+
+
+def _draw_scenes(axes: Axes, outcomes: Sequence[Outcome], end: float) -> None:
+    """One labelled block per stretch of a scene."""
+    starts = [
+        position for position, each in enumerate(outcomes)
+        if position == 0 or each.scene != outcomes[position - 1].scene
+    ]  # fmt: skip
+    names = sorted({each.scene or '' for each in outcomes} - _SCENE_COLOURS.keys())
+    others = {name: _OTHER_SCENES[i % len(_OTHER_SCENES)] for i, name in enumerate(names)}
+    for start, stop in zip(starts, [*starts[1:], len(outcomes)]):
+        name = outcomes[start].scene or ''
+        left = outcomes[start].time
+        right = outcomes[stop].time if stop < len(outcomes) else end
+        colour = {**others, **_SCENE_COLOURS}[name] if name else _LINE
+        axes.axvspan(left, right, color=colour, lw=0)
+        if (right - left) / end > 0.04:
+            dark = np.dot(to_rgb(colour), (0.299, 0.587, 0.114)) < 0.5
+            axes.text(
+                (left + right) / 2, 0.47, name, ha='center', va='center', fontsize=8.5,
+                color='white' if dark else _INK, transform=axes.get_xaxis_transform(),
+            )  # fmt: skip
+
+
+def _draw_accuracy(
+    axes: Axes, groups: Mapping[str, tuple[Sequence[Outcome], str]], rows: int
+) -> None:
+    for row, (group, colour) in enumerate(groups.values()):
+        right = sum(each.correct is True for each in group)
+        share = right / len(group)
+        low, high = wilson(right, len(group))
+        axes.barh(row, share, color=colour, height=0.62, alpha=0.9)
+        axes.hlines(row, low, high, color=_INK, lw=1.1)
+        axes.text(1.03, row, f'{share:.1%} of {len(group)}', va='center', fontsize=9)
+    axes.set_yticks(range(len(groups)), list(groups))
+    axes.set_ylim(rows - 0.4, -0.6)
+    axes.tick_params(axis='y', labelcolor=_INK)
+    axes.spines['bottom'].set_visible(False)
+    axes.grid(False, axis='y')
+
+
+def _exit_colour(route: Route, stage: int, local: Sequence[int]) -> Any:
+    if route is not Route.LOCAL:
+        return ROUTE_COLOURS[route]
+    return _LOCAL_SHADES(0.5 if len(local) < 2 else local.index(stage) / (len(local) - 1))
+
+
+def _exit_name(route: Route, stage: int) -> str:
+    where = {
+        Route.LOCAL: f'exit {stage} on the robot',
+        Route.OFFBOARD: f'the tail, exit {stage}',
+        Route.FALLBACK: f'fallback, exit {stage}',
+    }
+    return where[route]
+
+
+def _shade(axes: Axes, span: tuple[float, float], text: str = '') -> None:
+    axes.axvspan(*span, color=_INK, alpha=0.10, lw=0)
+    for edge in span:
+        axes.axvline(edge, color=_INK, lw=0.8, alpha=0.6)
+    if text:
+        axes.text(
+            sum(span) / 2, 0.94, text, transform=axes.get_xaxis_transform(), ha='center',
+            va='top', fontsize=8.5, weight='bold',
+        )  # fmt: skip
+
+
+def _bare(axes: Axes) -> None:
+    axes.set_yticks([])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(which='both', length=0)

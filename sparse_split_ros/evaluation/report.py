@@ -1,0 +1,349 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The report of a run: one HTML file that holds its pictures, the same as PNGs, and the figures."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_split_ros import __version__
+from sparse_split_ros.evaluation import pictures
+from sparse_split_ros.evaluation.metrics import Outcome, accuracy, grouped, spread, worst
+from sparse_split_ros.policy.decision import Route
+
+_WORST = 12
+_MEANING = {
+    Route.LOCAL: 'sure enough on the robot',
+    Route.OFFBOARD: 'doubtful, answered by the tail',
+    Route.FALLBACK: 'doubtful and no help in time: the best of the robot',
+}
+_PACKAGES = ('numpy', 'onnxruntime', 'opencv-python-headless', 'rosbags', 'cyclonedds',
+             'eclipse-zenoh', 'zstandard')  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report shows.
+
+    ``summary`` is what :func:`~sparse_split_ros.evaluation.metrics.summarise` returned and whatever
+    else is known of the run. ``images`` holds the RGB images, (H, W, 3) uint8, of the frames that
+    may be shown, by index. ``input_bytes`` is the size of one uncoded network input.
+    """
+
+    title: str
+    outcomes: Sequence[Outcome]
+    summary: Mapping[str, Any]
+    images: Mapping[int, NDArray[np.uint8]]
+    input_bytes: int
+
+
+def write_report(report: Report, folder: Path) -> Path:
+    """Write ``index.html``, the pictures and ``summary.json``; returns the path of the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report.summary, indent=1, allow_nan=False, ensure_ascii=False)
+    (folder / 'summary.json').write_text(text + '\n', encoding='utf-8')
+    figures = _figures(report)
+    for figure in figures:
+        (folder / f'{figure["name"]}.png').write_bytes(figure['png'])
+        figure['data'] = b64encode(figure['png']).decode()
+    template = files('sparse_split_ros.evaluation').joinpath('report.html').read_text('utf-8')
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.from_string(template).render(
+        title=report.title,
+        subtitle=_subtitle(report),
+        errors=report.summary.get('errors', []),
+        cards=_cards(report.summary),
+        routes=_routes(report.summary),
+        routes_text=_routes_text(report.summary),
+        figures=figures,
+        worst=_worst(report),
+        table=_table(report.outcomes),
+        provenance=_provenance(report.summary),
+        provenance_text=(
+            'All times are measured on the one machine that ran everything; its link is the '
+            'loopback, so real networks will be slower. What the pictures show is in summary.json.'
+        ),
+    )
+    path = folder / 'index.html'
+    path.write_text(page, encoding='utf-8')
+    return path
+
+
+def machine() -> dict[str, Any]:
+    """What this machine is, as far as times depend on it."""
+    return {
+        'processor': _processor(),
+        'cores': os.cpu_count(),
+        'architecture': platform.machine(),
+        'system': f'{platform.system()} {platform.release()}',
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8', errors='replace').splitlines()
+    except OSError:
+        return platform.processor() or 'unknown'
+    # x86 says 'model name', Arm's older kernels 'Model' or 'Hardware', newer ones nothing.
+    fields = dict(line.split(':', 1) for line in lines if ':' in line)
+    names = {key.strip().lower(): value.strip() for key, value in fields.items()}
+    known = (names[key] for key in ('model name', 'model', 'hardware') if key in names)
+    return next(known, platform.processor() or 'unknown')
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed and carried the answers, as far as they are installed."""
+    found = {'sparse_split_ros': __version__, 'python': platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    if 'ROS_DISTRO' in os.environ:
+        found['ros'] = os.environ['ROS_DISTRO']
+    return found
+
+
+def _subtitle(report: Report) -> str:
+    scenes = list(dict.fromkeys(each.scene for each in report.outcomes if each.scene))
+    through = f' through {_listed(scenes)}' if scenes else ''
+    seconds = report.outcomes[-1].time - report.outcomes[0].time
+    return f'{len(report.outcomes):,} frames, {seconds:.0f} s of camera time{through}'
+
+
+def _cards(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    latency, payload = summary['latency_ms'], summary['payload_bytes']
+    cards = [
+        (f'{summary["answered"]:,}', f'answers to {summary["accepted"]:,} accepted frames'),
+        (_percent(summary['accuracy']), f'right, of {summary["labelled"]:,} answers'),
+        (_ms(latency['p50']), f'median from image to decision; p95 {_ms(latency["p95"])}'),
+        (
+            _percent(summary['deadline_hits']),
+            f'answered within the deadline of {summary["deadline_ms"]:g} ms',
+        ),
+    ]
+    if payload['mean'] is not None:
+        cards.append(
+            (f'{payload["mean"]:,.0f} B', f'sent per doubtful frame; at most {payload["max"]:,.0f}')
+        )
+    outage = summary.get('tail_outage')
+    if outage and outage['recovered_ms'] is not None:
+        cards.append(
+            (_ms(outage['recovered_ms']), 'from the return of the killed tail to its first answer')
+        )
+    return cards
+
+
+def _routes(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            'name': route.value,
+            'share': summary['route_share'][route.value],
+            'percent': _percent(summary['route_share'][route.value]),
+            'meaning': _MEANING[route],
+        }
+        for route in Route
+    ]
+
+
+def _routes_text(summary: Mapping[str, Any]) -> str:
+    share = summary['route_share']
+    asked = share['offboard'] + share['fallback']
+    lost = summary['frames'] - summary['accepted']
+    text = (
+        f'The robot was sure of {_percent(share["local"])} of the frames and answered them by '
+        f'itself. It doubted {_percent(asked)}, and sent the features of these to the tail.'
+    )
+    if lost:
+        text += (
+            f' Of {summary["frames"]:,} images {lost:,} were overtaken by a newer one before the '
+            'worker was free, and are not part of this.'
+        )
+    return text
+
+
+def _figures(report: Report) -> list[dict[str, Any]]:
+    outcomes, summary = report.outcomes, report.summary
+    outage = _outage_span(outcomes, summary.get('tail_outage'))
+    drawn: list[tuple[str, str, list[str], bytes | None]] = [
+        (
+            'drive',
+            'The drive',
+            ['What the camera saw, the scene it was in, who answered, and where the answer was '
+             'wrong.', *_outage_text(summary.get('tail_outage'))],
+            pictures.drive_strip(outcomes, report.images, outage),
+        ),
+        (
+            'exits',
+            'Who answered, and how well',
+            ['Above, the share of right answers; below, who gave them. Where the light is bad the '
+             'robot is unsure and asks more often.'],
+            pictures.exit_use(outcomes, outage),
+        ),
+        (
+            'accuracy',
+            'How often the answer was right',
+            ['The thin lines are 95 % intervals. The routes are not rivals: the easy frames stay '
+             'on the robot, the tail gets the hard ones, and a fallback has only the robot’s own '
+             'best guess at them.'],
+            pictures.accuracy_bars(outcomes),
+        ),
+        (
+            'latency',
+            'How long an answer took',
+            ['From the arrival of the image to the decision. The black line is the median. A '
+             'fallback costs a whole deadline only until the loss of the tail is noticed; then the '
+             'robot answers at once.'],
+            pictures.latency_rows(outcomes, summary['deadline_ms']),
+        ),
+        (
+            'bytes',
+            'What went over the network',
+            [f'One dot per frame whose features were sent, {summary["sent_bytes"] / 1e3:,.1f} kB '
+             'in all. The marks at the bottom are frames that sent nothing.'],
+            pictures.payload_dots(outcomes, report.input_bytes, outage),
+        ),
+        (
+            'confusion',
+            'What was taken for what',
+            ['Only classes that were confused, the most frequent ones.'],
+            pictures.confusion_matrix(outcomes),
+        ),
+    ]  # fmt: skip
+    return [
+        {
+            'name': name,
+            'title': title,
+            'texts': texts,
+            'png': png,
+            'kind': 'matrix' if name == 'confusion' else 'wide',
+        }
+        for name, title, texts, png in drawn
+        if png is not None
+    ]
+
+
+def _outage_span(
+    outcomes: Sequence[Outcome], outage: Mapping[str, Any] | None
+) -> tuple[float, float] | None:
+    """The tail's absence in the time of the drive; None when there was none."""
+    if outage is None or outage['killed_s'] is None:
+        return None
+    end = math.inf if outage['recovered_s'] is None else outage['recovered_s']
+    before = [each.time for each in outcomes if each.wall <= outage['killed_s']]
+    until = [each.time for each in outcomes if each.wall <= end]
+    return (before or until)[-1], until[-1]
+
+
+def _outage_text(outage: Mapping[str, Any] | None) -> list[str]:
+    if outage is None or outage['killed_s'] is None:
+        return []
+    text = f'After {outage["killed_s"]:.1f} s the tail was killed without warning.'
+    if outage['noticed_ms'] is not None:
+        text += (
+            f' The head noticed {_ms(outage["noticed_ms"])} later: {_frames(outage["waited"])} '
+            f'waited for a whole deadline, {_ms(outage["longest_wait_ms"])} at most. From then on '
+            f'doubtful frames were answered on the robot, {outage["fallbacks"]} in all.'
+        )
+    if outage['recovered_ms'] is not None:
+        text += (
+            ' The tail was started again, and gave its first answer '
+            f'{_ms(outage["recovered_ms"])} after it had announced itself.'
+        )
+    return [text]
+
+
+def _worst(report: Report) -> list[dict[str, str]]:
+    return [
+        {
+            'data': b64encode(pictures.thumbnail(report.images[each.index])).decode(),
+            'answer': each.answer or '',
+            'truth': each.label or '',
+            'confidence': f'{each.confidence:.0%}',
+            'route': each.route.value if each.route else '',
+            'where': f'{each.route.value if each.route else ""}, exit {each.exit}, '
+            f'{each.scene or "scene unknown"}, frame {each.index}',
+        }
+        for each in worst(report.outcomes, _WORST)
+        if each.index in report.images
+    ]
+
+
+def _table(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The same figures for each route, each scene and all."""
+    answered = [each for each in outcomes if each.route is not None]
+    groups: dict[str, Sequence[Outcome]] = {
+        **{f'route {route.value}': [e for e in answered if e.route is route] for route in Route},
+        **{f'scene {name}': g for name, g in grouped(answered, lambda e: e.scene).items()},
+        'all': answered,
+    }
+    rows = []
+    for name, group in groups.items():
+        latency = spread([each.latency for each in group], 'p50', 'p95', 'p99', 'max')
+        sent = [float(each.payload_bytes) for each in group if each.payload_bytes]
+        mean = spread(sent, 'mean')['mean']
+        asked = sum(each.route is not Route.LOCAL for each in group) / max(1, len(group))
+        rows.append([
+            name, f'{len(group):,}', _percent(accuracy(group)), _percent(asked),
+            *(_ms(value) for value in latency.values()),
+            '–' if mean is None else f'{mean:,.0f}',
+        ])  # fmt: skip
+    columns = ['', 'frames', 'right', 'doubted', 'p50', 'p95', 'p99', 'max', 'bytes sent']
+    return {'columns': columns, 'rows': rows}
+
+
+def _provenance(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    bundle, computer = summary['bundle'], summary['machine']
+    counts = ', '.join(
+        f'{summary[name]:,} {name}' for name in ('frames', 'received', 'accepted', 'dropped')
+    )
+    exit_share = ', '.join(f'{k}: {_percent(v)}' for k, v in summary['exit_share'].items())
+    rows = {
+        'bundle': f'{bundle["name"]}, fingerprint {bundle["fingerprint"]}',
+        'policy': f'{summary["policy"]}: split after stage {summary["split"]}, threshold '
+        f'{summary["threshold"]:g}, codec {summary["codec"]}',
+        'source': f'{summary["source"]}, played at {summary["rate"]:.3g} times real time, seed '
+        f'{summary["seed"]}',
+        'frames': f'{counts}, {summary["answered"]:,} answered',
+        'exits': exit_share,
+        'end to end': f'p50 {_ms(summary["end_to_end_ms"]["p50"])}, p95 '
+        f'{_ms(summary["end_to_end_ms"]["p95"])} from publishing an image to holding its answer',
+        'runtime': summary['runtime'],
+        'machine': f'{computer["processor"]}, {computer["cores"]} cores, {computer["system"]}',
+        'versions': ', '.join(f'{name} {value}' for name, value in summary['versions'].items()),
+        'made': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'),
+    }
+    return list(rows.items())
+
+
+def _percent(share: float | None) -> str:
+    return '–' if share is None else f'{share:.1%}'.replace('%', ' %')
+
+
+def _ms(value: float | None) -> str:
+    if value is None:
+        return '–'
+    return f'{value:.2g} ms' if value < 10 else f'{value:,.0f} ms'
+
+
+def _frames(count: int) -> str:
+    return '1 frame' if count == 1 else f'{count} frames'
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f'{", ".join(names[:-1])} and {names[-1]}'

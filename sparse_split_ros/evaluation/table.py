@@ -1,0 +1,183 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Confidence tables: what every exit says of every image, so that policies can be replayed fast."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT = 'sparse_split_table/1'
+
+
+class TableError(ValueError):
+    """A confidence table is unreadable, or its columns do not fit together."""
+
+
+@dataclass(frozen=True)
+class ConfidenceTable:
+    """One row per image and condition, N rows; E exits, the last being the network's own.
+
+    ``label`` (N,) the truth; ``track`` (N,) what must not be torn apart when rows are shuffled;
+    ``condition`` (N,) index into ``conditions``; ``scene`` (N,) index into ``scenes``, the scene as
+    measured on the image. ``stages`` are the E stages with an exit, ``prediction`` (N, E) and
+    ``confidence`` (N, E) in [0, 1] what they say. The full network's prediction is the last column.
+    """
+
+    label: NDArray[np.int64]
+    track: NDArray[np.int64]
+    condition: NDArray[np.int64]
+    scene: NDArray[np.int64]
+    prediction: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    stages: tuple[int, ...]
+    conditions: tuple[str, ...]
+    scenes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        rows = len(self.label)
+        for name in ('track', 'condition', 'scene', 'prediction', 'confidence'):
+            if len(getattr(self, name)) != rows:
+                raise TableError(f'{name} has {len(getattr(self, name))} rows, label {rows}')
+        shape = (rows, len(self.stages))
+        if not rows or self.prediction.shape != shape or self.confidence.shape != shape:
+            raise TableError(
+                f'prediction {self.prediction.shape} and confidence {self.confidence.shape}, '
+                f'expected {shape} with at least one row'
+            )
+        # NaN fails both comparisons.
+        if not (self.confidence.min() >= 0 and self.confidence.max() <= 1):
+            raise TableError('confidences outside [0, 1]')
+        for name, names in (('condition', self.conditions), ('scene', self.scenes)):
+            column = getattr(self, name)
+            if column.min() < 0 or column.max() >= len(names):
+                raise TableError(f'{name} from {column.min()} to {column.max()}, names: {names}')
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def full(self) -> NDArray[np.int64]:
+        """(N,) the full, uncompressed network's prediction."""
+        return self.prediction[:, -1]
+
+    def take(self, rows: NDArray[Any]) -> ConfidenceTable:
+        """These rows, by index or mask."""
+        names = ('label', 'track', 'condition', 'scene', 'prediction', 'confidence')
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+
+    def only(self, condition: str) -> ConfidenceTable:
+        """The rows of one condition."""
+        if condition not in self.conditions:
+            raise TableError(f'no condition {condition!r}, the table has {self.conditions}')
+        return self.take(self.condition == self.conditions.index(condition))
+
+    def shuffled(self, seed: int, frames: int | None = None) -> ConfidenceTable:
+        """Tracks in random order, each track's rows in their own; repeated to ``frames`` rows."""
+        rng = np.random.default_rng(seed)
+        order = np.lexsort((np.arange(len(self)), self.track))
+        groups = np.split(order, np.flatnonzero(np.diff(self.track[order])) + 1)
+        wanted = len(self) if frames is None else frames
+        rows: list[NDArray[np.int64]] = []
+        count = 0
+        while count < wanted:
+            for index in rng.permutation(len(groups)):
+                rows.append(groups[index])
+                count += len(groups[index])
+                if count >= wanted:
+                    break
+        return self.take(np.concatenate(rows)[:wanted])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write as .npz."""
+        np.savez_compressed(
+            path,
+            format=np.array(FORMAT),
+            label=self.label.astype(np.int16),
+            track=self.track.astype(np.int32),
+            condition=self.condition.astype(np.int16),
+            scene=self.scene.astype(np.int16),
+            prediction=self.prediction.astype(np.int16),
+            confidence=self.confidence.astype(np.float32),
+            stages=np.array(self.stages, np.int16),
+            conditions=np.array(self.conditions),
+            scenes=np.array(self.scenes),
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ConfidenceTable:
+        """Read :meth:`save`'s file. Raises TableError."""
+        try:
+            with np.load(Path(path), allow_pickle=False) as data:
+                if str(data['format']) != FORMAT:
+                    raise TableError(f'{path}: format {data["format"]}, expected {FORMAT}')
+                columns: dict[str, Any] = {
+                    name: data[name].astype(np.int64)
+                    for name in ('label', 'track', 'condition', 'scene', 'prediction')
+                }
+                columns['confidence'] = data['confidence'].astype(np.float32)
+                columns['stages'] = tuple(int(stage) for stage in data['stages'])
+                for name in ('conditions', 'scenes'):
+                    columns[name] = tuple(str(item) for item in data[name])
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise TableError(f'{path}: not a confidence table: {error}') from error
+        return cls(**columns)
+
+
+def synthetic(
+    seed: int = 0,
+    tracks: int = 200,
+    frames: int = 30,
+    conditions: tuple[str, ...] = ('day', 'night', 'fog'),
+    stages: tuple[int, ...] = (0, 1, 2, 3),
+    classes: int = 43,
+    overconfidence: float = 0.3,
+    skill: tuple[float, ...] = (2.6, 3.8, 4.6, 5.2),
+) -> ConfidenceTable:
+    """A made-up table that behaves like a real one: for tests and for studies of policies.
+
+    Each exit has a margin (log odds of being right) = its ``skill`` + how easy the track and the
+    frame are - how hard the condition is; errors of one track and one frame hang together through a
+    Gaussian copula. Conditions after the first cost margin, deeper exits less, and leave
+    ``overconfidence`` of what they cost in the reported confidence. Scenes are the conditions.
+    """
+    rng = np.random.default_rng(seed)
+    exits = len(stages)
+    strength = np.interp(np.linspace(0, 1, exits), np.linspace(0, 1, len(skill)), skill)
+    parts = []
+    for index in range(len(conditions)):
+        hard = 0.0 if index == 0 else 1.0 + 0.5 * (index % 3)
+        label = rng.integers(classes, size=tracks)
+        other = (label + rng.integers(1, classes, size=tracks)) % classes
+        easy = rng.normal(0, 1.3, (tracks, 1, 1))
+        approach = np.linspace(-0.7, 0.7, frames)[None, :, None]
+        margin = easy + approach + rng.normal(0, 0.5, (tracks, frames, exits)) + strength
+        cost = hard * np.linspace(1.0, 0.7, exits)
+        z = (
+            0.75 * rng.normal(size=(tracks, 1, 1))
+            + 0.45 * rng.normal(size=(tracks, frames, 1))
+            + 0.48 * rng.normal(size=(tracks, frames, exits))
+        )
+        # Φ(z) is uniform, by the logistic approximation of the normal distribution.
+        uniform = 1 / (1 + np.exp(-1.702 * z))
+        right = uniform < 1 / (1 + np.exp(-(margin - cost)))
+        prediction = np.where(right, label[:, None, None], other[:, None, None])
+        reported = margin - (1 - overconfidence) * cost
+        confidence = 1 / classes + (1 - 1 / classes) / (1 + np.exp(-reported))
+        count = tracks * frames
+        column = np.full(count, index)
+        parts.append((
+            np.repeat(label, frames),
+            np.repeat(np.arange(tracks) + index * tracks, frames),
+            column, column,
+            prediction.reshape(count, exits),
+            confidence.reshape(count, exits).astype(np.float32),
+        ))  # fmt: skip
+    columns = [np.concatenate(column) for column in zip(*parts)]
+    return ConfidenceTable(*columns, stages, conditions, conditions)

@@ -1,0 +1,416 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which connections of a layer exist, drawn from a seed before training and never changed.
+
+A pattern is regular: every output reads the same number of inputs (fan-in) and every input is read
+by the same number of outputs (fan-out), so outputs * fan-in = inputs * fan-out and the feasible
+densities of a shape are k / gcd(inputs, outputs), k = 1, 2, ... (Dey et al., arXiv 1812.01164).
+It is held as a list, not as a mask: what each group of outputs reads. An input or an output is a
+neuron of a linear layer or a channel of a convolution, whose kernels exist or not as a whole.
+
+A hundred bytes (`PatternSpec`) stand for a pattern of any size. The same ones give the same pattern
+on every machine, so head and tail need not exchange it.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK_ROWS = 16
+"""Outputs per block of a block-regular pattern: one AVX-512 register of float32."""
+BLOCK_WIDTHS = (4, 8, 16)
+
+
+class SparsityError(ValueError):
+    """A pattern that cannot exist, or that belongs to another network."""
+
+
+class Kind(enum.Enum):
+    """Families of patterns."""
+
+    RANDOM_REGULAR = 'random-regular'
+    """Nothing but exact fan-in and fan-out."""
+    CLASH_FREE_1 = 'clash-free-1'
+    """Clash-free (see `_clash_free`); a fresh order of addresses per memory and sweep."""
+    CLASH_FREE_2 = 'clash-free-2'
+    """Clash-free; a fresh start address per memory and sweep, then counting up."""
+    CLASH_FREE_3 = 'clash-free-3'
+    """Clash-free; one start address per memory for all sweeps."""
+    BLOCK_REGULAR = 'block-regular'
+    """Random-regular between blocks of 16 outputs and blocks of `width` inputs."""
+    N_OF_M = 'n:m'
+    """Each output reads N of every `width` = M neighbouring inputs: 2:4 is width 4, density 1/2."""
+
+
+CLASH_FREE = (Kind.CLASH_FREE_1, Kind.CLASH_FREE_2, Kind.CLASH_FREE_3)
+
+
+@dataclass(frozen=True)
+class PatternSpec:
+    """All that decides a pattern. Construction refuses what cannot exist.
+
+    Raises SparsityError, which names the nearest densities that can.
+    """
+
+    kind: Kind
+    inputs: int
+    outputs: int
+    fan_in: int
+    """Inputs each output reads."""
+    seed: int = 0
+    width: int = 1
+    """Inputs per block: 4, 8 or 16 for block-regular, M for n:m, 1 for the others."""
+    parallelism: int = 1
+    """Clash-free only: z, the neurons read at once, each from a memory of its own."""
+    dither: bool = False
+    """Clash-free only: the order of the memories is permuted per sweep (type 3: for all)."""
+
+    def __post_init__(self) -> None:
+        for name in ('inputs', 'outputs', 'width', 'parallelism'):
+            if getattr(self, name) < 1:
+                raise SparsityError(f'{name} is {getattr(self, name)}, expected at least 1')
+        if not 0 <= self.seed < 1 << 64:
+            raise SparsityError(f'seed is {self.seed}, expected 0 to 2^64 - 1')
+        if self.kind not in CLASH_FREE and (self.parallelism > 1 or self.dither):
+            raise SparsityError(f'{self.kind.value} has no parallelism and no dither')
+        step = fan_in_step(self.kind, self.inputs, self.outputs, self.width, self.parallelism)
+        if self.fan_in < 1 or self.fan_in > self.inputs or self.fan_in % step:
+            raise SparsityError(
+                f'fan-in {self.fan_in} ({self.fan_in / self.inputs:.4g} of {self.inputs} inputs) '
+                f'cannot be: {_offer(self.kind, self.inputs, self.outputs, step, self.fan_in)}'
+            )
+
+    @classmethod
+    def of_density(
+        cls,
+        kind: Kind,
+        inputs: int,
+        outputs: int,
+        density: float,
+        seed: int = 0,
+        width: int | None = None,
+        parallelism: int = 1,
+        dither: bool = False,
+        nearest: bool = False,
+    ) -> PatternSpec:
+        """The spec with `density` (0 to 1] of all connections, or with the `nearest` feasible.
+
+        `width` is 4 without one where blocks have a width. Raises SparsityError for a density the
+        shape does not allow, naming those on either side.
+        """
+        if not 0 < density <= 1:
+            raise SparsityError(f'density is {density}, expected more than 0 and at most 1')
+        if width is None:
+            width = 4 if kind in (Kind.BLOCK_REGULAR, Kind.N_OF_M) else 1
+        step = fan_in_step(kind, inputs, outputs, width, parallelism)
+        fan_in = max(1, round(density * inputs / step)) * step
+        if not nearest and abs(fan_in - density * inputs) > 1e-6 * inputs:
+            offer = _offer(kind, inputs, outputs, step, density * inputs)
+            raise SparsityError(f'density {density:.4g} cannot be: {offer}')
+        return cls(kind, inputs, outputs, fan_in, seed, width, parallelism, dither)
+
+    @classmethod
+    def from_json(cls, text: str) -> PatternSpec:
+        """Read what `to_json` wrote. Raises SparsityError."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise SparsityError(f'{text[:80]!r} is not a pattern: {error}') from error
+        known = {item.name: item for item in fields(cls)}
+        if not isinstance(values, dict) or set(values) != set(known):
+            raise SparsityError(f'{text[:80]!r} is not a pattern: expected {", ".join(known)}')
+        if values['kind'] not in {kind.value for kind in Kind}:
+            raise SparsityError(f'unknown pattern kind {values["kind"]!r}')
+        for name, value in values.items():
+            if name != 'kind' and type(value) is not (bool if name == 'dither' else int):
+                raise SparsityError(f'pattern: {name} is {value!r}, expected an integer or boolean')
+        return cls(**values | {'kind': Kind(values['kind'])})
+
+    def to_json(self) -> str:
+        """One line of JSON that stands for the pattern in a file."""
+        return json.dumps(asdict(self) | {'kind': self.kind.value}, separators=(',', ':'))
+
+    @property
+    def fan_out(self) -> int:
+        """Outputs that read each input."""
+        return self.outputs * self.fan_in // self.inputs
+
+    @property
+    def density(self) -> float:
+        """Existing connections over possible ones."""
+        return self.fan_in / self.inputs
+
+    @property
+    def rows(self) -> int:
+        """Outputs that share one list of inputs."""
+        return BLOCK_ROWS if self.kind is Kind.BLOCK_REGULAR else 1
+
+    def draw(self) -> Pattern:
+        """The pattern itself."""
+        random = _Random(self.seed)
+        if self.kind is Kind.BLOCK_REGULAR:
+            blocks = self.inputs // self.width
+            fan_in = self.fan_in // self.width
+            return Pattern(self, _regular(blocks, self.outputs // BLOCK_ROWS, fan_in, random))
+        if self.kind is Kind.N_OF_M:
+            chosen = self.fan_in * self.width // self.inputs
+            starts = range(0, self.inputs, self.width)
+            parts = [_regular(self.width, self.outputs, chosen, random) + s for s in starts]
+            return Pattern(self, np.concatenate(parts, axis=1))
+        if self.kind is Kind.RANDOM_REGULAR:
+            return Pattern(self, _regular(self.inputs, self.outputs, self.fan_in, random))
+        return Pattern(self, _clash_free(self, random).reshape(self.outputs, self.fan_in))
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """A drawn pattern: what each group of `spec.rows` outputs reads."""
+
+    spec: PatternSpec
+    sources: NDArray[np.int32]
+    """(outputs / rows, fan-in) numbers of inputs, or of blocks of inputs for block-regular.
+
+    A clash-free list is in the order in which its edges are read; the others ascend.
+    """
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'sources', self.sources.astype(np.int32))
+        self.sources.flags.writeable = False
+
+    @cached_property
+    def columns(self) -> NDArray[np.int64]:
+        """(outputs / rows, fan-in) int64: the inputs that each group of outputs reads."""
+        sources = self.sources.astype(np.int64)
+        if self.spec.kind is not Kind.BLOCK_REGULAR:
+            return sources
+        width = self.spec.width
+        return (sources[:, :, None] * width + np.arange(width)).reshape(len(sources), -1)
+
+    @property
+    def edges(self) -> int:
+        """Existing connections."""
+        return self.spec.outputs * self.spec.fan_in
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that tell this pattern from another: SHA-256 of its list."""
+        return hashlib.sha256(self.sources.astype('<i4').tobytes()).hexdigest()[:16]
+
+    def mask(self) -> NDArray[np.bool_]:
+        """(outputs, inputs) bool: the connections that exist."""
+        mask = np.zeros((len(self.columns), self.spec.inputs), dtype=np.bool_)
+        np.put_along_axis(mask, self.columns, True, axis=1)
+        return mask.repeat(self.spec.rows, axis=0)
+
+    def cycles(self) -> NDArray[np.int32]:
+        """(edges / z, z) of a clash-free pattern: the inputs read at once, cycle by cycle."""
+        if self.spec.kind not in CLASH_FREE:
+            raise SparsityError(f'{self.spec.kind.value} is not read in cycles')
+        return self.sources.reshape(-1, self.spec.parallelism)
+
+
+def fan_in_step(
+    kind: Kind, inputs: int, outputs: int, width: int = 1, parallelism: int = 1
+) -> int:
+    """The smallest feasible fan-in of a shape; the feasible ones are its multiples up to `inputs`.
+
+    Raises SparsityError where the shape has none.
+    """
+    if kind in CLASH_FREE and inputs % parallelism:
+        below = max(z for z in range(1, parallelism) if inputs % z == 0)
+        above = min((z for z in range(parallelism, inputs + 1) if inputs % z == 0), default=below)
+        raise SparsityError(
+            f'parallelism {parallelism} does not divide {inputs} inputs into memories of equal '
+            f'size; the nearest that do are {below} and {above}'
+        )
+    if kind is Kind.BLOCK_REGULAR:
+        if width not in BLOCK_WIDTHS:
+            raise SparsityError(f'block width {width}, expected 4, 8 or 16')
+        if inputs % width or outputs % BLOCK_ROWS:
+            wide, high = _multiples(inputs, width), _multiples(outputs, BLOCK_ROWS)
+            raise SparsityError(
+                f'{inputs} inputs and {outputs} outputs do not divide into blocks of {width} '
+                f'inputs x {BLOCK_ROWS} outputs; the nearest that do are {wide} and {high}'
+            )
+        blocks = inputs // width
+        return width * (blocks // math.gcd(blocks, outputs // BLOCK_ROWS))
+    if kind is Kind.N_OF_M:
+        if width < 2 or inputs % width:
+            near = _multiples(inputs, width)
+            raise SparsityError(
+                f'{inputs} inputs do not divide into groups of M = {width} >= 2 for {kind.value}; '
+                f'the nearest that do are {near}'
+            )
+        return inputs // math.gcd(width, outputs)
+    if width != 1:
+        raise SparsityError(f'width {width}: {kind.value} has no blocks, expected 1')
+    return inputs // math.gcd(inputs, outputs)
+
+
+def count_clash_free(spec: PatternSpec) -> int:
+    """How many different patterns a clash-free spec can draw.
+
+    Counted where every sweep ends with a whole output (fan-in divides inputs) and cycles and
+    outputs nest (fan-in divides z, or z divides fan-in); raises SparsityError elsewhere. With
+    T = inputs / z cycles a sweep, a sweep has T!^z (type 1) or T^z (types 2 and 3) orders. Memory
+    dither tells patterns apart by which memories feed the same output: z! / fan_in!^(z / fan_in)
+    (arXiv 1812.01164, section on memory dither). An output that spans g whole cycles does not
+    tell their order, nor the order of the memories.
+    """
+    if spec.kind not in CLASH_FREE:
+        raise SparsityError(f'{spec.kind.value} is not clash-free')
+    z, fan_in, cycles = spec.parallelism, spec.fan_in, spec.inputs // spec.parallelism
+    if spec.inputs % fan_in or (z % fan_in and fan_in % z):
+        raise SparsityError(
+            f'no closed count for fan-in {fan_in} at z = {z} and {spec.inputs} inputs: fan-in must '
+            'divide the inputs, and z or the reverse'
+        )
+    spanned = max(1, fan_in // z)
+    if spec.kind is Kind.CLASH_FREE_1:
+        orders = (math.factorial(cycles) // math.factorial(spanned) ** (cycles // spanned)) ** z
+    else:
+        orders = cycles**z if spanned < cycles else 1
+    if spec.dither and fan_in < z:
+        orders *= math.factorial(z) // math.factorial(fan_in) ** (z // fan_in)
+    return orders if spec.kind is Kind.CLASH_FREE_3 else orders**spec.fan_out
+
+
+class _Random:
+    """Draws made of a bit generator's raw words.
+
+    Those numpy keeps from release to release; the methods of its Generator it may change (NEP 19).
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._bits = np.random.PCG64(seed)
+
+    def words(self, *shape: int) -> NDArray[np.uint64]:
+        """Uniform 64-bit words."""
+        return np.asarray(self._bits.random_raw(math.prod(shape)), np.uint64).reshape(shape)
+
+    def uniform(self, size: int) -> NDArray[np.float64]:
+        """Numbers between 0 and 1, neither of which appears."""
+        return ((self.words(size) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+
+    def permutation(self, size: int) -> NDArray[np.int64]:
+        """A random order of 0 to size - 1."""
+        return np.argsort(self.words(size), kind='stable')
+
+    def below(self, limits: NDArray[np.int64]) -> NDArray[np.int64]:
+        """One number from 0 to limit - 1 for each limit."""
+        return (self.words(len(limits)) % limits.astype(np.uint64)).astype(np.int64)
+
+
+def _regular(inputs: int, outputs: int, fan_in: int, random: _Random) -> NDArray[np.int64]:
+    """(outputs, fan_in): distinct inputs per output, each input read equally often.
+
+    Output by output, `fan_in` inputs are drawn in proportion to the readers each still lacks (by
+    exponential clocks), and an input that lacks as many readers as outputs remain is taken for
+    sure. So no input ever lacks more readers than outputs remain, and the draw cannot get stuck.
+    """
+    lacking = np.full(inputs, outputs * fan_in // inputs)
+    sources = np.empty((outputs, fan_in), np.int64)
+    for row, remaining in zip(random.permutation(outputs), range(outputs, 0, -1)):
+        with np.errstate(divide='ignore'):
+            clock = -np.log(random.uniform(inputs)) / lacking
+        clock[lacking == remaining] = 0.0
+        chosen = np.argpartition(clock, fan_in - 1)[:fan_in]
+        lacking[chosen] -= 1
+        sources[row] = np.sort(chosen)
+    return sources
+
+
+def _clash_free(spec: PatternSpec, random: _Random) -> NDArray[np.int64]:
+    """(edges,) inputs in reading order; edge e belongs to output e // fan_in.
+
+    Input k lives in memory k mod z at address k div z. A sweep reads every input once, in T =
+    inputs / z cycles of z inputs from z different memories; there are fan-out sweeps (arXiv
+    1812.01164). Where a sweep ends inside an output's edges, the next one is drawn so that this
+    output reads no input twice: the published code loses such edges.
+    """
+    z, cycles = spec.parallelism, spec.inputs // spec.parallelism
+    natural = np.arange(z)
+    starts = random.below(np.full(z, cycles))
+    sweeps: list[NDArray[np.int64]] = []
+    for sweep in range(spec.fan_out):
+        if sweep and spec.kind is Kind.CLASH_FREE_3:
+            sweeps.append(sweeps[0])  # A window of at most one whole sweep repeats nothing.
+            continue
+        # The output that spans the boundary has `before` edges behind it and `after` ahead.
+        before = sweep * spec.inputs % spec.fan_in
+        after = spec.fan_in - before if before else 0
+        taken = np.zeros((z, cycles), np.bool_)
+        if before:
+            tail = sweeps[-1][-before:]
+            taken[tail % z, tail // z] = True
+        free = cycles - taken.sum(1)
+        whole, part = divmod(after, z)
+        memories = natural
+        if spec.dither:
+            # Only a memory with an address to spare can be among the `part` read once more.
+            order = random.permutation(z)
+            first = order[free[order] > whole][:part]
+            memories = np.concatenate([first, order[~np.isin(order, first)]])
+        needed = np.empty(z, np.int64)
+        needed[memories] = whole + (natural < part)
+        if spec.kind is Kind.CLASH_FREE_1:
+            addresses = _orders(taken, needed, random)
+        else:
+            # Last sweep ended just before its starts, so counting on from there meets `taken` last.
+            bound = (taken.any(1)) & (needed > 0)
+            spread = np.where(bound, free - needed + 1, cycles)
+            starts = (starts + random.below(spread)) % cycles
+            addresses = (starts[:, None] + np.arange(cycles)) % cycles
+        sweeps.append(in_cycles(addresses, memories))
+    return np.concatenate(sweeps)
+
+
+def in_cycles(addresses: NDArray[np.int64], memories: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The inputs (T * z,) of one sweep in reading order.
+
+    `addresses` (z, T) is each memory's order of addresses, `memories` (z,) the order in which a
+    cycle visits the memories.
+    """
+    return (addresses[memories].T * len(memories) + memories).ravel()
+
+
+def _orders(
+    taken: NDArray[np.bool_], needed: NDArray[np.int64], random: _Random
+) -> NDArray[np.int64]:
+    """(z, T): a random order of addresses per memory, its first `needed` (z,) not `taken` (z, T)."""
+    rank = np.arange(taken.shape[1], dtype=np.uint64)
+    order = np.lexsort((random.words(*taken.shape), taken))
+    early = rank < needed[:, None].astype(np.uint64)
+    again = np.lexsort((np.where(early, rank, random.words(*taken.shape)), ~early))
+    return np.take_along_axis(order, again, axis=1)
+
+
+def _multiples(value: int, unit: int) -> str:
+    below = value // unit * unit
+    return ' or '.join(str(n) for n in sorted({below or unit, -(-value // unit) * unit}))
+
+
+def _offer(kind: Kind, inputs: int, outputs: int, step: int, wanted: float) -> str:
+    """Which densities near `wanted` inputs an output can read, in words."""
+    below = min(max(1, math.floor(wanted / step)), inputs // step)
+    above = min(below + 1, inputs // step)
+    near = ' and '.join(f'{k * step / inputs:.4g}' for k in sorted({below, above}))
+    return (
+        f'{kind.value} patterns of {inputs} inputs and {outputs} outputs have densities '
+        f'k/{inputs // step}; the nearest are {near}'
+    )
+
+
+def of_mapping(values: Mapping[str, Any]) -> PatternSpec:
+    """A spec from parsed JSON or YAML."""
+    return PatternSpec.from_json(json.dumps(dict(values)))

@@ -1,0 +1,74 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Confidence that means what it says: one temperature per exit, and how far off the rest is."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+Logits = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def log_softmax(logits: Logits) -> NDArray[np.float64]:
+    """Row-wise log softmax of logits (N, K), float64."""
+    z = logits.astype(np.float64)
+    z -= z.max(axis=1, keepdims=True)
+    return np.asarray(z - np.log(np.exp(z).sum(axis=1, keepdims=True)))
+
+
+def fit_temperature(logits: Logits, labels: Labels) -> float:
+    """The T in [0.05, 20] that minimises the negative log-likelihood of softmax(logits / T).
+
+    `logits` (N, K), `labels` (N,). Guo et al., "On calibration of modern neural networks", ICML
+    2017. The likelihood is unimodal in log T, so a golden-section search to one part in a thousand
+    will do.
+    """
+    rows = np.arange(len(labels))
+
+    def loss(log_t: float) -> float:
+        return -float(log_softmax(logits / np.float32(math.exp(log_t)))[rows, labels].mean())
+
+    low, high = math.log(0.05), math.log(20.0)
+    while high - low > 1e-3:
+        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+        if loss(left) < loss(right):
+            high = right
+        else:
+            low = left
+    return math.exp((low + high) / 2)
+
+
+def expected_calibration_error(
+    confidence: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = 15
+) -> float:
+    """Mean gap between confidence (N,) and accuracy over bins that hold equally many samples."""
+    order = np.argsort(confidence, kind='stable')
+    gaps = [
+        len(chunk) * abs(float(confidence[chunk].mean()) - float(correct[chunk].mean()))
+        for chunk in np.array_split(order, bins)
+        if len(chunk)
+    ]
+    return sum(gaps) / len(confidence)
+
+
+def interval(
+    correct: NDArray[np.bool_], groups: NDArray[np.int64], draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % bootstrap interval of the accuracy, resampling whole groups (tracks), not frames.
+
+    Frames of one sign are right or wrong together; resampling frames would claim too narrow an
+    interval.
+    """
+    _, member = np.unique(groups, return_inverse=True)
+    right = np.bincount(member, weights=correct)
+    size = np.bincount(member)
+    drawn = np.random.default_rng(seed).integers(len(size), size=(draws, len(size)))
+    accuracies = right[drawn].sum(axis=1) / size[drawn].sum(axis=1)
+    low, high = np.quantile(accuracies, [0.025, 0.975])
+    return float(low), float(high)

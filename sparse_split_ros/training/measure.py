@@ -1,0 +1,152 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What an exported bundle achieves, through the engine and the codecs that a robot runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_split_ros.data.datasets import LabelledImages
+from sparse_split_ros.data.drive import Drive, render_drive
+from sparse_split_ros.link.codec import Codec
+from sparse_split_ros.runtime.bundle import Bundle, InputSpec
+from sparse_split_ros.runtime.engine import Engine, load_engine, softmax
+from sparse_split_ros.runtime.preprocess import normalise, prepare
+from sparse_split_ros.training.calibrate import expected_calibration_error, interval
+
+_BATCH = 128
+REPORT_DRIVE = Drive(seed=90_001, tracks_per_scene=43)
+"""Every class once in every scene; its seed is used nowhere else."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Inputs (N, C, H, W) float32 as the network takes them, labels (N,), groups (N,)."""
+
+    x: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64]
+
+
+def prepare_set(data: LabelledImages, spec: InputSpec) -> Prepared:
+    """Images of the network's own size, normalised."""
+    return Prepared(normalise(data.images, spec), data.labels, data.groups)
+
+
+def prepare_drive(drive: Drive, classes: tuple[str, ...], spec: InputSpec) -> dict[str, Prepared]:
+    """The frames of a drive by scene, each cropped and resized as on the robot."""
+    rows: dict[str, list[tuple[NDArray[np.float32], int, int]]] = {}
+    for index, frame in enumerate(render_drive(drive)):
+        assert frame.label is not None and frame.scene is not None
+        track = index // drive.frames_per_track
+        row = (prepare(frame.image, spec), classes.index(frame.label), track)
+        rows.setdefault(frame.scene, []).append(row)
+    return {
+        scene: Prepared(
+            np.concatenate([x for x, _, _ in scene_rows]),
+            np.array([label for _, label, _ in scene_rows]),
+            np.array([track for _, _, track in scene_rows]),
+        )
+        for scene, scene_rows in rows.items()
+    }
+
+
+def measure(bundle: Bundle, data: Prepared, engine: Engine | None = None) -> dict[str, Any]:
+    """Accuracy, 95 % group bootstrap interval and calibration error of every exit, and of the
+    default cut.
+
+    'coded' is the final exit behind the default split and codec for every image. 'routed' answers
+    at the split's exit where its confidence reaches the default threshold and sends the rest.
+    """
+    engine = engine or load_engine(bundle, threads=0)
+    defaults = bundle.defaults
+    probabilities, coded, sizes = _run(engine, data.x)
+    report: dict[str, Any] = {
+        'frames': len(data.labels),
+        'tracks': len(np.unique(data.groups)),
+        'exits': {str(stage): _figures(p, data) for stage, p in probabilities.items()},
+        'coded': _figures(coded, data),
+        'payload_bytes': {'mean': float(np.mean(sizes)), 'max': max(sizes)},
+    }
+    local = probabilities.get(defaults.split)
+    if local is not None:
+        sure = local.max(axis=1) >= defaults.threshold
+        answers = np.where(sure, local.argmax(axis=1), coded.argmax(axis=1))
+        report['routed'] = {
+            'accuracy': _rounded((answers == data.labels).mean()),
+            'local_share': _rounded(sure.mean()),
+        }
+        if not sure.all():
+            sent = data.labels[~sure]
+            report['routed'] |= {
+                'sent_accuracy': _rounded((coded[~sure].argmax(axis=1) == sent).mean()),
+                'sent_accuracy_had_they_stayed': _rounded(
+                    (local[~sure].argmax(axis=1) == sent).mean()
+                ),
+            }
+    return report
+
+
+def mean_accuracy(reports: Iterable[dict[str, Any]], final: int) -> float:
+    """Mean of the final exit's accuracy over reports, each counting once."""
+    return _rounded(np.mean([report['exits'][str(final)]['accuracy'] for report in reports]))
+
+
+def _run(
+    engine: Engine, x: NDArray[np.float32]
+) -> tuple[dict[int, NDArray[np.float32]], NDArray[np.float32], list[int]]:
+    """Probabilities by exit, the final exit's behind the default cut, and the payload sizes."""
+    bundle = engine.bundle
+    split, final = bundle.defaults.split, bundle.final
+    spec = bundle.split_at(split)
+    codec = Codec.from_calibration(
+        bundle.defaults.codec, spec.shape, dict(spec.codecs[bundle.defaults.codec])
+    )
+    everything: list[float | None] = [0.0] * len(bundle.stages)
+    last: list[float | None] = [None] * final + [0.0]
+    rows: dict[int, list[NDArray[np.float32]]] = {exit_.stage: [] for exit_ in bundle.exits}
+    coded, sizes = [], []
+    for first in range(0, len(x), _BATCH):
+        batch = x[first : first + _BATCH]
+        head = engine.run(batch, 0, split, everything, stop=False)
+        assert head.features is not None
+        tail = engine.run(head.features, split + 1, final, everything, stop=False)
+        for stage, values in {**head.exits, **tail.exits}.items():
+            rows[stage].append(values)
+        payloads = [codec.encode(row) for row in engine.encode(head.features, split)]
+        sizes += [len(payload) for payload in payloads]
+        arrived = np.concatenate([codec.decode(payload) for payload in payloads])
+        restored = engine.decode(arrived, split)
+        coded.append(engine.run(restored, split + 1, final, last, stop=False).exits[final])
+    together = {stage: np.concatenate(parts) for stage, parts in rows.items()}
+    return together, np.concatenate(coded), sizes
+
+
+def _figures(probabilities: NDArray[np.float32], data: Prepared) -> dict[str, Any]:
+    correct = probabilities.argmax(axis=1) == data.labels
+    low, high = interval(correct, data.groups)
+    ece = expected_calibration_error(probabilities.max(axis=1), correct)
+    return {
+        'accuracy': _rounded(correct.mean()),
+        'interval': [_rounded(low), _rounded(high)],
+        'ece': _rounded(ece),
+    }
+
+
+def _rounded(value: Any) -> float:
+    return round(float(value), 5)
+
+
+def calibrated(
+    logits: NDArray[np.float32], temperature: float, labels: NDArray[np.int64]
+) -> dict[str, float]:
+    """Accuracy and calibration error of one exit's logits (N, K) at its temperature."""
+    probabilities = softmax(logits, temperature)
+    correct = probabilities.argmax(axis=1) == labels
+    ece = expected_calibration_error(probabilities.max(axis=1), correct)
+    return {'accuracy': _rounded(correct.mean()), 'ece': _rounded(ece)}

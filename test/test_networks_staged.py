@@ -1,0 +1,126 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Staged networks: what runs, what passes a bottleneck, and what it costs."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip('torch')
+
+from torch import nn  # noqa: E402
+
+from sparse_split_ros.networks.account import account  # noqa: E402
+from sparse_split_ros.networks.bottleneck import Bottleneck, quantise  # noqa: E402
+from sparse_split_ros.networks.exits import conv_exit  # noqa: E402
+from sparse_split_ros.networks.staged import StagedNetwork  # noqa: E402
+from sparse_split_ros.networks.zoo import build  # noqa: E402
+
+
+@pytest.fixture
+def network() -> StagedNetwork:
+    torch.manual_seed(0)
+    return build('compact', 7, widths=(8, 12, 16), blocks=1).eval()
+
+
+@pytest.mark.parametrize('size', [32, 64, 96])
+def test_every_exit_answers_for_every_input_size(size: int) -> None:
+    network = build('compact', 7, size=size, widths=(8, 12, 16), blocks=1).eval()
+    logits = network(torch.zeros(2, 3, size, size)).logits
+    assert {stage: tuple(v.shape) for stage, v in logits.items()} == dict.fromkeys(range(4), (2, 7))
+
+
+def test_stages_by_hand_equal_the_whole(network: StagedNetwork) -> None:
+    x = torch.randn(3, 3, 32, 32)
+    whole = network(x).logits
+    for stage, body in enumerate(network.stages):
+        x = body(x)
+        torch.testing.assert_close(network.exit_at(stage)(x), whole[stage], atol=1e-5, rtol=0)
+
+
+def test_only_rows_marked_coded_pass_the_bottleneck(network: StagedNetwork) -> None:
+    x = torch.randn(4, 3, 32, 32)
+    plain, coded = network(x).logits[3], network(x, 1).logits[3]
+    mixed = network(x, 1, torch.tensor([True, False, True, False])).logits[3]
+    torch.testing.assert_close(mixed[0::2], coded[0::2])
+    torch.testing.assert_close(mixed[1::2], plain[1::2])
+    assert (plain - coded).abs().max() > 1e-3
+
+
+def test_exits_up_to_the_split_do_not_see_the_bottleneck(network: StagedNetwork) -> None:
+    x = torch.randn(2, 3, 32, 32)
+    plain, coded = network(x).logits, network(x, 1).logits
+    torch.testing.assert_close(plain[0], coded[0])
+    torch.testing.assert_close(plain[1], coded[1])
+
+
+def test_distortion_is_zero_only_without_loss() -> None:
+    stages = [nn.Identity(), nn.Identity()]
+    exits = {1: nn.Sequential(nn.Flatten(), nn.Linear(48, 2))}
+    bottleneck = Bottleneck(3, 2, 4)
+    network = StagedNetwork(stages, exits, {0: bottleneck}, (3, 4, 4))
+    assert network(torch.randn(2, 3, 4, 4)).distortion is None
+    assert float(network(torch.randn(2, 3, 4, 4), 0).distortion.detach()) > 0
+    bottleneck.forward = lambda features: features  # type: ignore[method-assign]
+    assert float(network(torch.randn(2, 3, 4, 4), 0).distortion) == 0
+
+
+def test_codes_have_few_levels_in_the_unit_interval() -> None:
+    bottleneck = Bottleneck(6, 3, 5, stride=2, bits=2).eval()
+    codes = quantise(bottleneck.encoder(torch.randn(16, 6, 8, 8) * 3), 2)
+    assert codes.shape == (16, 3, 4, 4)
+    levels = torch.unique(torch.round(codes * 3 * 1e4) / 1e4)
+    assert set(levels.tolist()) <= {0.0, 1.0, 2.0, 3.0}
+    assert bottleneck(torch.randn(2, 6, 8, 8)).shape == (2, 6, 8, 8)
+
+
+def test_quantisation_lets_the_gradient_through() -> None:
+    x = torch.tensor([0.1, 0.4, 0.9], requires_grad=True)
+    quantise(x, 1).sum().backward()
+    torch.testing.assert_close(x.grad, torch.ones(3))
+
+
+def test_account_counts_a_convolution_by_hand() -> None:
+    cost = account(nn.Conv2d(3, 8, 3, 2, 1, bias=False), (3, 10, 10))
+    assert cost.parameters == 8 * 27 + 8
+    assert cost.macs == 8 * 27 * 25
+    assert cost.output_shape == (8, 5, 5)
+
+
+def test_account_leaves_the_mode_as_it_was() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)).train()
+    account(module, (3, 4, 4))
+    assert module.training
+
+
+def test_shipped_network_keeps_its_budget() -> None:
+    network = build('compact', 43)
+    costs, shape = [], network.input_shape
+    for stage in network.stages:
+        costs.append(account(stage, shape))
+        shape = costs[-1].output_shape  # type: ignore[assignment]
+    total = sum(cost.macs for cost in costs)
+    first_exit = account(network.exit_at(0), costs[0].output_shape)
+    encoder = account(network.bottleneck_at(1).encoder, costs[1].output_shape)
+    assert costs[0].macs + first_exit.macs <= 0.25 * total
+    assert costs[0].macs + costs[1].macs + encoder.macs <= 0.30 * total
+    assert 4 * sum(p.numel() for p in network.parameters()) < 3_000_000
+
+
+@pytest.mark.parametrize(
+    ('make', 'message'),
+    [
+        (lambda: build('vgg99', 4), "unknown network 'vgg99'"),
+        (lambda: build('compact', 4, size=40), 'multiple of 32'),
+        (lambda: conv_exit(4, 10, 4, 3), 'cannot pool'),
+        (lambda: Bottleneck(4, 2, 4, stride=0), 'stride 0'),
+        (lambda: StagedNetwork([nn.Identity()], {}, {}, (3, 4, 4)), 'needs one'),
+        (
+            lambda: StagedNetwork([nn.Identity()], {0: nn.Identity()}, {0: Bottleneck(3, 1, 2)}, (3, 4, 4)),  # noqa: E501
+            'cuts are after',
+        ),
+    ],
+)  # fmt: skip
+def test_a_network_that_cannot_be_is_named(make, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,54 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The scene's measures follow light and weather, and hold for any image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparse_split_ros.policy.scene import measure
+
+TEXTURE = np.random.default_rng(0).integers(60, 200, (64, 64, 3)).astype(np.uint8)
+
+
+def blend(image: np.ndarray, grey: float, share: float) -> np.ndarray:
+    return np.clip(image * (1 - share) + grey * share, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ('image', 'name'),
+    [
+        (TEXTURE, 'day'),
+        (TEXTURE // 8, 'night'),
+        (TEXTURE // 3, 'dusk'),
+        (blend(TEXTURE, 180, 0.9), 'haze'),
+        (np.where(np.arange(64)[:, None, None] < 20, 255, TEXTURE).astype(np.uint8), 'glare'),
+    ],
+)
+def test_coarse_scenes_are_named(image: np.ndarray, name: str) -> None:
+    assert measure(image).name == name
+
+
+def test_fog_lowers_contrast_and_noise() -> None:
+    clear, fog = measure(TEXTURE), measure(blend(TEXTURE, 200, 0.6))
+    assert fog.contrast < clear.contrast and fog.noise < clear.noise
+
+
+def test_grey_has_no_saturation_and_a_pure_colour_has_all() -> None:
+    grey, red = np.full((8, 8, 3), 90, np.uint8), np.zeros((8, 8, 3), np.uint8)
+    red[..., 0] = 200
+    assert measure(grey).saturation == 0.0
+    assert measure(red).saturation == 1.0
+
+
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(0, 2**32 - 1))
+def test_any_image_has_every_measure_in_range(height: int, width: int, seed: int) -> None:
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    scene = measure(image)
+    values = (scene.luminance, scene.contrast, scene.saturation, scene.glare, scene.noise)
+    # The Laplacian of uint8 reaches 4 * 255; noise is its median over 255.
+    assert all(type(value) is float for value in values)
+    assert all(0 <= value <= 1 for value in values[:4]) and 0 <= scene.noise <= 4

@@ -1,0 +1,205 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is exported answers as the network does, is calibrated, and says what it costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch')
+onnx = pytest.importorskip('onnx')
+
+from test_training_joint import RECIPE, blobs  # noqa: E402
+from torch import nn  # noqa: E402
+
+from sparse_split_ros.link.codec import Codec  # noqa: E402
+from sparse_split_ros.networks.staged import StagedNetwork  # noqa: E402
+from sparse_split_ros.networks.zoo import build  # noqa: E402
+from sparse_split_ros.runtime.bundle import Bundle, default_bundle_path  # noqa: E402
+from sparse_split_ros.runtime.engine import load_engine, softmax  # noqa: E402
+from sparse_split_ros.runtime.inspect import stage_table  # noqa: E402
+from sparse_split_ros.runtime.profile import profile  # noqa: E402
+from sparse_split_ros.training.calibrate import (  # noqa: E402
+    expected_calibration_error,
+    fit_temperature,
+    interval,
+)
+from sparse_split_ros.training.export import build_bundle, export, verify  # noqa: E402
+from sparse_split_ros.training.joint import (  # noqa: E402
+    Recipe,
+    TrainingError,
+    accuracy,
+    normalise,
+    predict,
+)
+from sparse_split_ros.training.measure import measure, prepare_set  # noqa: E402
+from sparse_split_ros.training.onnx_graph import ExportError, to_onnx  # noqa: E402
+
+
+@pytest.fixture(scope='module')
+def network() -> StagedNetwork:
+    """A network whose BatchNorms hold statistics, as after training."""
+    torch.manual_seed(0)
+    network = build('compact', 3, widths=(8, 12, 16), blocks=1, code_channels=(2, 4, 4))
+    images = torch.from_numpy(blobs(64, 0).images)
+    spec = _spec(network)
+    with torch.no_grad():
+        for split in network.split_stages * 4:
+            network(normalise(images, spec), split)
+    return network.eval()
+
+
+@pytest.fixture(scope='module')
+def bundle(network: StagedNetwork, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    directory = tmp_path_factory.mktemp('exported')
+    recipe = dataclasses.replace(RECIPE, codec='int4')
+    build_bundle(network, recipe, ('r', 'g', 'b'), blobs(96, 1), blobs(48, 2), directory)
+    return Bundle.load(directory)
+
+
+def _spec(network: StagedNetwork):  # type: ignore[no-untyped-def]
+    from sparse_split_ros.training.joint import input_spec
+
+    return input_spec(RECIPE, network)
+
+
+def test_bundle_answers_as_the_network_does(network: StagedNetwork, bundle: Bundle) -> None:
+    assert verify(bundle, network, blobs(200, 5).images) <= 1e-4
+
+
+def test_coded_answers_agree_with_the_quantiser_in_training(
+    network: StagedNetwork, bundle: Bundle
+) -> None:
+    data = prepare_set(blobs(48, 6), bundle.input)
+    report = measure(bundle, data)
+    trained = predict(network, blobs(48, 6).images, bundle.input, bundle.defaults.split)
+    expected = accuracy(trained[bundle.final], data.labels)
+    # A code on the edge of two levels may fall to either side.
+    assert report['coded']['accuracy'] == pytest.approx(expected, abs=0.05)
+
+
+def test_a_network_that_moved_on_is_not_verified(network: StagedNetwork, bundle: Bundle) -> None:
+    import copy
+
+    other = copy.deepcopy(network)
+    linear = other.exit_at(0).linear
+    with torch.no_grad():
+        linear.bias += 0.01
+    with pytest.raises(ExportError, match='off the network'):
+        verify(bundle, other, blobs(8, 0).images)
+
+
+def test_batch_norm_is_folded_away(bundle: Bundle) -> None:
+    for name in bundle.files:
+        graph = onnx.load_model_from_string(bundle.read(name)).graph
+        assert 'BatchNormalization' not in {node.op_type for node in graph.node}
+
+
+def test_torch_engine_runs_what_is_exported(bundle: Bundle) -> None:
+    x = prepare_set(blobs(8, 7), bundle.input).x
+    ours, theirs = load_engine(bundle, 'torch'), load_engine(bundle)
+    thresholds = [0.0] * 4
+    one = ours.run(x, 0, 3, thresholds, stop=False)
+    two = theirs.run(x, 0, 3, thresholds, stop=False)
+    for stage in range(4):
+        np.testing.assert_allclose(one.logits[stage], two.logits[stage], atol=1e-4)
+    features = theirs.run(x, 0, 1, thresholds, stop=False).features
+    assert features is not None
+    coded = theirs.encode(features, 1)
+    np.testing.assert_allclose(ours.encode(features, 1), coded, atol=1e-4)
+    np.testing.assert_allclose(ours.decode(coded, 1), theirs.decode(coded, 1), atol=1e-4)
+
+
+def test_every_codec_of_the_manifest_can_be_built_and_keeps_its_size(bundle: Bundle) -> None:
+    for split in bundle.splits:
+        x = np.random.default_rng(0).random((1, *split.shape)).astype(np.float32)
+        for name, params in split.codecs.items():
+            codec = Codec.from_calibration(name, split.shape, dict(params))
+            assert codec.decode(codec.encode(x)).shape == x.shape
+            assert 0 <= params['disagreement'] <= params['disagreement_bound'] <= 1
+
+
+def test_stage_table_has_a_row_for_every_part(bundle: Bundle) -> None:
+    assert stage_table(bundle).row_count == 4 + 4 + 3
+
+
+def test_profile_is_kept_beside_the_bundle(bundle: Bundle) -> None:
+    before = bundle.fingerprint
+    times = profile(bundle.path, repeats=3)
+    assert set(times['stage_ms']) == {'0', '1', '2', '3'}
+    assert set(times['encoder_ms']) == {'0', '1', '2'}
+    kept = Bundle.load(bundle.path)
+    assert kept.fingerprint == before
+    assert kept.profile()['engines']['onnxruntime/cpu/1']['stage_ms'] == times['stage_ms']
+
+
+def test_temperature_undoes_overconfidence() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 1, (4000, 4)).astype(np.float32)
+    probabilities = softmax(logits)
+    labels = np.array([rng.choice(4, p=p / p.sum()) for p in probabilities.astype(np.float64)])
+    assert fit_temperature(logits * 3, labels) == pytest.approx(3.0, rel=0.1)
+
+
+def test_calibration_error_is_the_gap_by_hand() -> None:
+    confidence = np.array([0.6, 0.6, 0.9, 0.9])
+    correct = np.array([True, False, True, True])
+    error = expected_calibration_error(confidence, correct, bins=2)
+    assert error == pytest.approx((0.1 + 0.1) / 2)
+
+
+def test_interval_is_wider_when_whole_tracks_fail() -> None:
+    correct = np.repeat([True, False, True, True], 25)
+    by_track = interval(correct, np.repeat(np.arange(4), 25))
+    by_frame = interval(correct, np.arange(100))
+    assert by_track[1] - by_track[0] > 2 * (by_frame[1] - by_frame[0])
+    assert by_frame[0] < 0.75 < by_frame[1]
+
+
+def test_an_operation_without_counterpart_is_named() -> None:
+    with pytest.raises(ExportError, match='Softplus'):
+        to_onnx(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Softplus()), (3, 4, 4), 'x')
+
+
+def test_an_exported_bundle_replaces_the_old_one_only_when_all_is_well(tmp_path: Path) -> None:
+    target = tmp_path / 'bundle'
+    target.mkdir()
+    (target / 'old').write_text('kept')
+    with pytest.raises(TrainingError):
+        export(tmp_path / 'no_checkpoint', target, tmp_path)
+    assert (target / 'old').read_text() == 'kept'
+
+
+def test_shipped_bundle_keeps_its_promises() -> None:
+    bundle = Bundle.load(default_bundle_path())
+    assert sum(f.stat().st_size for f in bundle.path.iterdir() if f.name != 'profile.json') <= 3e6
+    report = bundle.training['report']
+    exits = report['gtsrb']['exits']
+    assert exits[str(bundle.final)]['accuracy'] >= 0.95
+    assert exits['0']['accuracy'] >= 0.90
+    assert report['drive']['scenes']['day']['exits'][str(bundle.final)]['accuracy'] >= 0.85
+    whole = sum(stage.macs for stage in bundle.stages)
+    split = bundle.split_at(bundle.defaults.split)
+    head = sum(stage.macs for stage in bundle.stages[: split.stage + 1]) + split.encoder_macs
+    assert head <= 0.30 * whole
+    assert split.codecs[bundle.defaults.codec]['mean_bytes'] <= 256
+
+
+def test_shipped_bundle_reads_real_signs() -> None:
+    from sparse_split_ros.training.joint import load_split
+
+    beside = Path(__file__).parents[2] / 'shared' / 'data'
+    data = os.environ.get('SPARSE_SPLIT_DATA') or (beside if beside.is_dir() else None)
+    if data is None:
+        pytest.skip('no GTSRB: set SPARSE_SPLIT_DATA')
+    bundle = Bundle.load(default_bundle_path())
+    recipe = Recipe(name='check', dataset='gtsrb')
+    held_out = load_split(recipe, data, 'report')
+    some = np.random.default_rng(0).permutation(len(held_out))[:1500]
+    report = measure(bundle, prepare_set(held_out.take(some), bundle.input))
+    assert report['exits'][str(bundle.final)]['accuracy'] >= 0.95

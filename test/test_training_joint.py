@@ -1,0 +1,243 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training learns, goes on after a kill as if nothing had been, and says what is wrong with a recipe."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch')
+
+from sparse_split_ros.data.datasets import (  # noqa: E402
+    Augmentation,
+    AugmentedBatches,
+    DatasetError,
+    LabelledImages,
+    augment,
+    find_data,
+    join,
+)
+from sparse_split_ros.training import joint  # noqa: E402
+from sparse_split_ros.training.joint import (  # noqa: E402
+    Recipe,
+    TrainingError,
+    accuracy,
+    fit,
+    joint_loss,
+    load_checkpoint,
+    predict,
+)
+
+TINY = {'widths': (8, 12, 16), 'blocks': 1, 'code_channels': (2, 4, 4)}
+RECIPE = Recipe(
+    name='tiny',
+    dataset='none',
+    network_arguments=TINY,
+    epochs=4,
+    batch_size=16,
+    workers=0,
+    threads=1,
+    average=0.9,
+    precision='float32',
+)
+
+
+def blobs(count: int, seed: int) -> LabelledImages:
+    """Three classes told apart by colour."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    images = rng.integers(0, 60, (count, 32, 32, 3))
+    images[np.arange(count), :, :, labels] += 120
+    return LabelledImages(images.astype(np.uint8), labels, np.arange(count), ('r', 'g', 'b'))
+
+
+def test_a_tiny_run_learns_at_every_exit_and_behind_the_bottleneck(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=5)
+    best = fit(recipe, blobs(192, 0), {'blobs': blobs(48, 1)}, tmp_path)
+    network, loaded, meta = load_checkpoint(best)
+    assert loaded == Recipe.from_mapping(meta['recipe'])
+    test = blobs(48, 2)
+    spec = joint.input_spec(loaded, network)
+    plain = predict(network, test.images, spec)
+    assert all(accuracy(logits, test.labels) > 0.9 for logits in plain.values())
+    assert accuracy(predict(network, test.images, spec, split=1)[3], test.labels) > 0.9
+
+
+def test_log_has_a_row_per_epoch(tmp_path: Path) -> None:
+    fit(dataclasses.replace(RECIPE, epochs=2), blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
+    with (tmp_path / 'log.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row['epoch'] for row in rows] == ['0', '1']
+    assert {'loss', 'blobs_exit_0', 'blobs_exit_3', 'blobs_coded', 'score'} <= set(rows[0])
+
+
+def test_a_killed_run_resumes_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selection = {'blobs': blobs(12, 1)}
+    fit(RECIPE, blobs(48, 0), selection, tmp_path / 'whole')
+
+    epoch = joint._epoch
+
+    def dying(state: joint._State, dataset: AugmentedBatches, index: int) -> float:
+        if index == 2:
+            raise KeyboardInterrupt
+        return epoch(state, dataset, index)
+
+    monkeypatch.setattr(joint, '_epoch', dying)
+    with pytest.raises(KeyboardInterrupt):
+        fit(RECIPE, blobs(48, 0), selection, tmp_path / 'killed')
+    monkeypatch.undo()
+    fit(RECIPE, blobs(48, 0), selection, tmp_path / 'killed', resume=True)
+    _, whole = joint._load(tmp_path / 'whole' / 'last')
+    _, killed = joint._load(tmp_path / 'killed' / 'last')
+    assert whole.keys() == killed.keys()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(killed[name], tensor, rtol=0, atol=0, msg=name)
+
+
+def test_resuming_with_another_recipe_is_refused(tmp_path: Path) -> None:
+    one = dataclasses.replace(RECIPE, epochs=1)
+    fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
+    other = dataclasses.replace(one, learning_rate=1e-4)
+    with pytest.raises(TrainingError, match='of another recipe'):
+        fit(other, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path, resume=True)
+
+
+def test_a_loss_that_is_not_a_number_keeps_the_last_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = dataclasses.replace(RECIPE, epochs=1)
+    fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
+    kept = (tmp_path / 'last.safetensors').read_bytes()
+    monkeypatch.setattr(joint, 'joint_loss', lambda *_: torch.tensor(float('nan')))
+    with pytest.raises(
+        TrainingError, match='loss became nan in epoch 0; the last whole epoch is kept'
+    ):
+        fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
+    assert (tmp_path / 'last.safetensors').read_bytes() == kept
+
+
+def test_early_exits_learn_from_the_final_answer() -> None:
+    labels = torch.tensor([0, 1])
+    sure = torch.tensor([[8.0, -8.0], [-8.0, 8.0]])
+    agree = joint_loss({0: sure, 1: sure}, labels, RECIPE)
+    differ = joint_loss({0: -sure, 1: sure}, labels, RECIPE)
+    assert float(agree) < 0.5 < float(differ)
+
+
+def test_the_teacher_gets_no_gradient_from_its_pupils() -> None:
+    recipe = dataclasses.replace(RECIPE, distillation=1.0)
+    final = torch.randn(4, 3, requires_grad=True)
+    early = torch.randn(4, 3, requires_grad=True)
+    labels = torch.tensor([0, 1, 2, 0])
+    joint_loss({0: early, 1: final}, labels, recipe).backward()
+    alone = final.detach().clone().requires_grad_()
+    joint_loss({1: alone}, labels, recipe).backward()
+    torch.testing.assert_close(final.grad, alone.grad)
+    assert early.grad is not None
+
+
+@pytest.mark.parametrize(
+    ('values', 'message'),
+    [
+        ({'epochs': 0}, 'epochs is 0, expected more than 0'),
+        ({'epochs': 'many'}, "epochs is 'many', expected a number"),
+        ({'weather': 1.5}, 'weather is 1.5, expected 0 to 1'),
+        ({'precision': 'int3'}, "precision 'int3'"),
+        ({'epochz': 3}, r"unknown \['epochz'\]"),
+    ],
+)
+def test_a_wrong_recipe_is_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        Recipe.from_mapping({'name': 'x', 'dataset': 'gtsrb', **values})
+
+
+def test_a_recipe_without_a_name_is_refused() -> None:
+    with pytest.raises(TrainingError, match='name'):
+        Recipe.from_mapping({'dataset': 'gtsrb'})
+
+
+@pytest.mark.parametrize('text', ['just words', '- a\n- b', '{', ''])
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / 'recipe.yaml'
+    path.write_text(text)
+    with pytest.raises(TrainingError, match=r'recipe\.yaml'):
+        Recipe.load(path)
+
+
+def test_the_committed_recipe_is_valid() -> None:
+    path = Path(__file__).parents[1] / 'config' / 'training' / 'gtsrb32.yaml'
+    assert Recipe.load(path).name == 'gtsrb32'
+
+
+def test_a_split_the_network_lacks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r'split 3, the network has \[0, 1, 2\]'):
+        fit(dataclasses.replace(RECIPE, split=3), blobs(32, 0), {'b': blobs(12, 1)}, tmp_path)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    one = dataclasses.replace(RECIPE, epochs=1)
+    best = fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
+    meta, tensors = joint._load(best)
+    meta['recipe']['network_arguments']['widths'] = [8, 12, 24]
+    joint._save(tmp_path / 'other', meta, tensors)
+    with pytest.raises(TrainingError, match="is not of network 'compact'"):
+        load_checkpoint(tmp_path / 'other.safetensors')
+
+
+@pytest.mark.parametrize('content', [b'', b'not safetensors', b'\xff' * 64])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / 'best.safetensors').write_bytes(content)
+    with pytest.raises(TrainingError, match='not a readable checkpoint'):
+        load_checkpoint(tmp_path)
+
+
+def test_batches_depend_on_seed_epoch_and_position_only() -> None:
+    how = Augmentation(0.5, ('fog', 'rain'))
+    first, second = (AugmentedBatches(blobs(40, 0), 8, 3, how) for _ in range(2))
+    first.set_epoch(1)
+    second.set_epoch(0)
+    _ = second[2]
+    second.set_epoch(1)
+    for one, other in zip(first[4], second[4], strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(first[4][0], first[3][0])
+
+
+def test_augmentation_changes_an_image_and_keeps_its_form() -> None:
+    image = blobs(1, 0).images[0]
+    changed = augment(np.random.default_rng(0), image, Augmentation(1.0, ('night',)))
+    assert changed.shape == image.shape
+    assert changed.dtype == np.uint8
+    assert np.abs(changed.astype(int) - image).mean() > 1
+
+
+def test_unknown_weather_is_named() -> None:
+    with pytest.raises(DatasetError, match='hail'):
+        Augmentation(0.5, ('hail',))
+
+
+def test_joined_sets_keep_their_groups_apart() -> None:
+    both = join(blobs(4, 0), blobs(6, 1))
+    assert len(both) == 10
+    assert len(set(both.groups.tolist())) == 10
+
+
+def test_labels_out_of_range_are_refused() -> None:
+    data = blobs(4, 0)
+    with pytest.raises(DatasetError, match='labels from 0 to 2 for 2 classes'):
+        LabelledImages(data.images, data.labels, data.groups, ('a', 'b'))
+
+
+def test_a_missing_data_directory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv('SPARSE_SPLIT_DATA', raising=False)
+    with pytest.raises(DatasetError, match='SPARSE_SPLIT_DATA'):
+        find_data(None)
+    with pytest.raises(DatasetError, match='no such data directory'):
+        find_data('/nowhere/at/all')
