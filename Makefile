@@ -16,7 +16,7 @@ help:
 	@echo 'make bench   the benchmarks behind benchmarks/RESULTS.md'
 
 demo: $(VENV)/.run
-	$(BIN)/python -m sparse_split_ros.cli demo $(ARGS)
+	$(BIN)/python -m sparse_split_ros.cli demo --drive build/drive $(ARGS)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
@@ -41,7 +41,7 @@ $(VENV)/.run: setup.py constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
-	$(PIP) -e '.[embedded,report,test]' dora-rs
+	$(PIP) -e '.[embedded,report,test]'
 	@if [ '$(TORCH)' = 1 ]; then echo 'Installing torch ...'; $(PIP) -e '.[train]'; fi
 	@touch $@
 

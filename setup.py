@@ -30,7 +30,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(exclude=['test', 'test.*']),
-    package_data={NAME: ['py.typed', '**/*.html', '**/*.css']},
+    package_data={NAME: ['py.typed', 'evaluation/*.html']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (SHARE, ['package.xml']),
@@ -53,11 +53,19 @@ setup(
         # Cyclone DDS has no wheel for Linux on Arm and for Python 3.14; Zenoh has.
         'embedded': [
             "cyclonedds>=11.0.1,<12; platform_machine != 'aarch64' and python_version < '3.14'",
-            "eclipse-zenoh>=1.5,<2; platform_machine == 'aarch64' or python_version >= '3.14'",
+            "eclipse-zenoh>=1.10,<2; platform_machine == 'aarch64' or python_version >= '3.14'",
         ],
         'report': ['matplotlib>=3.5', 'Jinja2>=3.0'],
         'train': ['torch>=2.1', 'onnx>=1.14', 'safetensors>=0.4', 'tqdm>=4.60'],
-        'test': ['pytest>=7', 'pytest-timeout>=2', 'hypothesis>=6', 'onnx>=1.14', 'psutil>=5'],
+        'test': [
+            'pytest>=7',
+            'pytest-timeout>=2',
+            'hypothesis>=6',
+            'onnx>=1.14',
+            'psutil>=5',
+            "dora-rs>=1; python_version >= '3.11'",
+            'eclipse-zenoh>=1.10,<2',
+        ],
     },
     entry_points={
         'console_scripts': [

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sparse_split_ros import __version__
+from sparse_split_ros.nodes.entry import listen
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,18 +90,21 @@ def _guarded(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read our output has seen enough.
-        sys.stderr.close()
-        return 0
+        # Whoever read our output has seen enough; let no flush at exit complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except ModuleNotFoundError as error:
         if (error.name or '').startswith('sparse_split_ros'):
             raise
         print(f'error: {_missing(error)}', file=sys.stderr)
         return 2
+    except OSError as error:
+        about = f'{error.filename}: {error.strerror}' if error.filename else str(error)
+        print(f'error: {about}', file=sys.stderr)
+        return 2
     except Exception as error:
         # Every layer of ours has its own class of errors, whose message is meant to be read.
-        ours = type(error).__module__.startswith('sparse_split_ros.')
-        if not ours and not isinstance(error, OSError):
+        if not type(error).__module__.startswith('sparse_split_ros.'):
             raise
         print(f'error: {error}', file=sys.stderr)
         return 2
@@ -421,6 +426,8 @@ def _node(name: str, arguments: list[str]) -> int:
             f'{arguments[0]!r} is unknown, expected ROS arguments such as --ros-args -p '
             f"NAME:=VALUE; see 'sparse-split {name} --help'"
         )
+    # Signals are heard before the long imports, as in the executables of the nodes.
+    listen()
     status: int = import_module(f'sparse_split_ros.nodes.{name}').main(arguments)
     return status
 

@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from sparse_split_ros import __version__, ros
 from sparse_split_ros.data.bags import Frame, write_bag
 from sparse_split_ros.data.drive import Drive, render_drive
 from sparse_split_ros.data.sources import open_source
+from sparse_split_ros.evaluation.ledger import Key, Ledger
 from sparse_split_ros.evaluation.live import Board, summary_table
 from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
 from sparse_split_ros.evaluation.report import Report, machine, versions, write_report
@@ -55,8 +56,6 @@ _RECOVERY_S = 1.0
 _KILL_FROM, _KILL_UNTIL = 0.40, 0.55
 _KILL_WINDOW = 60
 _DOMAINS = range(40, 102)
-
-Stamp = tuple[int, int, str]
 
 
 class DemoError(Exception):
@@ -96,7 +95,7 @@ class Role:
         self.log = folder / f'{name}.log'
         arguments = [f'{key}:={value}' for key, value in parameters.items()]
         self._command = [
-            sys.executable, '-m', f'sparse_split_ros.nodes.{name}', '--ros-args',
+            sys.executable, '-m', 'sparse_split_ros.cli', name, '--ros-args',
             *itertools.chain.from_iterable(('-p', argument) for argument in arguments),
         ]  # fmt: skip
         self.log.unlink(missing_ok=True)
@@ -140,13 +139,6 @@ class Role:
 
 
 @dataclass(frozen=True)
-class _Sent:
-    index: int
-    wall: float
-    frame: Frame
-
-
-@dataclass(frozen=True)
 class _HeadReport:
     """The head's latest word about itself, and when it was heard."""
 
@@ -164,16 +156,12 @@ class Witness(ros.Node):
     def __init__(self, board: Board) -> None:
         super().__init__('demo')
         self.runtime = ', '.join(ros.runtime_notes(self)).removeprefix('runtime: ')
-        # What is complete, in the order of the answers.
-        self.answered: list[Outcome] = []
+        self.ledger = Ledger()
         # When each start of the tail was first heard of, by session.
         self.tails: dict[int, float] = {}
         self.head: _HeadReport | None = None
         self._board = board
-        self._sent: dict[Stamp, _Sent] = {}
-        self._answers: dict[Stamp, tuple[float, str]] = {}
-        self._decisions: dict[Stamp, dict[str, str]] = {}
-        self._doubled = self._foreign = self._contradicted = 0
+        self._first_ns: int | None = None
         self._start = time.monotonic()
         self._image = self.create_publisher(ros.Image, 'image', qos.RESULT)
         self._truth = self.create_publisher(ros.Classification, 'ground_truth', qos.RESULT)
@@ -204,6 +192,8 @@ class Witness(ros.Node):
         shift = self.now()
         self._start += shift
         self.tails = {session: heard - shift for session, heard in self.tails.items()}
+        if self.head is not None:
+            self.head = replace(self.head, heard=self.head.heard - shift)
 
     def send(self, index: int, frame: Frame) -> None:
         """Publish a frame as a camera would, its truth first."""
@@ -214,62 +204,22 @@ class Witness(ros.Node):
         if frame.scene is not None:
             self._scene.publish(named(header, frame.scene, frame.severity))
         message = image_message(frame.image, header)
-        self._sent[_stamp(header)] = _Sent(index, self.now(), frame)
+        self._first_ns = frame.stamp_ns if self._first_ns is None else self._first_ns
+        since = (frame.stamp_ns - self._first_ns) * 1e-9
+        self.ledger.send(_key(header), Outcome(index, since, self.now(), frame.label, frame.scene))
         self._image.publish(message)
 
     def _on_answer(self, message: ros.Classification) -> None:
-        now, stamp = self.now(), _stamp(message.header)
-        if stamp not in self._sent or not message.results:
-            self._foreign += 1
-        elif stamp in self._answers:
-            self._doubled += 1
-        else:
-            self._answers[stamp] = now, message.results[0].class_id
-            self._join(stamp)
+        name = message.results[0].class_id if message.results else ''
+        self._show(self.ledger.answer(_key(message.header), name, self.now()))
 
     def _on_decision(self, message: ros.DiagnosticArray) -> None:
-        stamp = _stamp(message.header)
-        if stamp in self._sent and stamp not in self._decisions:
-            values = {value.key: value.value for value in message.status[0].values}
-            self._decisions[stamp] = values
-            self._join(stamp)
+        values = {value.key: value.value for value in message.status[0].values}
+        self._show(self.ledger.decide(_key(message.header), values))
 
-    def _join(self, stamp: Stamp) -> None:
-        """A frame is complete when its answer and the record of its decision are both here."""
-        if stamp not in self._answers or stamp not in self._decisions:
-            return
-        sent, values = self._sent[stamp], self._decisions[stamp]
-        received, answer = self._answers[stamp]
-        self._contradicted += answer != values['class']
-        outcome = Outcome(
-            **self._given(sent),
-            answer=answer,
-            route=Route(values['route']),
-            reason=Reason(values['reason']),
-            exit=int(values['exit']),
-            split=int(values['split']),
-            confidence=float(values['confidence']),
-            measured_scene=values['scene'],
-            payload_bytes=int(values['payload_bytes']),
-            latency=float(values['total_ms']),
-            end_to_end=(received - sent.wall) * 1e3,
-            compute=float(values['compute_ms']),
-            offboard=float(values['offboard_ms']),
-            tail=float(values['tail_ms']),
-        )
-        self.answered.append(outcome)
-        self._board.add(outcome)
-
-    def _given(self, sent: _Sent) -> dict[str, Any]:
-        """What is known of a frame without its answer."""
-        first = next(iter(self._sent.values())).frame.stamp_ns
-        return {
-            'index': sent.index,
-            'time': (sent.frame.stamp_ns - first) * 1e-9,
-            'wall': sent.wall,
-            'label': sent.frame.label,
-            'scene': sent.frame.scene,
-        }
+    def _show(self, outcome: Outcome | None) -> None:
+        if outcome is not None:
+            self._board.add(outcome)
 
     def _on_diagnostics(self, message: ros.DiagnosticArray) -> None:
         for status in message.status:
@@ -287,33 +237,8 @@ class Witness(ros.Node):
             return
         self.tails.setdefault(session, self.now())
 
-    def outcomes(self) -> list[Outcome]:
-        """One outcome per frame sent, in order, those without an answer included."""
-        known = {outcome.index: outcome for outcome in self.answered}
-        return [
-            known.get(sent.index) or Outcome(**self._given(sent)) for sent in self._sent.values()
-        ]
 
-    def problems(self, counts: Counts) -> list[str]:
-        """What is wrong with the answers, held against the head's own counts."""
-        handled = counts.accepted + counts.dropped + counts.rejected
-        missing = counts.accepted - counts.failed - len(self._answers)
-        undecided = len(self._answers.keys() - self._decisions.keys())
-        found = {
-            f'{len(self._answers)} answers to {counts.accepted} accepted frames': missing,
-            f'{counts.failed} accepted frames failed in the head': counts.failed,
-            f'{self._doubled} frames were answered twice': self._doubled,
-            f'{self._foreign} answers carry the header of no image': self._foreign,
-            f'{self._contradicted} answers differ from their decision': self._contradicted,
-            f'{undecided} answers came without a decision': undecided,
-            f'the head received {counts.received} images and accounts for {handled}': (
-                counts.received - handled
-            ),
-        }
-        return [text for text, count in found.items() if count]
-
-
-def _stamp(header: ros.Header) -> Stamp:
+def _key(header: ros.Header) -> Key:
     return header.stamp.sec, header.stamp.nanosec, header.frame_id
 
 
@@ -400,7 +325,7 @@ class Outage:
 
     def _is_time(self) -> bool:
         """While some frames are sure and some are not, so that both kinds can be seen."""
-        outcomes = self._witness.answered
+        outcomes = self._witness.ledger.answered
         share = len(outcomes) / self._frames
         if share < _KILL_FROM:
             return False
@@ -408,15 +333,15 @@ class Outage:
         return share > _KILL_UNTIL or min(routes[Route.LOCAL], routes[Route.OFFBOARD]) >= 6
 
     def _kill(self) -> None:
-        self._seen = len(self._witness.answered)
+        self._seen = len(self._witness.ledger.answered)
         self._killed = self._witness.now()
         self._tail.kill()
         self._board.tail = 'killed'
-        self._board.say('the tail is killed (SIGKILL): doubtful frames will find nobody')
+        self._board.say('the tail is killed (SIGKILL), doubtful frames will find nobody')
 
     def _watch(self) -> None:
         """Read the answers since the last look for the loss and the recovery."""
-        outcomes = self._witness.answered
+        outcomes = self._witness.ledger.answered
         while self._seen < len(outcomes) and math.isnan(self._recovered):
             outcome = outcomes[self._seen]
             self._seen += 1
@@ -425,15 +350,15 @@ class Outage:
                 if len(self._fallbacks) == 1:
                     self._board.tail = 'lost'
                     self._board.say(
-                        f'the loss is noticed after {self._noticed_ms():.0f} ms: frame '
-                        f'{outcome.index} waited {outcome.latency:.0f} ms, then the robot answered'
+                        f'loss noticed after {self._noticed_ms():.0f} ms: frame {outcome.index} '
+                        f'waited {outcome.latency:.0f} ms'
                     )
             elif outcome.route is Route.OFFBOARD and outcome.wall > self._restarted:
                 self._recovered = outcome.received
                 self._board.tail = 'up'
                 self._board.say(
                     f'recovered {self._recovered_ms():.0f} ms after the new tail announced itself; '
-                    f'{len(self._fallbacks)} doubtful frames were answered on the robot'
+                    f'{len(self._fallbacks)} fallbacks'
                 )
 
     def _noticed_ms(self) -> float:
@@ -544,7 +469,7 @@ def run_demo(options: Options, console: Console) -> int:
 
 def _frames(options: Options, console: Console) -> tuple[str, list[Frame]]:
     """What will be played, with a word on what it is; a drive that is not there is rendered."""
-    path = options.drive or _cache() / f'drive_{__version__}_{options.seed}.mcap'
+    path = options.drive or _cache() / f'drive_{__version__}_{options.seed}'
     if not path.exists():
         drive = Drive(seed=options.seed)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -648,7 +573,7 @@ def _play(
             tail.start()
             _wait_until_ready(witness, (head, tail), console)
             outage = Outage(tail, witness, board, len(frames), _duration(frames) / rate)
-            board.title = f'sparse_split_ros {__version__} · {witness.runtime} · {bundle.name}'
+            board.title = f'bundle {bundle.name} · {witness.runtime}'
             witness.begin()
             board.tail = 'up'
             with board, Camera(witness, frames, rate) as camera:
@@ -659,7 +584,7 @@ def _play(
                         outage.step()
                     time.sleep(0.01)
                 counts = _drained(witness)
-            shutdown, problems = {}, witness.problems(counts)
+            shutdown, problems = {}, witness.ledger.problems(counts)
             if options.kill:
                 problems += outage.problems()
             for role in (head, tail):
@@ -670,7 +595,7 @@ def _play(
                         f's, expected 0 within {_SHUTDOWN_S:g} s; see {role.log}'
                     )
             return _Record(
-                witness.outcomes(),
+                witness.ledger.outcomes(),
                 counts,
                 outage.figures() if options.kill else None,
                 shutdown,
@@ -707,6 +632,8 @@ def _drained(witness: Witness) -> Counts:
         assert report is not None, 'it was ready, so it has reported'
         # One deadline after the last image, nothing is pending any more.
         settled = report.heard > last + 2 * DEADLINE_MS / 1e3
-        if witness.now() > end or (settled and report.counts.accepted <= len(witness.answered)):
+        if witness.now() > end or (
+            settled and report.counts.accepted <= len(witness.ledger.answered)
+        ):
             return report.counts
         time.sleep(0.02)

@@ -51,6 +51,7 @@ if TYPE_CHECKING or RUNTIME == 'embedded':
         ParameterNotDeclaredException,
         ParameterUninitializedException,
         RCLError,
+        UnknownROSArgsError,
     )
     from sparse_split_ros.embedded.executor import (
         Context,
@@ -68,9 +69,8 @@ if TYPE_CHECKING or RUNTIME == 'embedded':
         try_shutdown,
     )
     from sparse_split_ros.embedded.log import LoggingSeverity, get_logger
-    from sparse_split_ros.embedded.messages import Classification
-    from sparse_split_ros.embedded.messages import Clock as ClockMsg
     from sparse_split_ros.embedded.messages import (
+        Classification,
         CompressedImage,
         DiagnosticArray,
         DiagnosticStatus,
@@ -84,9 +84,11 @@ if TYPE_CHECKING or RUNTIME == 'embedded':
         ParameterDescriptor,
         SetParametersResult,
         String,
+        VisionClass,
+        VisionInfo,
     )
+    from sparse_split_ros.embedded.messages import Clock as ClockMsg
     from sparse_split_ros.embedded.messages import Time as TimeMsg
-    from sparse_split_ros.embedded.messages import VisionClass, VisionInfo
     from sparse_split_ros.embedded.node import Node, Publisher, Subscription, TopicEndpointInfo
     from sparse_split_ros.embedded.parameters import Parameter
     from sparse_split_ros.embedded.qos import (
@@ -94,13 +96,11 @@ if TYPE_CHECKING or RUNTIME == 'embedded':
         HistoryPolicy,
         InvalidQoSProfileException,
         LivelinessPolicy,
-        QoSCompatibility,
         QoSOverridingOptions,
         QoSPolicyKind,
         QoSPresetProfiles,
         QoSProfile,
         ReliabilityPolicy,
-        qos_check_compatible,
         qos_profile_sensor_data,
         qos_profile_system_default,
     )
@@ -135,7 +135,7 @@ else:
             ParameterNotDeclaredException,
             ParameterUninitializedException,
         )
-        from rclpy.executors import ExternalShutdownException, Executor, SingleThreadedExecutor
+        from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
         from rclpy.guard_condition import GuardCondition
         from rclpy.impl.implementation_singleton import rclpy_implementation
         from rclpy.logging import LoggingSeverity, get_logger
@@ -147,12 +147,10 @@ else:
             HistoryPolicy,
             InvalidQoSProfileException,
             LivelinessPolicy,
-            QoSCompatibility,
             QoSPolicyKind,
             QoSPresetProfiles,
             QoSProfile,
             ReliabilityPolicy,
-            qos_check_compatible,
             qos_profile_sensor_data,
             qos_profile_system_default,
         )
@@ -176,6 +174,7 @@ else:
         )
 
         RCLError = rclpy_implementation.RCLError
+        UnknownROSArgsError = rclpy_implementation.UnknownROSArgsError
     except ImportError as error:
         package = (error.name or 'rclpy').partition('.')[0].replace('_', '-')
         distro = os.environ.get('ROS_DISTRO', '<distro>')
@@ -186,7 +185,7 @@ else:
 
 __all__ = [
     'RUNTIME', 'Classification', 'Clock', 'ClockMsg', 'ClockType', 'CompressedImage', 'Context',
-    'DiagnosticArray', 'DiagnosticStatus', 'Duration', 'DurabilityPolicy', 'Executor',
+    'DiagnosticArray', 'DiagnosticStatus', 'DurabilityPolicy', 'Duration', 'Executor',
     'ExternalShutdownException', 'FloatingPointRange', 'GuardCondition', 'Header', 'HistoryPolicy',
     'Image', 'IntegerRange', 'InvalidHandle', 'InvalidNamespaceException',
     'InvalidNodeNameException', 'InvalidParameterException', 'InvalidParameterTypeException',
@@ -195,13 +194,13 @@ __all__ = [
     'NotInitializedException', 'ObjectHypothesis', 'Parameter',
     'ParameterAlreadyDeclaredException', 'ParameterDescriptor', 'ParameterImmutableException',
     'ParameterNotDeclaredException', 'ParameterUninitializedException', 'Publisher',
-    'QoSCompatibility', 'QoSOverridingOptions', 'QoSPolicyKind', 'QoSPresetProfiles', 'QoSProfile',
-    'RCLError', 'ReliabilityPolicy', 'RosImportError', 'SetParametersResult',
-    'SignalHandlerOptions', 'SingleThreadedExecutor', 'String', 'Subscription', 'Time', 'TimeMsg',
-    'Timer', 'TopicEndpointInfo', 'VisionClass', 'VisionInfo', 'deserialize_message',
-    'get_default_context', 'get_logger', 'init', 'ok', 'qos_check_compatible',
-    'qos_profile_sensor_data', 'qos_profile_system_default', 'runtime_notes', 'serialize_message',
-    'shutdown', 'spin', 'spin_once', 'try_shutdown',
+    'QoSOverridingOptions', 'QoSPolicyKind', 'QoSPresetProfiles', 'QoSProfile', 'RCLError',
+    'ReliabilityPolicy', 'RosImportError', 'SetParametersResult', 'SignalHandlerOptions',
+    'SingleThreadedExecutor', 'String', 'Subscription', 'Time', 'TimeMsg', 'Timer',
+    'TopicEndpointInfo', 'UnknownROSArgsError', 'VisionClass', 'VisionInfo', 'deserialize_message',
+    'get_default_context', 'get_logger', 'init', 'ok', 'qos_profile_sensor_data',
+    'qos_profile_system_default', 'runtime_notes', 'serialize_message', 'shutdown', 'spin',
+    'spin_once', 'try_shutdown',
 ]  # fmt: skip
 
 

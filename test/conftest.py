@@ -1,6 +1,6 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Settings for every test: generated cases are the same in every run, whatever the machine's load."""
+"""Settings for every test: generated cases are the same in every run, on any machine."""
 
 from __future__ import annotations
 

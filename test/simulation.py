@@ -11,7 +11,9 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -59,7 +61,8 @@ class FakeEngine:
         *,
         stop: bool = True,
     ) -> EngineResult:
-        numbers, confidences = x[:, 0, 0, 0], x[:, 0, 0, 1]
+        # Damaged features may hold any number, so keep to those that fit an integer.
+        numbers, confidences = np.clip(x[:, 0, 0, 0], 0, 2**24), np.clip(x[:, 0, 0, 1], 0, 1)
         if any(int(number) in self.faulty for number in numbers):
             raise EngineError(f'stage {first} gave a value that is not finite')
         if first:
@@ -173,13 +176,14 @@ class Simulation:
         self.most_in_flight = 0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
+        self._ticks: set[float] = set()
         self._mail: tuple[int, float] | None = None
         self._busy = False
         self._tail: Tail | None = None
         self._tail_busy = False
         self._session = 0
         for number in range(setup.frames):
-            self._at(number * setup.period, lambda n=number: self._image(n))
+            self._at(number * setup.period, partial(self._image, number))
         for moment in setup.starts:
             self._at(moment, self._start_tail)
         for moment in setup.kills:
@@ -208,10 +212,12 @@ class Simulation:
         if state is not self.states[-1][1]:
             self.states.append((self.now, state))
         due = self.head.next_deadline()
-        if due is not None:
-            self._at(max(due, self.now), self._tick)
+        if due is not None and due not in self._ticks:
+            self._ticks.add(due)
+            self._at(max(due, self.now), lambda: self._tick(due))
 
-    def _tick(self) -> None:
+    def _tick(self, scheduled: float) -> None:
+        self._ticks.discard(scheduled)
         due = self.head.next_deadline()
         # Otherwise this one was overtaken by an answer.
         if due is not None and due <= self.now:
@@ -235,10 +241,8 @@ class Simulation:
         ticket = self.head.begin(0, number, Scene(), arrived, self.now)
         confidence = 0.95 if self.random.random() < self.setup.confident else 0.5
         result: Computed | None = None
-        try:
+        with suppress(EngineError):
             result = compute(self.engine, ticket, self.engine.image(number, confidence))
-        except EngineError:
-            pass
 
         def done() -> None:
             self._busy = False
@@ -269,7 +273,7 @@ class Simulation:
                 arriving = arriving[: self.random.integers(len(data))]
             if arriving and self.random.random() < faults.corrupt:
                 arriving[self.random.integers(len(arriving))] ^= 1 << int(self.random.integers(8))
-            self._at(self.now + delay, lambda frame=bytes(arriving): deliver(frame))
+            self._at(self.now + delay, partial(deliver, bytes(arriving)))
 
     def _start_tail(self) -> None:
         self._session += 1
@@ -308,12 +312,13 @@ class Simulation:
         if self._tail_busy or tail is not self._tail or not len(tail):
             return
         self._tail_busy = True
+        answers = tail.process(lambda: self.now)
 
         def done() -> None:
             if tail is not self._tail:
                 return
             self._tail_busy = False
-            for answer in tail.process(lambda: self.now):
+            for answer in answers:
                 self._transmit(answer.reply.to_bytes(), self.setup.down, self._at_head)
             self._next_batch(tail)
 

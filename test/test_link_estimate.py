@@ -60,7 +60,9 @@ def test_loss_follows_the_share_of_missed_frames() -> None:
 
 
 events = st.lists(
-    st.tuples(st.integers(0, 1 << 22), st.floats(0, 6e4)) | st.none(), min_size=1, max_size=60
+    st.tuples(st.integers(0, 1 << 22), st.floats(0, 6e4, allow_subnormal=False)) | st.none(),
+    min_size=1,
+    max_size=60,
 )
 
 

@@ -27,7 +27,9 @@ def hello(
     return Announcement(tail, session, (bundle.hex(),), version)
 
 
-def reply(sequence: int, status: Status = Status.OK, tail_us: int = 0, session: int = SESSION):
+def reply(
+    sequence: int, status: Status = Status.OK, tail_us: int = 0, session: int = SESSION
+) -> ReplyFrame:
     return ReplyFrame(status, OURS, session, sequence, np.zeros(0, np.float32), tail_us)
 
 

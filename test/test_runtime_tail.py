@@ -15,11 +15,11 @@ from simulation import FakeEngine
 
 from sparse_split_ros.link.codec import Codec, CodecId
 from sparse_split_ros.link.frame import FeatureFrame, Status
+from sparse_split_ros.policy.plan import Plan
 from sparse_split_ros.runtime.bundle import Bundle
 from sparse_split_ros.runtime.engine import load_engine
 from sparse_split_ros.runtime.head import Ticket, compute
 from sparse_split_ros.runtime.tail import Answer, Tail
-from sparse_split_ros.policy.plan import Plan
 
 
 @pytest.fixture(scope='module')

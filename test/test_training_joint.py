@@ -1,6 +1,6 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training learns, goes on after a kill as if nothing had been, and says what is wrong with a recipe."""
+"""Training learns, goes on after a kill as if nothing had been, and names what is wrong."""
 
 from __future__ import annotations
 
@@ -33,6 +33,9 @@ from sparse_split_ros.training.joint import (  # noqa: E402
     predict,
 )
 
+# A second thread waits more than it works on networks this small.
+torch.set_num_threads(1)
+
 TINY = {'widths': (8, 12, 16), 'blocks': 1, 'code_channels': (2, 4, 4)}
 RECIPE = Recipe(
     name='tiny',
@@ -57,8 +60,7 @@ def blobs(count: int, seed: int) -> LabelledImages:
 
 
 def test_a_tiny_run_learns_at_every_exit_and_behind_the_bottleneck(tmp_path: Path) -> None:
-    recipe = dataclasses.replace(RECIPE, epochs=5)
-    best = fit(recipe, blobs(192, 0), {'blobs': blobs(48, 1)}, tmp_path)
+    best = fit(RECIPE, blobs(160, 0), {'blobs': blobs(48, 1)}, tmp_path)
     network, loaded, meta = load_checkpoint(best)
     assert loaded == Recipe.from_mapping(meta['recipe'])
     test = blobs(48, 2)
@@ -128,7 +130,8 @@ def test_early_exits_learn_from_the_final_answer() -> None:
     sure = torch.tensor([[8.0, -8.0], [-8.0, 8.0]])
     agree = joint_loss({0: sure, 1: sure}, labels, RECIPE)
     differ = joint_loss({0: -sure, 1: sure}, labels, RECIPE)
-    assert float(agree) < 0.5 < float(differ)
+    assert float(agree) < 0.6
+    assert float(differ) > 2
 
 
 def test_the_teacher_gets_no_gradient_from_its_pupils() -> None:

@@ -109,8 +109,7 @@ def load_gtsrb(data: str | os.PathLike[str] | None, split: str) -> LabelledImage
 def load_drawn(
     count: int, size: int, seed: int, cache: str | os.PathLike[str] | None = None
 ) -> LabelledImages:
-    """`count` drawn signs at size x size pixels, every class as often, a third of them by clear
-    day.
+    """`count` drawn signs at size x size pixels, every class as often, a third by clear day.
 
     Equal arguments give equal images. Rendering takes some milliseconds each; with `cache`, a .npz
     file, they are rendered once.

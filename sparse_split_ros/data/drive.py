@@ -28,6 +28,8 @@ Progress = Callable[[int, int], None]
 
 # The drawn plane around a sign is this much wider than the sign, for its post and plates.
 _PLANE = 1.75
+# Classes on triangular boards.
+_TRIANGLES = frozenset({11, 13, *range(18, 32)})
 # Seconds over which one scene turns into the next.
 _TURN_S = 1.2
 
@@ -197,6 +199,9 @@ class _Track:
     def __init__(self, rng: np.random.Generator, class_id: int, largest: float = 128.0) -> None:
         self._share = rng.uniform(0.74, 0.88)
         self._aspect = rng.normal(1.0, 0.025)
+        if class_id in _TRIANGLES:
+            # Their boxes are wider than tall, and the crops of a detector are made square.
+            self._share, self._aspect = self._share * 1.13, self._aspect * 0.95
         self._yaw = rng.normal(0.0, 14.0)
         self._pitch = rng.normal(0.0, 5.0)
         self._roll = rng.normal(0.0, 2.5)

@@ -85,7 +85,6 @@ PALETTE: dict[str, tuple[int, int, int]] = {
     'e': (0, 128, 96),
     'w': (236, 237, 234),
     'k': (24, 24, 27),
-    'g': (132, 134, 136),
     's': (66, 68, 70),
 }
 
@@ -106,6 +105,9 @@ _GLYPHS: dict[str, str] = {
     'P': 'L 0 100 0 0 32 0; S 32 0 53 7 59 27 53 47 32 54; L 32 54 0 54',
 }
 
+# Advance of the characters that are narrower than the box.
+_WIDTHS = {'1': 0.62}
+
 _TRIANGLE = ((0.0, -87.0), (100.0, 87.0), (-100.0, 87.0))
 _OCTAGON = tuple(
     (107.0 * math.cos(math.radians(a)), 107.0 * math.sin(math.radians(a)))
@@ -113,17 +115,17 @@ _OCTAGON = tuple(
 )
 _DIAMOND = ((0.0, -100.0), (100.0, 0.0), (0.0, 100.0), (-100.0, 0.0))
 
-_CURVE_LEFT = 'S k 13  19 62 19 40 14 26 2 19 -10 18; P k -34 18 -9 0 -9 36'
+_CURVE_LEFT = 'S k 17  17 58 17 30 11 16 -2 11 -14 10; P k -34 10 -12 -10 -12 30'
 _BARS = (
-    'P w -72 42 42 -72 72 -42 -42 72; L k 4.5 -70 48 48 -70; L k 4.5 -66 55 55 -66;'
-    ' L k 4.5 -61 61 61 -61; L k 4.5 -55 66 66 -55; L k 4.5 -48 70 70 -48'
+    'L k 4 -70 48 48 -70; L k 4 -66 55 55 -66; L k 4 -61 61 61 -61; L k 4 -55 66 66 -55;'
+    ' L k 4 -48 70 70 -48'
 )
 _CAR = (
     'P {c} {x0} -6 {x1} -22 {x2} -22 {x3} -6 {x3} 12 {x0} 12;'
     ' P w {w0} -7 {w1} -17 {w2} -17 {w3} -7;'
     ' P {c} {x0} 10 {t0} 10 {t0} 22 {x0} 22; P {c} {t1} 10 {x3} 10 {x3} 22 {t1} 22'
 )
-_STRAIGHT_OR_RIGHT = 'V w 15 30  -16 66 -16 -64; V w 15 27  -16 60 -16 34 -4 22 54 22'
+_STRAIGHT_OR_RIGHT = 'V w 16 34  -8 78 -24 -68; V w 16 32  -12 54 -8 28 4 14 74 10'
 _TURN_RIGHT = 'V w 16 32  -26 66 -26 10 -24 -4 -16 -14 -4 -18 58 -18'
 _KEEP_RIGHT = 'V w 18 44  -48 -48 50 50'
 
@@ -145,10 +147,10 @@ def _no_passing_trucks(first: str, second: str) -> str:
     )
 
 
-def _speed(digits: str, colour: str = 'k') -> str:
+def _speed(digits: str) -> str:
     if len(digits) == 2:
-        return f'T {colour} 13.5 0 0 36 72 15 {digits}'
-    return f'T {colour} 11.5 0 0 23 66 13 {digits}'
+        return f'T k 12 0 0 44 91 17 {digits}'
+    return f'T k 10 0 0 28 85 11 {digits}'
 
 
 def _drawings() -> tuple[tuple[str, str], ...]:
@@ -160,7 +162,7 @@ def _drawings() -> tuple[tuple[str, str], ...]:
         ('ring', _speed('60')),
         ('ring', _speed('70')),
         ('ring', _speed('80')),
-        ('end', f'{_speed("80", "s")}; {_BARS}'),
+        ('end', f'T s 15 0 0 44 108 15 80; {_BARS}'),
         ('ring', _speed('100')),
         ('ring', _speed('120')),
         ('ring', _no_passing('r', 'k')),
@@ -183,7 +185,7 @@ def _drawings() -> tuple[tuple[str, str], ...]:
         ('triangle', 'B k -9 -20 0 -28 9 -20 6 8 4 34 0 37 -4 34 -6 8; D k 0 52 9'),
         ('triangle', _CURVE_LEFT),
         ('triangle', f'M; {_CURVE_LEFT}'),
-        ('triangle', 'L k 13 12 62 12 42 -11 24 -11 0; P k -11 -28 -25 4 3 4'),
+        ('triangle', 'L k 16 17 56 17 15 -9 31 -9 -8; P k -9 -32 -17 -8 -1 -8'),
         (
             'triangle',
             'B k -48 60 -40 52 -33 38 -22 33 -11 40 0 50 11 40 22 33 33 38 40 52 48 60'
@@ -195,12 +197,12 @@ def _drawings() -> tuple[tuple[str, str], ...]:
             ' P k -29 14 -19 16 -21 27 -31 25; P k 16 26 26 28 24 38 14 36;'
             ' S k 6 -30 38 -40 46 -26 52 -38 62; S k 6 10 45 0 52 14 57 2 64',
         ),
-        ('triangle', 'L k 10 -14 -14 -14 60; L k 10 8 -14 8 12 24 36 24 60'),
+        ('triangle', 'L k 12 -9 -14 -9 51; L k 11 10 -14 10 10 21 26 21 51'),
         (
             'triangle',
-            'D k -4 -19 8; P k -14 -8 -2 -10 4 6 -10 28 -20 24; L k 9 -14 24 -6 40 -8 60;'
-            ' L k 9 -18 24 -24 40 -36 60; L k 7 -2 -4 14 10 24 14; L k 5 -18 20 32 22;'
-            ' L k 5 10 24 24 34; P k 8 62 18 48 30 40 42 48 54 62',
+            'D k -18 -12 8; B k -28 0 -14 -5 0 8 2 26 -12 32 -22 20; L k 9 -14 26 -24 42 -34 60;'
+            ' L k 9 -4 26 6 42 6 60; L k 6 -14 2 2 16 14 20; L k 5 -8 34 24 8;'
+            ' B k 14 63 24 46 38 36 52 46 64 63',
         ),
         (
             'triangle',
@@ -208,36 +210,33 @@ def _drawings() -> tuple[tuple[str, str], ...]:
         ),
         (
             'triangle',
-            'D k 2 -24 8; P k -8 -13 8 -14 10 24 -8 24; L k 8 -3 24 -8 42 -20 62;'
-            ' L k 8 6 24 12 42 24 60; L k 6 -6 -10 -18 4 -21 18; L k 6 7 -10 17 4 22 16',
+            'D k -2 -22 7; B k -9 -13 5 -13 8 4 7 24 -7 24 -9 4; L k 8 -3 22 -12 42 -30 60;'
+            ' L k 8 4 20 17 38 31 58; L k 5 -7 -8 -18 4 -27 14; L k 5 5 -8 18 4 25 14',
         ),
         (
             'triangle',
-            'D k 16 -18 8; P k 8 -8 24 -8 26 26 8 26; L k 7 12 24 12 44 2 60;'
-            ' L k 7 22 24 30 40 44 52;'
-            ' L k 6 10 -6 -2 8 -10 14; L k 6 23 -6 36 6 42 -4; D k -20 2 7;'
-            ' P k -27 11 -13 11 -11 36 -29 36; L k 6 -24 36 -28 48 -40 58;'
-            ' L k 6 -16 36 -14 50 -12 62; L k 5 -26 14 -38 24 -44 20; L k 5 -14 14 -8 20',
+            'D k 15 -17 6.5; B k 8 -8 21 -8 22 8 22 20 9 20 8 6; L k 6 12 20 8 34 -4 50;'
+            ' L k 6 19 20 31 34 44 46; L k 5 9 -6 -2 4 -10 10; L k 5 20 -6 34 2 40 -6;'
+            ' D k -24 6 5.5; P k -28 12 -20 12 -15 34 -33 34; L k 5 -27 34 -30 44 -42 54;'
+            ' L k 5 -20 34 -16 44 -16 58; L k 4 -28 15 -42 18; L k 4 -20 15 -10 14',
         ),
         (
             'triangle',
-            'O k 5 -26 44 18; O k 5 26 44 18; L k 5 -26 44 -12 18 18 18 0 44 -12 18;'
-            ' L k 5 0 44 -26 44; L k 5 26 44 14 8 24 4; L k 5 -18 12 -6 12; L k 5 -12 18 -14 12',
+            'O s 3 -31 43 19; O s 3 32 43 19; L s 3 -31 43 -14 15 18 15 0 43 -14 15;'
+            ' L s 3 0 43 -31 43; L s 3 32 43 17 4 27 0; L s 3 -22 9 -8 9',
         ),
         (
             'triangle',
             '; '.join(
-                f'R {angle}; L k 6 0 26 0 -8; L k 5 -10 -4 0 5 10 -4; L k 4 -6 8 0 13 6 8'
+                f'R {angle}; L k 5.5 0 26 0 -6; L k 4.5 -9 -5 0 5 9 -5'
                 for angle in range(0, 360, 60)
             ),
         ),
         (
             'triangle',
-            'B k -22 6 -30 8 -32 2 -25 -5 -20 -10 -12 -5 -8 10 6 16 24 24 34 38 30 44'
-            ' 22 40 4 34 -10 28 -18 18; L k 5 -22 -4 -20 -20 -28 -26;'
-            ' L k 4 -20 -18 -10 -26; L k 4 -20 -10 -8 -14;'
-            ' L k 6 -12 24 -26 32 -36 30; L k 6 -8 26 -16 42 -26 46; L k 6 28 38 34 52 44 62;'
-            ' L k 6 24 38 22 52 30 62',
+            'B k -20 -6 -13 -13 -6 -12 -3 0 7 12 22 17 34 25 37 33 26 32 12 30 0 24 -8 12 -10 1;'
+            ' L k 4.5 -2 20 -19 25 -28 33; L k 4.5 3 25 -11 36 -20 41; L k 5 33 30 44 37 53 49;'
+            ' L k 5 28 31 38 43 44 54; L k 3.5 -8 -11 -2 -25 4 -28; L k 3.5 -11 -11 -11 -24',
         ),
         ('end', _BARS),
         ('blue', _TURN_RIGHT),
@@ -341,15 +340,16 @@ class _Canvas:
         characters: str,
     ) -> None:
         # `wide` and `high` measure centre lines; the stroke adds its width around them.
-        total = len(characters) * wide + (len(characters) - 1) * (space + width / 2.0)
-        left = x - total / 2.0
-        for character in characters:
+        widths = [wide * _WIDTHS.get(character, 1.0) for character in characters]
+        gap = space + width / 2.0
+        left = x - (sum(widths) + gap * (len(characters) - 1)) / 2.0
+        for character, advance in zip(characters, widths):
             scale = np.array([wide / 60.0, (high - width) / 100.0])
             corner = np.array([left, y - (high - width) / 2.0])
             for kind, numbers in _parse(_GLYPHS[character]):
                 line = np.array(numbers, np.float64).reshape(-1, 2) * scale + corner
                 self.stroke(colour, width, _spline(line) if kind == 'S' else line)
-            left += wide + space + width / 2.0
+            left += advance + gap
 
     def discs(self, *rings: tuple[str, float]) -> None:
         for colour, radius in rings:

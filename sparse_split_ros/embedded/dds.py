@@ -1,5 +1,6 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: D102 -- the methods are described in transport.py
 """Cyclone DDS as transport, byte for byte what the ROS 2 middleware puts on the wire.
 
 Messages travel as CDR that rosbags made: Cyclone's Python IDL layer costs about a thousand times
@@ -18,6 +19,8 @@ from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from cyclonedds._clayer import ddspy_take
 from cyclonedds.builtin import (
     BuiltinDataReader,
     BuiltinTopicDcpsParticipant,
@@ -33,7 +36,6 @@ from cyclonedds.pub import DataWriter
 from cyclonedds.qos import Policy, Qos
 from cyclonedds.sub import DataReader
 from cyclonedds.topic import Topic
-from cyclonedds._clayer import ddspy_take
 from rosbags.interfaces import Nodetype
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
@@ -48,7 +50,7 @@ from sparse_split_ros.embedded.qos import (
     ReliabilityPolicy,
 )
 from sparse_split_ros.embedded.time import INFINITE, Duration
-from sparse_split_ros.embedded.transport import Endpoint, NodeInfo, localhost_only
+from sparse_split_ros.embedded.transport import Endpoint, NodeInfo, PortSpec, localhost_only
 from sparse_split_ros.embedded.types import dds_type_name, ros_type_name, type_hash, typestore
 
 if TYPE_CHECKING:
@@ -62,11 +64,17 @@ LOCALHOST = """
 <MaxAutoParticipantIndex>60</MaxAutoParticipantIndex>
 <Peers><Peer address="127.0.0.1"/></Peers>{discovery}</Discovery>"""
 LOOPBACK = '<Interfaces><NetworkInterface name="lo" multicast="false"/></Interfaces>'
-ANYWHERE = '<Discovery><MaxAutoParticipantIndex>120</MaxAutoParticipantIndex>{discovery}</Discovery>'
+ANYWHERE = (
+    '<Discovery><MaxAutoParticipantIndex>120</MaxAutoParticipantIndex>{discovery}</Discovery>'
+)
 # Announce every second (the default is eight), so that a link that was cut for longer than the
 # lease is back within a second or two; and ask a silent reliable reader at least once a second.
 DISCOVERY = '<LeaseDuration>10s</LeaseDuration><SPDPInterval>1s</SPDPInterval>'
-INTERNAL = '<Internal><HeartbeatInterval max="1s">100ms</HeartbeatInterval></Internal>'
+INTERNAL = (
+    '<Internal><HeartbeatInterval max="1s">100ms</HeartbeatInterval>'
+    # How long a closing writer waits for readers that are silent, and so the end of the process.
+    '<WriterLingerDuration>200ms</WriterLingerDuration></Internal>'
+)
 
 # A reliable writer waits this long for a slow reader before the message counts as lost.
 MAX_BLOCKING_NS = 100_000_000
@@ -115,38 +123,30 @@ _take_guard = _function('dds_take_guardcondition', _int, _int, ctypes.POINTER(ct
 _waitset = _function('dds_create_waitset', _int, _int)
 _attach = _function('dds_waitset_attach', _int, _int, _int, ctypes.c_ssize_t)
 _detach = _function('dds_waitset_detach', _int, _int, _int)
-_wait = _function(
-    'dds_waitset_wait', _int, _int, ctypes.POINTER(ctypes.c_ssize_t), _size, _long
-)
+_wait = _function('dds_waitset_wait', _int, _int, ctypes.POINTER(ctypes.c_ssize_t), _size, _long)
 
 
 class _Port:
     """What writers and readers share: an entity, its identifier and its incompatible-QoS event."""
 
+    event: int
+    status: Any
+
     def __init__(
-        self,
-        domain: DdsTransport,
-        entity: Entity,
-        owned: list[bytes],
-        on_incompatible: Callable[[str], None],
-        events: int,
-        status: Any,
+        self, domain: DdsTransport, entity: Entity, spec: PortSpec, owned: list[bytes]
     ) -> None:
-        self.entity, self.ref = entity, int(entity._ref)
-        guid = (ctypes.c_uint8 * 16)()
-        _guid(self.ref, guid)
-        self.gid = bytes(guid)
+        self.entity, self.ref, self.gid = entity, int(entity._ref), _guid_of(entity)
         self._domain, self._owned = domain, owned
-        self._on_incompatible, self._status = on_incompatible, status
+        self._on_incompatible = spec.on_incompatible
         self._reported = 0
-        _set_mask(self.ref, events)
+        _set_mask(self.ref, self.event)
         owned.append(self.gid)
         domain.announce()
 
     def report(self) -> None:
         """Tell the owner which policy kept a new peer away; reading the status clears it."""
         found = _Incompatible()
-        if self._status(self.ref, ctypes.byref(found)) == 0 and found.total > self._reported:
+        if self.status(self.ref, ctypes.byref(found)) == 0 and found.total > self._reported:
             self._reported = found.total
             self._on_incompatible(_POLICIES.get(found.policy, f'policy {found.policy}'))
 
@@ -160,6 +160,8 @@ class _Port:
 class DdsWriter(_Port):
     """A data writer that sends bytes as they are."""
 
+    event, status = _OFFERED_INCOMPATIBLE_QOS, _offered_status
+
     def write(self, cdr: bytes) -> bool:
         padding = -len(cdr) % 4
         data = cdr + bytes(padding) if padding else cdr
@@ -171,11 +173,13 @@ class DdsWriter(_Port):
         return True
 
     def matched(self) -> int:
-        return max(0, _readers_of(self.ref, None, 0))
+        return max(0, int(_readers_of(self.ref, None, 0)))
 
 
 class DdsReader(_Port):
     """A data reader that hands out bytes as they came."""
+
+    event, status = _REQUESTED_INCOMPATIBLE_QOS, _requested_status
 
     def take(self) -> bytes | None:
         while True:
@@ -187,7 +191,7 @@ class DdsReader(_Port):
                 return bytes(data)
 
     def matched(self) -> int:
-        return max(0, _writers_of(self.ref, None, 0))
+        return max(0, int(_writers_of(self.ref, None, 0)))
 
 
 class DdsWaiter:
@@ -273,47 +277,21 @@ class DdsTransport:
                     BuiltinTopicDcpsSubscription,
                 )
             }
-            topic = Topic(self._participant, DISCOVERY_TOPIC, _raw_type(DISCOVERY_TYPE))
-            qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-            self._topics[DISCOVERY_TOPIC] = (DISCOVERY_TYPE, topic)
-            self._writer = DataWriter(self._participant, topic, _writer_qos(qos, DISCOVERY_TYPE))
-            qos.depth = DISCOVERY_DEPTH
-            self._reader = DataReader(self._participant, topic, _reader_qos(qos, DISCOVERY_TYPE))
+            out, into = _discovery(1), _discovery(DISCOVERY_DEPTH)
+            self._writer = DataWriter(self._participant, self._topic(out), _writer_qos(out))
+            self._reader = DataReader(self._participant, self._topic(into), _reader_qos(into))
         except DDSException as error:
             raise TransportError(f'cannot join DDS domain {domain_id}: {error}') from None
-        guid = (ctypes.c_uint8 * 16)()
-        _guid(self._participant._ref, guid)
-        self._gid = bytes(guid)
+        self._gid = _guid_of(self._participant)
         self.announce()
 
-    def create_writer(
-        self,
-        node: NodeInfo,
-        topic: str,
-        type_name: str,
-        qos: QoSProfile,
-        on_incompatible: Callable[[str], None],
-    ) -> DdsWriter:
-        dds_topic = self._topic(topic, type_name, qos)
-        entity = DataWriter(self._participant, dds_topic, _writer_qos(qos, type_name))
-        return DdsWriter(
-            self, entity, node.writers, on_incompatible, _OFFERED_INCOMPATIBLE_QOS, _offered_status
-        )
+    def create_writer(self, spec: PortSpec) -> DdsWriter:
+        entity = DataWriter(self._participant, self._topic(spec), _writer_qos(spec))
+        return DdsWriter(self, entity, spec, spec.node.writers)
 
-    def create_reader(
-        self,
-        node: NodeInfo,
-        topic: str,
-        type_name: str,
-        qos: QoSProfile,
-        on_incompatible: Callable[[str], None],
-    ) -> DdsReader:
-        dds_topic = self._topic(topic, type_name, qos)
-        entity = DataReader(self._participant, dds_topic, _reader_qos(qos, type_name))
-        return DdsReader(
-            self, entity, node.readers, on_incompatible,
-            _REQUESTED_INCOMPATIBLE_QOS, _requested_status,
-        )  # fmt: skip
+    def create_reader(self, spec: PortSpec) -> DdsReader:
+        entity = DataReader(self._participant, self._topic(spec), _reader_qos(spec))
+        return DdsReader(self, entity, spec, spec.node.readers)
 
     def create_waiter(self) -> DdsWaiter:
         return DdsWaiter(self._participant._ref)
@@ -388,16 +366,17 @@ class DdsTransport:
         _release(self._participant)
         _release(self._domain)
 
-    def _topic(self, name: str, type_name: str, qos: QoSProfile) -> Topic[Any]:
-        name = name.removeprefix('/') if qos.avoid_ros_namespace_conventions else f'rt{name}'
+    def _topic(self, spec: PortSpec) -> Topic[Any]:
+        plain = spec.qos.avoid_ros_namespace_conventions
+        name = spec.topic.removeprefix('/') if plain else f'rt{spec.topic}'
         with self._lock:
-            known = self._topics.get(name)
-            if known is None:
-                topic = Topic(self._participant, name, _raw_type(type_name))
-                self._topics[name] = known = (type_name, topic)
-            if known[0] != type_name:
-                raise TransportError(f'topic {name} is of type {known[0]} here, not {type_name}')
-            return known[1]
+            if name not in self._topics:
+                topic = Topic(self._participant, name, _raw_type(spec.type_name))
+                self._topics[name] = (spec.type_name, topic)
+            known, topic = self._topics[name]
+        if known != spec.type_name:
+            raise TransportError(f'topic {name} is of type {known} here, not {spec.type_name}')
+        return topic
 
     def _alive(self, topic: Any) -> list[Any]:
         samples = self._seen[topic].read(10_000)
@@ -452,6 +431,22 @@ atexit.register(_leave_all)
 os.register_at_fork(after_in_child=_forget_after_fork)
 
 
+def _discovery(depth: int) -> PortSpec:
+    """Return what ``ros_discovery_info`` is: a plain name, latched."""
+    qos = QoSProfile(
+        depth=depth,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL,
+        avoid_ros_namespace_conventions=True,
+    )
+    return PortSpec(NodeInfo('', '/'), DISCOVERY_TOPIC, DISCOVERY_TYPE, qos, lambda _: None)
+
+
+def _guid_of(entity: Entity) -> bytes:
+    guid = (ctypes.c_uint8 * 16)()
+    _guid(entity._ref, guid)
+    return bytes(guid)
+
+
 def _release(entity: Entity) -> None:
     """Delete an entity now rather than when Python collects it, and only once."""
     if Entity._entities.pop(entity._ref, None) is not None:
@@ -475,8 +470,6 @@ def _discovery_store() -> Typestore:
 
 
 def _gid_maker(store: Typestore) -> Callable[[bytes], Any]:
-    import numpy as np
-
     cls: Any = store.types['rmw_dds_common/msg/Gid']
     size: Any = store.fielddefs['rmw_dds_common/msg/Gid'][1][0][1][1]
     return lambda gid: cls(data=np.frombuffer(gid.ljust(size[1], b'\0'), np.uint8))
@@ -498,29 +491,30 @@ def _structure(type_name: str, store: Typestore) -> Any:
 
 
 def _idl_type(description: Any, store: Typestore) -> Any:
+    types: Any = idl  # subscripts that only its own plugin for mypy understands
     kind, detail = description
     if kind == Nodetype.NAME:
         return _structure(detail, store)
     if kind == Nodetype.BASE:
         base, bound = detail
         if base == 'string':
-            return idl.bounded_str[bound] if bound else str
-        names = {'bool': bool, 'char': idl.uint8, 'byte': idl.uint8, 'uint8': idl.uint8,
-                 'int8': idl.int8}  # fmt: skip
-        return names.get(base) or getattr(idl, base)
+            return types.bounded_str[bound] if bound else str
+        return {'bool': bool, 'char': types.uint8, 'byte': types.uint8}.get(base) or getattr(
+            types, base
+        )
     item, size = _idl_type(detail[0], store), detail[1]
     if kind == Nodetype.ARRAY:
-        return idl.array[item, size]
-    return idl.sequence[item, size] if size else idl.sequence[item]
+        return types.array[item, size]
+    return types.sequence[item, size] if size else types.sequence[item]
 
 
-def _common_qos(qos: QoSProfile, type_name: str) -> list[Any]:
+def _common_qos(spec: PortSpec) -> list[Any]:
+    qos = spec.qos
+    keep_all = qos.history == HistoryPolicy.KEEP_ALL
     policies: list[Any] = [
+        Policy.History.KeepAll if keep_all else Policy.History.KeepLast(max(1, qos.depth)),
         Policy.DataRepresentation(use_cdrv0_representation=True),
-        Policy.History.KeepAll
-        if qos.history == HistoryPolicy.KEEP_ALL
-        else Policy.History.KeepLast(max(1, qos.depth)),
-        Policy.Userdata(f'typehash={type_hash(type_name)};'.encode()),
+        Policy.Userdata(f'typehash={type_hash(spec.type_name)};'.encode()),
     ]
     if qos.reliability == ReliabilityPolicy.BEST_EFFORT:
         policies.append(Policy.Reliability.BestEffort)
@@ -530,61 +524,55 @@ def _common_qos(qos: QoSProfile, type_name: str) -> list[Any]:
         policies.append(Policy.Durability.TransientLocal)
     if qos.deadline.nanoseconds > 0:
         policies.append(Policy.Deadline(qos.deadline.nanoseconds))
-    lease = qos.liveliness_lease_duration
+    lease = qos.liveliness_lease_duration.nanoseconds or INFINITE.nanoseconds
     if qos.liveliness == LivelinessPolicy.MANUAL_BY_TOPIC:
-        policies.append(Policy.Liveliness.ManualByTopic((lease if lease.nanoseconds > 0 else INFINITE).nanoseconds))
-    elif lease.nanoseconds > 0:
-        policies.append(Policy.Liveliness.Automatic(lease.nanoseconds))
+        policies.append(Policy.Liveliness.ManualByTopic(lease))
+    else:
+        policies.append(Policy.Liveliness.Automatic(lease))
     return policies
 
 
-def _writer_qos(qos: QoSProfile, type_name: str) -> Qos:
-    policies = [*_common_qos(qos, type_name), Policy.WriterDataLifecycle(autodispose=False)]
-    if qos.lifespan.nanoseconds > 0:
-        policies.append(Policy.Lifespan(qos.lifespan.nanoseconds))
-    if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
+def _writer_qos(spec: PortSpec) -> Qos:
+    policies = [*_common_qos(spec), Policy.WriterDataLifecycle(autodispose=False)]
+    if spec.qos.lifespan.nanoseconds > 0:
+        policies.append(Policy.Lifespan(spec.qos.lifespan.nanoseconds))
+    if spec.qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
         # Without this a late reader gets one message, whatever the depth says.
-        policies.append(Policy.DurabilityService(0, policies[1], -1, -1, -1))
+        policies.append(Policy.DurabilityService(0, policies[0], -1, -1, -1))
     return Qos(*policies)
 
 
-def _reader_qos(qos: QoSProfile, type_name: str) -> Qos:
+def _reader_qos(spec: PortSpec) -> Qos:
     # Others name members differently (data, data_): names must not decide over a match.
     coercion = Policy.TypeConsistency.AllowTypeCoercion(ignore_member_names=True)
-    return Qos(*_common_qos(qos, type_name), coercion)
+    return Qos(*_common_qos(spec), coercion)
 
 
 def _user_data(qos: Qos) -> dict[str, str]:
-    data = qos[Policy.Userdata] if Policy.Userdata in qos else None
-    pairs = (data.data if data else b'').decode('ascii', 'replace').split(';')
+    found = qos[Policy.Userdata]
+    pairs = (found.data if found else b'').decode('ascii', 'replace').split(';')
     return dict(pair.split('=', 1) for pair in pairs if '=' in pair)
 
 
 def _qos_profile(qos: Qos) -> QoSProfile:
-    """Return what discovery tells of an endpoint's QoS."""
+    """Return what discovery tells of an endpoint's QoS; only Cyclone DDS tells the history."""
 
-    def duration(policy: Any, name: str) -> Duration:
-        value = getattr(qos[policy], name) if policy in qos else INFINITE.nanoseconds
-        return Duration(nanoseconds=value)
+    def span(policy: Any, name: str) -> Duration:
+        found = qos[policy]
+        return Duration(nanoseconds=getattr(found, name) if found else INFINITE.nanoseconds)
 
-    durability = qos[Policy.Durability] if Policy.Durability in qos else None
-    reliability = qos[Policy.Reliability] if Policy.Reliability in qos else None
-    liveliness = qos[Policy.Liveliness] if Policy.Liveliness in qos else None
-    latched = durability == Policy.Durability.TransientLocal
-    manual = isinstance(liveliness, Policy.Liveliness.ManualByTopic)
-    history = qos[Policy.History] if Policy.History in qos else None  # Cyclone DDS alone says it
+    history = qos[Policy.History]
     kept = isinstance(history, Policy.History.KeepLast)
+    reliable = isinstance(qos[Policy.Reliability], Policy.Reliability.Reliable)
+    latched = qos[Policy.Durability] == Policy.Durability.TransientLocal
+    manual = isinstance(qos[Policy.Liveliness], Policy.Liveliness.ManualByTopic)
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST if kept else HistoryPolicy.UNKNOWN,
         depth=history.depth if kept else 0,
-        reliability=ReliabilityPolicy.RELIABLE
-        if isinstance(reliability, Policy.Reliability.Reliable)
-        else ReliabilityPolicy.BEST_EFFORT,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
-        lifespan=duration(Policy.Lifespan, 'lifespan'),
-        deadline=duration(Policy.Deadline, 'deadline'),
+        lifespan=span(Policy.Lifespan, 'lifespan'),
+        deadline=span(Policy.Deadline, 'deadline'),
         liveliness=LivelinessPolicy.MANUAL_BY_TOPIC if manual else LivelinessPolicy.AUTOMATIC,
-        liveliness_lease_duration=Duration(nanoseconds=liveliness.lease_duration)
-        if liveliness
-        else INFINITE,
+        liveliness_lease_duration=span(Policy.Liveliness, 'lease_duration'),
     )

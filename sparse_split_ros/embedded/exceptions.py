@@ -1,5 +1,6 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: D101, N818 -- the names, and what they mean, are rclpy's
 """The exceptions of the embedded runtime, under the names they have in rclpy."""
 
 from __future__ import annotations
@@ -114,9 +115,7 @@ class InvalidParameterTypeException(ParameterException):
 
 class InvalidParameterValueException(ParameterException):
     def __init__(self, name: str, value: object, reason: str) -> None:
-        super().__init__(
-            f'Invalid parameter value ({value}) for parameter. Reason: {reason}', name
-        )
+        super().__init__(f'Invalid parameter value ({value}) for parameter. Reason: {reason}', name)
 
 
 class ParameterImmutableException(ParameterException):

@@ -1,5 +1,6 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: D102, D103 -- the names, and what they mean, are rclpy's
 """Contexts, signals, timers and the single-threaded executor, with the behaviour of rclpy's."""
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from sparse_split_ros.embedded.exceptions import (
 )
 from sparse_split_ros.embedded.log import set_logger_level
 from sparse_split_ros.embedded.names import Arguments
-from sparse_split_ros.embedded.time import Clock, ClockType, Duration, ROSClock, Time
+from sparse_split_ros.embedded.time import Clock, ROSClock
 from sparse_split_ros.embedded.transport import (
+    Port,
     Transport,
     domain_from_environment,
     open_transport,
@@ -146,8 +148,8 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     interrupted = [context for context in list(_running) if context._interrupt()]
     if interrupted:
         # Callbacks and locks do not belong in a handler, so the rest happens beside it.
-        finish = threading.Thread(target=lambda: [context._finish() for context in interrupted])
-        finish.start()
+        for context in interrupted:
+            threading.Thread(target=context._finish).start()
     previous = _previous.get(number)
     if callable(previous):
         previous(number, frame)
@@ -275,7 +277,7 @@ class Executor(Subset):
             raise NotInitializedException('cannot create an executor')
         self._waiter = self._context.transport.create_waiter()
         self._nodes: list[Node] = []
-        self._ready: deque[Timer | GuardCondition | Subscription] = deque()
+        self._ready: deque[Timer | GuardCondition | Subscription[Any]] = deque()
         self._lock = threading.RLock()
         self._is_shutdown = False
         self._context._executors.add(self)
@@ -293,8 +295,8 @@ class Executor(Subset):
                 node.executor.remove_node(node)
             self._nodes.append(node)
             node.set_executor(self)
-            for entity in [*node.subscriptions, *node.publishers]:
-                self.attach(entity)
+            for port in node.ports:
+                self.attach(port)
         self.wake()
         return True
 
@@ -304,18 +306,18 @@ class Executor(Subset):
                 return
             self._nodes.remove(node)
             node.set_executor(None)
-            for entity in [*node.subscriptions, *node.publishers]:
-                self.detach(entity)
+            for port in node.ports:
+                self.detach(port)
         self.wake()
 
     def get_nodes(self) -> list[Node]:
         return list(self._nodes)
 
-    def attach(self, entity: Any) -> None:
-        self._waiter.attach(entity.port)
+    def attach(self, port: Port) -> None:
+        self._waiter.attach(port)
 
-    def detach(self, entity: Any) -> None:
-        self._waiter.detach(entity.port)
+    def detach(self, port: Port) -> None:
+        self._waiter.detach(port)
 
     def wake(self) -> None:
         """End the current wait. Safe from any thread."""
@@ -380,21 +382,14 @@ class SingleThreadedExecutor(Executor):
     """The executor there is."""
 
 
-_global_executor: Executor | None = None
+_global_executors: list[Executor] = []  # none or one, made when it is first needed
 
 
 def get_global_executor() -> Executor:
-    global _global_executor
-    if _global_executor is None or _global_executor._is_shutdown:
-        _global_executor = executor = SingleThreadedExecutor()
-        get_default_context().on_shutdown(lambda: _forget_executor(executor))
-    return _global_executor
-
-
-def _forget_executor(executor: Executor) -> None:
-    global _global_executor
-    _global_executor = None
-    del executor
+    if not _global_executors:
+        _global_executors.append(SingleThreadedExecutor())
+        get_default_context().on_shutdown(_global_executors.clear)
+    return _global_executors[0]
 
 
 def init(

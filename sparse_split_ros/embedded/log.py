@@ -1,5 +1,6 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: D101, D102, D103 -- the names, and what they mean, are rclpy's
 """A logger with rclpy's levels, filters and output format, writing to standard error."""
 
 from __future__ import annotations
@@ -60,7 +61,11 @@ class _Site:
     """One place in the code that logs, and what its filters remember."""
 
     def __init__(
-        self, severity: LoggingSeverity, throttle: float | None, clock: Clock, options: frozenset[str]
+        self,
+        severity: LoggingSeverity,
+        throttle: float | None,
+        clock: Clock,
+        options: frozenset[str],
     ) -> None:
         self.severity, self.options = severity, options
         self._throttle, self._clock = throttle, clock

@@ -1,5 +1,6 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: D101 -- the definitions describe the messages
 """The message classes this project uses, spelled out so that a type checker knows their fields.
 
 Any other type comes from :func:`sparse_split_ros.embedded.types.message_class`.

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,11 +130,9 @@ class Arguments:
             if word != '--ros-args':
                 parsed.rest.append(word)
                 continue
-            for word in words:
-                if word == '--':
-                    break
-                if word != '--ros-args':
-                    parsed._take(word, words)
+            for option in takewhile(lambda text: text != '--', words):
+                if option != '--ros-args':
+                    parsed._take(option, words)
         return parsed
 
     def _take(self, word: str, words: Iterator[str]) -> None:

@@ -1,5 +1,6 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: D101, D102 -- the names, and what they mean, are rclpy's
 """Nodes, publishers and subscriptions, with the interface rclpy gives them."""
 
 from __future__ import annotations
@@ -35,7 +36,14 @@ from sparse_split_ros.embedded.qos import (
     apply_overrides,
 )
 from sparse_split_ros.embedded.time import NANOSECONDS, Clock, ROSClock, Time
-from sparse_split_ros.embedded.transport import Endpoint, NodeInfo, Reader, Writer
+from sparse_split_ros.embedded.transport import (
+    Endpoint,
+    NodeInfo,
+    Port,
+    PortSpec,
+    Reader,
+    Writer,
+)
 from sparse_split_ros.embedded.types import Message, TypesError, deserialize, serialize
 
 if TYPE_CHECKING:
@@ -73,9 +81,8 @@ class Publisher(Subset, Generic[M]):
     def __init__(self, node: Node, msg_type: type[M], topic: str, qos: QoSProfile) -> None:
         self.msg_type, self.topic_name, self.qos_profile = msg_type, topic, qos
         self._context, self._logger = node.context, node.get_logger()
-        self.port: Writer = node.context.transport.create_writer(
-            node.info, topic, msg_type.__msgtype__, qos, self._on_incompatible
-        )
+        spec = PortSpec(node.info, topic, msg_type.__msgtype__, qos, self._on_incompatible)
+        self.port: Writer = node.context.transport.create_writer(spec)
         self._destroyed = False
 
     @property
@@ -137,9 +144,8 @@ class Subscription(Subset, Generic[M]):
         self.msg_type, self.topic_name, self.qos_profile, self.raw = msg_type, topic, qos, raw
         self.callback = callback
         self._logger = node.get_logger()
-        self.port: Reader = node.context.transport.create_reader(
-            node.info, topic, msg_type.__msgtype__, qos, self._on_incompatible
-        )
+        spec = PortSpec(node.info, topic, msg_type.__msgtype__, qos, self._on_incompatible)
+        self.port: Reader = node.context.transport.create_reader(spec)
         self._destroyed = False
 
     @property
@@ -275,6 +281,10 @@ class Node(Subset):
     @property
     def subscriptions(self) -> list[Subscription[Any]]:
         return list(self._subscriptions.values())
+
+    @property
+    def ports(self) -> list[Port]:
+        return [entity.port for entity in (*self.publishers, *self.subscriptions)]
 
     @property
     def timers(self) -> list[Timer]:
@@ -484,9 +494,11 @@ class Node(Subset):
 
     def close_ports(self) -> None:
         """Take every endpoint and the node off the network, as the end of the context does."""
-        for entity in [*self.publishers, *self.subscriptions]:
-            self._discard(entity)
-        if self.info is not None and self._context._transport is not None:
+        for publisher in self.publishers:
+            self._discard(publisher)
+        for subscription in self.subscriptions:
+            self._discard(subscription)
+        if self._context._transport is not None:
             self._context._transport.remove_node(self.info)
 
     def subscription_of(self, reader: Reader) -> Subscription[Any] | None:
@@ -555,13 +567,13 @@ class Node(Subset):
     def _attach(self, entity: Publisher[Any] | Subscription[Any]) -> None:
         executor = self.executor
         if executor is not None:
-            executor.attach(entity)
+            executor.attach(entity.port)
             executor.wake()
 
     def _discard(self, entity: Publisher[Any] | Subscription[Any]) -> None:
         executor = self.executor
         if executor is not None:
-            executor.detach(entity)
+            executor.detach(entity.port)
         entity.destroy()
 
     def _wake(self) -> None:
@@ -600,13 +612,13 @@ def _checked(msg_type: type[M]) -> type[M]:
 
 def _endpoint_info(endpoint: Endpoint) -> TopicEndpointInfo:
     name, namespace = endpoint.node or ('_NODE_NAME_UNKNOWN_', '_NODE_NAMESPACE_UNKNOWN_')
-    kind = TopicEndpointTypeEnum.PUBLISHER if endpoint.is_publisher else TopicEndpointTypeEnum.SUBSCRIPTION
+    kinds = TopicEndpointTypeEnum
     return TopicEndpointInfo(
         node_name=name,
         node_namespace=namespace,
         topic_type=endpoint.type_name,
         topic_type_hash=endpoint.type_hash,
-        endpoint_type=kind,
+        endpoint_type=kinds.PUBLISHER if endpoint.is_publisher else kinds.SUBSCRIPTION,
         endpoint_gid=list(endpoint.gid),
         qos_profile=endpoint.qos,
     )

@@ -1,5 +1,6 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: D102 -- the names, and what they mean, are rclpy's
 """Parameters of a node: typed values with descriptors, ranges, overrides and set callbacks."""
 
 from __future__ import annotations
@@ -109,9 +110,6 @@ class Parameter:
         return f'Parameter({self._name!r}, {self._type}, {self._value!r})'
 
 
-OnSet = 'Callable[[list[Parameter]], SetParametersResult]'
-
-
 class ParameterTable:
     """The parameters of one node. Setting goes through descriptors and callbacks, atomically."""
 
@@ -150,8 +148,6 @@ class ParameterTable:
         value = default
         if name in self.overrides and not ignore_override:
             value = self.overrides[name].value
-            if value == [] and descriptor.type in _ARRAYS.values():
-                value = default if default == [] else value
         parameter = Parameter(name, value=value)
         if isinstance(value, (list, tuple)) and not value and descriptor.type:
             parameter = Parameter(name, _Type(descriptor.type), value)
@@ -279,5 +275,5 @@ def _out_of_range(parameter: Parameter, ranges: Iterable[Any]) -> str:
         if not low < value < high:
             return f'Parameter {parameter.name} out of range. {where}'
         if step and not same(low + round((value - low) / step) * step, value):
-            return f'The parameter value for {parameter.name} is not a valid step. {where}, step: {step}'
+            return f'The value of {parameter.name} is not a valid step. {where}, step: {step}'
     return ''

@@ -1,5 +1,6 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: D101, D102, N818 -- the names, and what they mean, are rclpy's
 """Quality of service: policies, profiles, presets and overrides by parameter, as in rclpy."""
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any
 
 from sparse_split_ros.embedded.messages import SetParametersResult
-from sparse_split_ros.embedded.time import INFINITE, Duration
+from sparse_split_ros.embedded.time import Duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -153,7 +154,8 @@ class QoSProfile:
     __hash__ = None  # type: ignore[assignment]  # mutable
 
     def __repr__(self) -> str:
-        return f'QoSProfile({", ".join(f"{slot}={getattr(self, slot)}" for slot in self.__slots__)})'
+        policies = ', '.join(f'{slot}={getattr(self, slot)}' for slot in self.__slots__)
+        return f'QoSProfile({policies})'
 
     def copy(self) -> QoSProfile:
         return QoSProfile(**{slot: getattr(self, slot) for slot in self.__slots__})
@@ -169,9 +171,7 @@ qos_profile_sensor_data = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST
 qos_profile_services_default = QoSProfile(depth=10)
 qos_profile_parameters = QoSProfile(depth=1000)
 qos_profile_parameter_events = QoSProfile(depth=1000)
-qos_profile_action_status_default = QoSProfile(
-    depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL
-)
+qos_profile_action_status_default = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class QoSPresetProfiles(Enum):
@@ -185,47 +185,6 @@ class QoSPresetProfiles(Enum):
     @classmethod
     def get_from_short_key(cls, name: str) -> QoSProfile:
         return cls[name.upper()].value
-
-
-class QoSCompatibility(IntEnum):
-    OK = 0
-    WARNING = 1
-    ERROR = 2
-
-
-def qos_check_compatible(offered: QoSProfile, requested: QoSProfile) -> tuple[QoSCompatibility, str]:
-    """Return whether a subscription hears a publisher, and if not, which policies are why."""
-    problems = []
-    if (
-        offered.reliability == ReliabilityPolicy.BEST_EFFORT
-        and requested.reliability == ReliabilityPolicy.RELIABLE
-    ):
-        problems.append('ERROR: Best effort publisher and reliable subscription;')
-    if (
-        offered.durability == DurabilityPolicy.VOLATILE
-        and requested.durability == DurabilityPolicy.TRANSIENT_LOCAL
-    ):
-        problems.append('ERROR: Volatile publisher and transient local subscription;')
-    if _finite(requested.deadline) < _finite(offered.deadline):
-        problems.append('ERROR: Subscription expects a shorter deadline than the publisher has;')
-    if offered.liveliness < requested.liveliness == LivelinessPolicy.MANUAL_BY_TOPIC:
-        problems.append('ERROR: Publisher liveliness is weaker than the subscription asks;')
-    if _finite(requested.liveliness_lease_duration) < _finite(offered.liveliness_lease_duration):
-        problems.append('ERROR: Subscription expects a shorter liveliness lease duration;')
-    if problems:
-        return QoSCompatibility.ERROR, ' '.join(problems)
-    undecided = [
-        name
-        for name in ('reliability', 'durability', 'liveliness')
-        if {getattr(offered, name), getattr(requested, name)} & {0, 3}
-    ]
-    if undecided:
-        return QoSCompatibility.WARNING, f'WARNING: {" and ".join(undecided)} not determined;'
-    return QoSCompatibility.OK, ''
-
-
-def _finite(duration: Duration) -> Duration:
-    return duration if duration.nanoseconds > 0 else INFINITE
 
 
 @dataclass(frozen=True)

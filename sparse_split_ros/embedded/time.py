@@ -1,5 +1,6 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: D101, D102 -- the names, and what they mean, are rclpy's
 """Times, durations and clocks, with rclpy's rules about mixing clocks."""
 
 from __future__ import annotations

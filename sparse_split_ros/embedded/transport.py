@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Protocol
 from sparse_split_ros.embedded.exceptions import TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sparse_split_ros.embedded.qos import QoSProfile
 
 ENVIRONMENT = 'SPARSE_SPLIT_TRANSPORT'
 
 
-@dataclass
+@dataclass(eq=False)
 class NodeInfo:
     """A node of this process as the graph shows it; identifiers are those of its endpoints."""
 
@@ -32,6 +32,17 @@ class NodeInfo:
     namespace: str
     readers: list[bytes] = field(default_factory=list)
     writers: list[bytes] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PortSpec:
+    """What a publisher or subscription wants of the network."""
+
+    node: NodeInfo
+    topic: str
+    type_name: str
+    qos: QoSProfile
+    on_incompatible: Callable[[str], None]  # hears which policy keeps a peer away
 
 
 @dataclass(frozen=True)
@@ -47,46 +58,42 @@ class Endpoint:
     node: tuple[str, str] | None  # (name, namespace); None while it is not known
 
 
-class Writer(Protocol):
-    """The network's end of a publisher."""
+class Port(Protocol):
+    """The network's end of a publisher or subscription."""
 
     gid: bytes
+
+    def matched(self) -> int:
+        """Return how many peers this port has."""
+
+    def close(self) -> None:
+        """Leave the network. Closing twice is harmless."""
+
+
+class Writer(Port, Protocol):
+    """The network's end of a publisher."""
 
     def write(self, cdr: bytes) -> bool:
         """Send; return whether the network took it. Safe from any thread."""
 
-    def matched(self) -> int:
-        """Return how many subscriptions hear this writer."""
 
-    def close(self) -> None:
-        """Leave the network. Closing twice is harmless."""
-
-
-class Reader(Protocol):
+class Reader(Port, Protocol):
     """The network's end of a subscription."""
-
-    gid: bytes
 
     def take(self) -> bytes | None:
         """Return the oldest waiting message, or None."""
-
-    def matched(self) -> int:
-        """Return how many publishers this reader hears."""
-
-    def close(self) -> None:
-        """Leave the network. Closing twice is harmless."""
 
 
 class Waiter(Protocol):
     """Blocks one executor until a reader has something or another thread wakes it."""
 
-    def attach(self, port: Reader | Writer) -> None:
+    def attach(self, port: Port) -> None:
         """Wait for this reader's data, and for the warnings of either kind of port."""
 
-    def detach(self, port: Reader | Writer) -> None:
+    def detach(self, port: Port) -> None:
         """Stop waiting for a port, if it was attached."""
 
-    def wait(self, seconds: float) -> list[Reader]:
+    def wait(self, seconds: float) -> Sequence[Reader]:
         """Return the readers with data, or an empty list after ``seconds`` or a wake."""
 
     def wake(self) -> None:
@@ -102,25 +109,11 @@ class Transport(Protocol):
     name: str  # what carries the bytes, for people
     note: str  # what a user should know about it, said once; empty if there is nothing
 
-    def create_writer(
-        self,
-        node: NodeInfo,
-        topic: str,
-        type_name: str,
-        qos: QoSProfile,
-        on_incompatible: Callable[[str], None],
-    ) -> Writer:
-        """Offer a topic; ``on_incompatible`` hears the policy that keeps a reader away."""
+    def create_writer(self, spec: PortSpec) -> Writer:
+        """Offer a topic."""
 
-    def create_reader(
-        self,
-        node: NodeInfo,
-        topic: str,
-        type_name: str,
-        qos: QoSProfile,
-        on_incompatible: Callable[[str], None],
-    ) -> Reader:
-        """Ask for a topic; ``on_incompatible`` hears the policy that keeps a writer away."""
+    def create_reader(self, spec: PortSpec) -> Reader:
+        """Ask for a topic."""
 
     def create_waiter(self) -> Waiter:
         """Return a waiter for the ports of this transport."""
@@ -164,7 +157,7 @@ def domain_from_environment() -> int:
     """
     text = os.environ.get('ROS_DOMAIN_ID') or '0'
     if not text.isdecimal() or int(text) > 232:
-        raise TransportError(f'ROS_DOMAIN_ID is {text!r}, expected a number in 0..232 (best <= 101)')
+        raise TransportError(f'ROS_DOMAIN_ID is {text!r}, expected 0..232 (best <= 101)')
     return int(text)
 
 

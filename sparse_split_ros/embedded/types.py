@@ -1,6 +1,6 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""ROS 2 message types without ROS: definitions, type hashes, classes and CDR, all on top of rosbags.
+"""ROS 2 message types without ROS: definitions, hashes, classes and CDR, on top of rosbags.
 
 A message class behaves like the one rosidl generates for Python: every field has a default, the
 constructor takes keywords only, an unknown attribute is an error, a numeric sequence is an
@@ -23,7 +23,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from typing_extensions import dataclass_transform
 else:
@@ -53,10 +53,9 @@ VISION_MSGS = {
 }
 
 _TYPECODES = {
-    'int8': 'b', 'uint8': 'B', 'char': 'B', 'int16': 'h', 'uint16': 'H', 'int32': 'i',
+    'int8': 'b', 'uint8': 'B', 'int16': 'h', 'uint16': 'H', 'int32': 'i',
     'uint32': 'I', 'int64': 'q', 'uint64': 'Q', 'float32': 'f', 'float64': 'd',
 }  # fmt: skip
-_DTYPES = {'bool': 'bool', 'byte': 'int8', 'char': 'uint8'}
 
 
 @cache
@@ -188,35 +187,13 @@ def deserialize(cdr: bytes | memoryview, cls: type[M]) -> M:
     :raises TypesError: if the bytes are truncated, damaged or of another type.
     """
     try:
-        return cast('M', _cdr_store().deserialize_cdr(cdr, cls.__msgtype__))
+        return cast('M', _cdr_store().deserialize_cdr(memoryview(cdr), cls.__msgtype__))
     except (SerdeError, struct.error, ValueError, TypeError, MemoryError) as error:
         raise TypesError(f'cannot read {len(cdr)} bytes as {cls.__msgtype__}: {error}') from error
 
 
-class _Sequence:
-    """A numeric sequence field: kept as ``array.array``, whatever buffer or list is assigned."""
-
-    def __init__(self, slot: Any, typecode: str) -> None:
-        self._slot, self._typecode = slot, typecode
-
-    def __get__(self, obj: Any, owner: type | None = None) -> Any:
-        return self if obj is None else self._slot.__get__(obj, owner)
-
-    def __set__(self, obj: Any, value: Any) -> None:
-        if not (isinstance(value, array) and value.typecode == self._typecode):
-            made = array(self._typecode)
-            if isinstance(value, (bytes, bytearray, memoryview)) and made.itemsize == 1:
-                made.frombytes(value)
-            elif isinstance(value, np.ndarray):
-                made.frombytes(np.ascontiguousarray(value, self._typecode).data.cast('B'))
-            else:
-                made.extend(value)
-            value = made
-        self._slot.__set__(obj, value)
-
-
-class _Fixed:
-    """A fixed-size numeric array field: kept as a numpy array of the definition's type."""
+class _Field:
+    """A field converted when it is assigned; ``wire`` is what rosbags gets to serialise."""
 
     def __init__(self, slot: Any, dtype: str, length: int) -> None:
         self._slot, self._dtype, self._length = slot, dtype, length
@@ -225,65 +202,100 @@ class _Fixed:
         return self if obj is None else self._slot.__get__(obj, owner)
 
     def __set__(self, obj: Any, value: Any) -> None:
+        self._slot.__set__(obj, self.keep(value))
+
+    def keep(self, value: Any) -> Any:
+        raise NotImplementedError
+
+    def wire(self, obj: Any) -> Any:
+        return np.asarray(self._slot.__get__(obj))
+
+
+class _Sequence(_Field):
+    """A numeric sequence: an ``array.array``, whatever buffer or list is assigned."""
+
+    def keep(self, value: Any) -> Any:
+        code = _TYPECODES[self._dtype]
+        if isinstance(value, array) and value.typecode == code:
+            return value
+        made = array(code)
+        if isinstance(value, (bytes, bytearray, memoryview)) and made.itemsize == 1:
+            made.frombytes(value)
+        elif isinstance(value, np.ndarray):
+            made.frombytes(np.ascontiguousarray(value, code).data.cast('B'))
+        else:
+            made.extend(value)
+        return made
+
+
+class _Fixed(_Field):
+    """A numeric array of fixed size: a numpy array."""
+
+    def keep(self, value: Any) -> Any:
         value = np.array(value, self._dtype)
         if value.shape != (self._length,):
             raise ValueError(f'expected {self._length} values, got an array of {value.shape}')
-        self._slot.__set__(obj, value)
+        return value
 
 
-class _Byte:
-    """A ``byte`` field: kept as ``bytes`` of length one, as rosidl does."""
+class _List(_Field):
+    """A ``bool[]`` or ``byte[]``: a list."""
 
-    def __init__(self, slot: Any) -> None:
-        self._slot = slot
+    def keep(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            octets = value.view(np.uint8).tolist()
+            return value.tolist() if self._dtype == 'bool' else [bytes([one]) for one in octets]
+        return list(value)
 
-    def __get__(self, obj: Any, owner: type | None = None) -> Any:
-        return self if obj is None else self._slot.__get__(obj, owner)
+    def wire(self, obj: Any) -> Any:
+        items = self._slot.__get__(obj)
+        if self._dtype == 'bool':
+            return np.array(items, bool)
+        return np.frombuffer(b''.join(items), np.int8)
 
-    def __set__(self, obj: Any, value: Any) -> None:
+
+class _Byte(_Field):
+    """A ``byte``: ``bytes`` of length one, as in rosidl."""
+
+    def keep(self, value: Any) -> Any:
         value = bytes([value & 0xFF]) if isinstance(value, int) else bytes(value)
         if len(value) != 1:
             raise ValueError(f'a byte field takes one byte, got {value!r}')
-        self._slot.__set__(obj, value)
+        return value
+
+    def wire(self, obj: Any) -> Any:
+        return int.from_bytes(self._slot.__get__(obj), 'little', signed=True)
+
+
+def _converter(description: Any) -> tuple[type[_Field], str, int] | None:
+    """Return what a field needs beyond its slot: converter, numpy type and length."""
+    kind, detail = description
+    if kind == Nodetype.BASE:
+        return (_Byte, 'int8', 1) if detail[0] == 'byte' else None
+    if kind == Nodetype.NAME or detail[0][0] != Nodetype.BASE or detail[0][1][0] == 'string':
+        return None
+    base, length = detail[0][1][0], detail[1]
+    dtype = {'byte': 'int8', 'char': 'uint8'}.get(base, base)
+    if kind == Nodetype.ARRAY:
+        return _Fixed, dtype, length
+    return (_List if base in ('bool', 'byte') else _Sequence), dtype, length
 
 
 def _adopt(cls: type[Message], name: str) -> None:
     """Give a fresh class its field converters and enter it in the CDR store.
 
-    rosbags wants numpy views where a message holds arrays or bytes; its generated code reads
-    fields by name, so the CDR store knows such a field under the name of a property beside it.
+    rosbags wants numpy where a message holds arrays or bytes; its generated code reads fields by
+    name, so the CDR store knows such a field under the name of a property beside it.
     """
     cls.__msgtype__ = name
     wire_fields = []
     for field, description in _fields_of(name):
-        slot = cls.__dict__[field]
-        convert: Any = None
-        view: Callable[[Any], Any] | None = None
-        kind, detail = description
-        if kind == Nodetype.BASE and detail[0] == 'byte':
-            convert = _Byte(slot)
-            view = lambda obj, slot=slot: int.from_bytes(
-                slot.__get__(obj), 'little', signed=True
-            )
-        elif kind in (Nodetype.ARRAY, Nodetype.SEQUENCE) and detail[0][0] == Nodetype.BASE:
-            base = detail[0][1][0]
-            dtype = _DTYPES.get(base, base)
-            if base == 'string':
-                pass
-            elif kind == Nodetype.ARRAY:
-                convert = _Fixed(slot, dtype, detail[1])
-            elif base in _TYPECODES:
-                convert = _Sequence(slot, _TYPECODES[base])
-                view = lambda obj, slot=slot: np.asarray(slot.__get__(obj))
-            else:  # bool[] and byte[] are lists in rclpy
-                view = lambda obj, slot=slot, dtype=dtype: _as_numpy(
-                    slot.__get__(obj), dtype
-                )
-        if convert is not None:
-            setattr(cls, field, convert)
-        if view is not None:
-            setattr(cls, f'{field}_cdr', property(view))
-        wire_fields.append((f'{field}_cdr' if view else field, description))
+        found = _converter(description)
+        if found is not None:
+            made = found[0](cls.__dict__[field], *found[1:])
+            setattr(cls, field, made)
+            setattr(cls, f'{field}_cdr', property(made.wire))
+        wire_fields.append((f'{field}_cdr' if found else field, description))
     store = _cdr_store()
     store.fielddefs[name] = (typestore().fielddefs[name][0], wire_fields)
     store.types[name] = _maker(cls)
@@ -328,11 +340,6 @@ def _fields_of(name: str) -> list[tuple[str, Any]]:
     return [(f'{field}_' if iskeyword(field) else field, kind) for field, kind in fields]
 
 
-def _as_numpy(values: Iterable[Any], dtype: str) -> np.ndarray[Any, Any]:
-    items = [item[0] if isinstance(item, bytes) else item for item in values]
-    return np.array(items, 'uint8' if dtype == 'int8' else dtype).view(dtype)
-
-
 def _default_of(description: Any) -> Callable[[], Any]:
     kind, detail = description
     if kind == Nodetype.NAME:
@@ -346,52 +353,19 @@ def _default_of(description: Any) -> Callable[[], Any]:
     return {'string': str, 'bool': bool, 'float32': float, 'float64': float}.get(detail[0], int)
 
 
-def _misfit(msg: Message, path: str = '') -> str:
-    """Return what is wrong with the first field that does not fit its type, or an empty string."""
-    for field, (kind, detail) in _fields_of(msg.__msgtype__):
-        value, where = getattr(msg, field), f'{path}{field}'
-        if kind == Nodetype.NAME:
-            found = _misfit_message(value, detail, where)
-        elif kind == Nodetype.BASE:
-            found = _misfit_value(value, detail[0], where)
-        else:
-            found = _misfit_items(value, detail[0], where)
-        if found:
-            return found
-    return ''
-
-
-def _misfit_message(value: Any, name: str, where: str) -> str:
-    if getattr(value, '__msgtype__', None) != name:
-        return f'{where} is {value!r}, expected a {name}'
-    return _misfit(value, f'{where}.')
-
-
-def _misfit_items(value: Any, item: tuple[Any, Any], where: str) -> str:
-    if isinstance(value, (array, np.ndarray)):
-        return ''
-    if not isinstance(value, (list, tuple)):
-        return f'{where} is {value!r}, expected a list'
-    check = _misfit_message if item[0] == Nodetype.NAME else _misfit_value
-    name = item[1] if item[0] == Nodetype.NAME else item[1][0]
-    found = (check(one, name, f'{where}[{index}]') for index, one in enumerate(value))
-    return next(filter(None, found), '')
-
-
-def _misfit_value(value: Any, base: str, where: str) -> str:
-    if base == 'string':
-        if not isinstance(value, str):
-            return f'{where} is {value!r}, expected a str'
+def _misfit(msg: Message) -> str:
+    """Return the first field that does not fit its type, with its value, or an empty string."""
+    store = _cdr_store()
+    for field in msg.__slots__:
+        value = getattr(msg, field)
+        parts = value if isinstance(value, list) else [value]
+        for index, part in enumerate(parts):
+            if isinstance(part, Message) and (inner := _misfit(part)):
+                return f'{field}[{index}].{inner}' if parts is value else f'{field}.{inner}'
+        probe = message_class(msg.__msgtype__)()
         try:
-            value.encode()
-        except UnicodeEncodeError:
-            return f'{where} is {value!r}, expected text that UTF-8 can hold'
-    elif base.startswith('float'):
-        if not isinstance(value, (int, float)):
-            return f'{where} is {value!r}, expected a float'
-    elif base.startswith(('int', 'uint')):
-        bits = int(base.lstrip('uint'))
-        low, high = (0, 2**bits) if base[0] == 'u' else (-(2 ** (bits - 1)), 2 ** (bits - 1))
-        if not isinstance(value, int) or not low <= value < high:
-            return f'{where} is {value!r}, expected an int in {low}..{high - 1}'
+            setattr(probe, field, value)
+            store.serialize_cdr(probe, probe.__msgtype__)
+        except Exception as error:  # whatever rosbags stumbles over
+            return f'{field} is {value!r:.200} ({error})'
     return ''

@@ -1,5 +1,6 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: D102 -- the methods are described in transport.py
 """Zenoh as transport, for machines that Cyclone DDS has no wheel for.
 
 The same CDR travels between processes of this runtime; ROS 2 nodes do not hear it. Processes are
@@ -30,15 +31,14 @@ from sparse_split_ros.embedded.qos import (
     ReliabilityPolicy,
 )
 from sparse_split_ros.embedded.time import INFINITE
-from sparse_split_ros.embedded.transport import Endpoint, NodeInfo, localhost_only
+from sparse_split_ros.embedded.transport import Endpoint, NodeInfo, PortSpec, localhost_only
 from sparse_split_ros.embedded.types import type_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = 'sparse_split'
-# On this host alone, peers meet on fixed ports of the domain, below the ephemeral ones. Whoever
-# comes later connects to all that are there.
+# Where peers meet on this host alone, below the ephemeral ports.
 FIRST_PORT, PORTS_PER_DOMAIN = 10_000, 32
 # A reader that keeps all must still be bounded.
 KEEP_ALL_DEPTH = 10_000
@@ -48,17 +48,13 @@ class _Port:
     """A writer or reader: its place in the graph and in the node that owns it."""
 
     def __init__(
-        self,
-        transport: ZenohTransport,
-        entity: Any,
-        endpoint: Endpoint,
-        owned: list[bytes],
-        on_incompatible: Callable[[str], None],
+        self, transport: ZenohTransport, entity: Any, endpoint: Endpoint, spec: PortSpec
     ) -> None:
         self.gid, self.endpoint = endpoint.gid, endpoint
-        self._transport, self._entity, self._owned = transport, entity, owned
-        self._on_incompatible = on_incompatible
-        owned.append(self.gid)
+        self._transport, self._entity = transport, entity
+        self._on_incompatible = spec.on_incompatible
+        self._owned = spec.node.writers if endpoint.is_publisher else spec.node.readers
+        self._owned.append(self.gid)
         transport.ports[self.gid] = self
         self._token = transport.show(endpoint)
 
@@ -79,15 +75,15 @@ class _Port:
 
     def _meets(self, other: Endpoint) -> bool:
         mine = self.endpoint
-        return (
-            mine.is_publisher != other.is_publisher
-            and (mine.topic, mine.type_name) == (other.topic, other.type_name)
-        )
+        same_topic = (mine.topic, mine.type_name) == (other.topic, other.type_name)
+        return same_topic and mine.is_publisher != other.is_publisher
 
     def _obstacle(self, other: Endpoint) -> str:
-        writer, reader = (self.endpoint, other) if self.endpoint.is_publisher else (other, self.endpoint)
-        for policy, (offered, wanted) in zip(('RELIABILITY', 'DURABILITY'), zip(_marks(writer.qos), _marks(reader.qos))):
-            if wanted in 'rt' and offered != wanted:
+        """Return the policy that keeps two endpoints of a topic apart, or an empty string."""
+        ends = (self.endpoint, other) if self.endpoint.is_publisher else (other, self.endpoint)
+        offered, asked = (_marks(end.qos) for end in ends)
+        for policy, offer, demand in zip(('RELIABILITY', 'DURABILITY'), offered, asked):
+            if demand in 'rt' and offer != demand:
                 return policy
         return ''
 
@@ -106,26 +102,20 @@ class ZenohWriter(_Port):
 class ZenohReader(_Port):
     """A subscriber whose messages wait in a queue of the profile's depth, the oldest leaving."""
 
-    def __init__(
-        self,
-        transport: ZenohTransport,
-        endpoint: Endpoint,
-        owned: list[bytes],
-        on_incompatible: Callable[[str], None],
-    ) -> None:
-        depth = _depth(endpoint.qos)
+    def __init__(self, transport: ZenohTransport, endpoint: Endpoint, spec: PortSpec) -> None:
+        depth = _depth(spec.qos)
         self.queue: deque[bytes] = deque(maxlen=depth)
         self.waiter: ZenohWaiter | None = None
-        key, session = transport.data_key(endpoint), transport.session
+        key, receive = transport.data_key(endpoint), _direct(self._receive)
         entity: Any
-        if endpoint.qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
+        if spec.qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
             history = zenoh.ext.HistoryConfig(detect_late_publishers=True, max_samples=depth)
             entity = zenoh.ext.declare_advanced_subscriber(
-                session, key, self._receive, history=history
+                transport.session, key, receive, history=history
             )
         else:
-            entity = session.declare_subscriber(key, self._receive)
-        super().__init__(transport, entity, endpoint, owned, on_incompatible)
+            entity = transport.session.declare_subscriber(key, receive)
+        super().__init__(transport, entity, endpoint, spec)
 
     def take(self) -> bytes | None:
         try:
@@ -186,12 +176,12 @@ class ZenohTransport:
         self._tokens: dict[str, Endpoint | tuple[str, str]] = {}
         self._own: dict[int, Any] = {}
         try:
-            self.session = zenoh.open(_configuration(domain_id))
+            self.session = _open(domain_id)
         except zenoh.ZError as error:
             raise TransportError(f'cannot join Zenoh domain {domain_id}: {error}') from None
         self._prefix = bytes.fromhex(str(self.session.zid()).rjust(32, '0'))[:12]
         self._watch = self.session.liveliness().declare_subscriber(
-            f'{ROOT}/{domain_id}/graph/**', self._on_token, history=True
+            f'{ROOT}/{domain_id}/graph/**', _direct(self._on_token), history=True
         )
 
     def data_key(self, endpoint: Endpoint) -> str:
@@ -211,43 +201,27 @@ class ZenohTransport:
         )  # fmt: skip
         return self._declare(parts)
 
-    def create_writer(
-        self,
-        node: NodeInfo,
-        topic: str,
-        type_name: str,
-        qos: QoSProfile,
-        on_incompatible: Callable[[str], None],
-    ) -> ZenohWriter:
-        endpoint = self._endpoint(node, True, topic, type_name, qos)
-        reliable = qos.reliability == ReliabilityPolicy.RELIABLE
+    def create_writer(self, spec: PortSpec) -> ZenohWriter:
+        endpoint = self._endpoint(spec, is_publisher=True)
+        control = zenoh.CongestionControl
+        reliable = spec.qos.reliability == ReliabilityPolicy.RELIABLE
         options: Any = {
             'express': True,  # no batching: latency counts
-            'congestion_control': zenoh.CongestionControl.BLOCK
-            if reliable
-            else zenoh.CongestionControl.DROP,
+            'congestion_control': control.BLOCK if reliable else control.DROP,
         }
         key = self.data_key(endpoint)
         entity: Any
-        if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
+        if spec.qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
+            cache = zenoh.ext.CacheConfig(max_samples=_depth(spec.qos))
             entity = zenoh.ext.declare_advanced_publisher(
-                self.session, key, cache=zenoh.ext.CacheConfig(max_samples=_depth(qos)),
-                publisher_detection=True, **options,
-            )  # fmt: skip
+                self.session, key, cache=cache, publisher_detection=True, **options
+            )
         else:
             entity = self.session.declare_publisher(key, **options)
-        return ZenohWriter(self, entity, endpoint, node.writers, on_incompatible)
+        return ZenohWriter(self, entity, endpoint, spec)
 
-    def create_reader(
-        self,
-        node: NodeInfo,
-        topic: str,
-        type_name: str,
-        qos: QoSProfile,
-        on_incompatible: Callable[[str], None],
-    ) -> ZenohReader:
-        endpoint = self._endpoint(node, False, topic, type_name, qos)
-        return ZenohReader(self, endpoint, node.readers, on_incompatible)
+    def create_reader(self, spec: PortSpec) -> ZenohReader:
+        return ZenohReader(self, self._endpoint(spec, is_publisher=False), spec)
 
     def create_waiter(self) -> ZenohWaiter:
         return ZenohWaiter()
@@ -269,15 +243,16 @@ class ZenohTransport:
     def _gid(self) -> bytes:
         return self._prefix + next(self._numbers).to_bytes(4, 'big')
 
-    def _endpoint(
-        self, node: NodeInfo, is_publisher: bool, topic: str, type_name: str, qos: QoSProfile
-    ) -> Endpoint:
-        kind, owner = type_hash(type_name), (node.name, node.namespace)
-        return Endpoint(is_publisher, topic, type_name, kind, self._gid(), qos, owner)
+    def _endpoint(self, spec: PortSpec, is_publisher: bool) -> Endpoint:
+        return Endpoint(
+            is_publisher, spec.topic, spec.type_name, type_hash(spec.type_name), self._gid(),
+            spec.qos, (spec.node.name, spec.node.namespace),
+        )  # fmt: skip
 
     def _declare(self, parts: tuple[str, ...]) -> Any:
         # Our own tokens enter the graph at once: the network would tell us a little later.
-        key = f'{ROOT}/{self._domain_id}/graph/' + '/'.join(part.replace('/', '%') for part in parts)
+        body = '/'.join(part.replace('/', '%') for part in parts)
+        key = f'{ROOT}/{self._domain_id}/graph/{body}'
         self._enter(key)
         return self.session.liveliness().declare_token(key)
 
@@ -298,6 +273,11 @@ class ZenohTransport:
                 port.report(known)
 
 
+def _direct(callback: Callable[[Any], None]) -> Any:
+    """Run a callback in Zenoh's own thread; a Python thread each would outlive the program."""
+    return zenoh.handlers.Callback(callback, indirect=False)
+
+
 def _marks(qos: QoSProfile) -> tuple[str, ...]:
     reliable = qos.reliability == ReliabilityPolicy.RELIABLE
     latched = qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
@@ -315,46 +295,51 @@ def _parse_token(key: str) -> Endpoint | tuple[str, str] | None:
     if kind not in ('P', 'S') or len(parts) != 8:
         return None
     gid, topic, type_name, hash_, reliability, durability, namespace, name = parts
+    reliable, latched = reliability == 'r', durability == 't'
     qos = QoSProfile(
         history=HistoryPolicy.UNKNOWN,
         depth=0,
-        reliability=ReliabilityPolicy.RELIABLE
-        if reliability == 'r'
-        else ReliabilityPolicy.BEST_EFFORT,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL
-        if durability == 't'
-        else DurabilityPolicy.VOLATILE,
-        lifespan=INFINITE, deadline=INFINITE, liveliness_lease_duration=INFINITE,
-    )  # fmt: skip
-    return Endpoint(
-        kind == 'P', topic, type_name, hash_, bytes.fromhex(gid), qos, (name, namespace)
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+        lifespan=INFINITE,
+        deadline=INFINITE,
+        liveliness_lease_duration=INFINITE,
     )
+    gid_bytes, owner = bytes.fromhex(gid), (name, namespace)
+    return Endpoint(kind == 'P', topic, type_name, hash_, gid_bytes, qos, owner)
 
 
-def _configuration(domain_id: int) -> zenoh.Config:
-    path = os.environ.get('ZENOH_CONFIG')
-    config = zenoh.Config.from_file(path) if path else zenoh.Config()
-    settings = {
-        'timestamping/enabled': 'true',  # the caches of latched topics order by time
-        'transport/shared_memory/enabled': 'false',  # a killed process would leave its segments
-    }
-    if localhost_only():
-        first = FIRST_PORT + domain_id * PORTS_PER_DOMAIN
-        mine = next(filter(_is_free, range(first, first + PORTS_PER_DOMAIN)), None)
-        if mine is None:
-            raise TransportError(
-                f'domain {domain_id} has more than {PORTS_PER_DOMAIN} processes on this host'
-            )
-        others = ', '.join(
-            f'"tcp/127.0.0.1:{port}"'
-            for port in range(first, first + PORTS_PER_DOMAIN)
-            if port != mine and not _is_free(port)
-        )
-        settings |= {
+def _open(domain_id: int) -> zenoh.Session:
+    """Return a session in a domain.
+
+    On this host alone every process listens on the first free port of the domain and keeps trying
+    those below it, so that of any two processes one finds the other, in whatever order they start.
+    """
+    if not localhost_only():
+        return zenoh.open(_configuration({}))
+    first = FIRST_PORT + domain_id * PORTS_PER_DOMAIN
+    for port in range(first, first + PORTS_PER_DOMAIN):
+        below = ', '.join(f'"tcp/127.0.0.1:{other}"' for other in range(first, port))
+        settings = {
             'scouting/multicast/enabled': 'false',
-            'listen/endpoints': f'["tcp/127.0.0.1:{mine}"]',
-            'connect/endpoints': f'[{others}]',
+            'listen/endpoints': f'["tcp/127.0.0.1:{port}"]',
+            'connect/endpoints': f'[{below}]',
+            'connect/retry': '{period_init_ms: 100, period_max_ms: 1000}',
         }
+        if _is_free(port):
+            try:
+                return zenoh.open(_configuration(settings))
+            except zenoh.ZError:  # another process was faster
+                continue
+    raise TransportError(f'domain {domain_id} has {PORTS_PER_DOMAIN} processes here, no more fit')
+
+
+def _configuration(settings: dict[str, str]) -> zenoh.Config:
+    path = os.environ.get('ZENOH_CONFIG')
+    config: zenoh.Config = zenoh.Config.from_file(path) if path else zenoh.Config()
+    config.insert_json5('timestamping/enabled', 'true')  # latched topics order by time
+    # A killed process would leave its shared memory behind.
+    config.insert_json5('transport/shared_memory/enabled', 'false')
     for name, value in settings.items():
         config.insert_json5(name, value)
     return config
@@ -387,7 +372,8 @@ def join(domain_id: int) -> ZenohTransport:
 
 def _leave_all() -> None:
     for transport in _transports.values():
-        transport.session.close()
+        session: Any = transport.session
+        session.close()
     _transports.clear()
 
 

@@ -78,7 +78,8 @@ def load_spec(name_or_path: str | os.PathLike[str]) -> LinkSpec:
     path = Path(name_or_path)
     if path.suffix not in ('.yaml', '.yml'):
         raise LinkModelError(
-            f'unknown link {str(name_or_path)!r}: choose one of {", ".join(PRESETS)}, or a .yaml file'
+            f'unknown link {str(name_or_path)!r}: choose one of {", ".join(PRESETS)}, '
+            'or a .yaml file'
         )
     try:
         values = yaml.safe_load(path.read_text(encoding='utf-8'))

@@ -26,7 +26,9 @@ STYLES = {Route.LOCAL: 'green', Route.OFFBOARD: 'dodger_blue2', Route.FALLBACK: 
 
 _REFRESH_HZ = 4
 _LINE_EVERY_S = 2.0
-_BAR_WIDTH = 24
+_BAR_WIDTH = 18
+# Narrow and short enough for a terminal of 80 columns and 24 lines.
+_PLAIN: Any = {'box': None, 'header_style': 'dim', 'padding': (0, 2, 0, 0)}
 
 
 @dataclass
@@ -82,7 +84,7 @@ class Board:
         self._by_route = {route: _Tally() for route in Route}
         self._by_scene: dict[str, _Tally] = {}
         self._last: Outcome | None = None
-        self._events: deque[str] = deque(maxlen=6)
+        self._events: deque[str] = deque(maxlen=4)
         self._printed = self._start
         self._live: Live | None = None
 
@@ -151,8 +153,11 @@ class Board:
                 Text(self.title, style='bold'),
                 self._progress(),
                 self._now(),
+                '',
                 self._routes(),
+                '',
                 self._scenes(),
+                '',
                 *(Text(line, style='dim') for line in self._events),
             )
 
@@ -160,7 +165,7 @@ class Board:
         seconds = time.monotonic() - self._start
         row = Table.grid(padding=(0, 2))
         row.add_row(
-            ProgressBar(total=self._frames, completed=self._all.count, width=48),
+            ProgressBar(total=self._frames, completed=self._all.count, width=40),
             f'{self._all.count} of {self._frames} frames',
             f'{seconds:.0f} s',
         )
@@ -178,9 +183,9 @@ class Board:
         return text
 
     def _routes(self) -> Table:
-        table = Table(expand=False, header_style='dim')
+        table = Table(**_PLAIN)
         table.add_column('route', min_width=9)
-        for name in ('frames', 'share', 'accuracy', 'p50 ms', 'p95 ms', 'bytes sent'):
+        for name in ('frames', 'share', 'accuracy', 'p50 ms', 'p95 ms', 'bytes'):
             table.add_column(name, justify='right')
         table.add_column('')
         for route, tally in self._by_route.items():
@@ -191,7 +196,6 @@ class Board:
                 tally.accuracy, tally.percentile(50), tally.percentile(95), tally.bytes, bar,
             )  # fmt: skip
         tally = self._all
-        table.add_section()
         table.add_row(
             'all', str(tally.count), '', tally.accuracy, tally.percentile(50),
             tally.percentile(95), tally.bytes, ' ' * _BAR_WIDTH, style='bold',
@@ -199,7 +203,7 @@ class Board:
         return table
 
     def _scenes(self) -> Table:
-        table = Table(expand=False, header_style='dim')
+        table = Table(**_PLAIN)
         table.add_column('scene', min_width=9)
         for name in ('frames', 'accuracy', 'p95 ms'):
             table.add_column(name, justify='right')
@@ -235,7 +239,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
             f'{_number(outage["recovered_ms"])} ms after it announced itself again, '
             f'{outage["fallbacks"]} fallbacks'
         )
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table = Table(**_PLAIN, show_header=False)
     table.add_column(style='dim')
     table.add_column(overflow='fold')
     for name, text in rows.items():

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,8 +78,8 @@ def drive_strip(
         )
         times, end = _times(outcomes)
         _draw_scenes(scenes, outcomes, end)
-        colours = [to_rgb(ROUTE_COLOURS[o.route] if o.route else _NONE) for o in outcomes]
-        routes.bar(times, 1, width=end / len(times) * 1.05, align='edge', color=colours)
+        colours = [to_rgb(ROUTE_COLOURS[each.route] if each.route else _NONE) for each in outcomes]
+        routes.pcolormesh([*times, end], [0, 1], [colours], antialiased=False)
         mistakes = [time for time, each in zip(times, outcomes) if each.correct is False]
         wrong.vlines(mistakes, 0, 1, color=_WRONG, lw=0.9)
         if outage is not None:
@@ -100,10 +101,12 @@ def drive_strip(
     return buffer.getvalue()
 
 
-def accuracy_bars(outcomes: Sequence[Outcome]) -> bytes:
-    """Accuracy by scene and by route, each with its 95 % interval."""
+def accuracy_bars(outcomes: Sequence[Outcome]) -> bytes | None:
+    """Accuracy by scene and by route, each with its 95 % interval; None without any truth."""
     scenes = grouped(outcomes, lambda each: each.scene if each.correct is not None else None)
     routes = grouped(outcomes, lambda each: each.route if each.correct is not None else None)
+    if not routes:
+        return None
     rows = max(len(scenes), len(routes), 3)
     with _figure(11, 0.9 + 0.34 * rows) as (figure, buffer):
         left, right = figure.subplots(1, 2, sharex=True, gridspec_kw={'wspace': 0.06})
@@ -261,7 +264,7 @@ def confusion_matrix(outcomes: Sequence[Outcome]) -> bytes | None:
         involved[answer] += count
     if not involved:
         return None
-    names = sorted(name for name, _ in involved.most_common(_MOST_CONFUSED))
+    names = sorted((name for name, _ in involved.most_common(_MOST_CONFUSED)), key=_natural)
     matrix = np.array([[counts[truth, answer] for answer in names] for truth in names])
     side = 2.2 + 0.34 * len(names)
     with _figure(min(11, side + 1.6), side) as (figure, buffer):
@@ -372,6 +375,11 @@ def _exit_name(route: Route, stage: int) -> str:
         Route.FALLBACK: f'fallback, exit {stage}',
     }
     return where[route]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts numbers by value: 'speed limit 20' comes before 'speed limit 100'."""
+    return [(int(part), '') if part.isdigit() else (-1, part) for part in re.split(r'(\d+)', name)]
 
 
 def _shade(axes: Axes, span: tuple[float, float], text: str = '') -> None:

@@ -23,7 +23,14 @@ from numpy.typing import NDArray
 
 from sparse_split_ros import __version__
 from sparse_split_ros.evaluation import pictures
-from sparse_split_ros.evaluation.metrics import Outcome, accuracy, grouped, spread, worst
+from sparse_split_ros.evaluation.metrics import (
+    DEADLINE_GRACE_MS,
+    Outcome,
+    accuracy,
+    grouped,
+    spread,
+    worst,
+)
 from sparse_split_ros.policy.decision import Route
 
 _WORST = 12
@@ -130,13 +137,15 @@ def _cards(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     latency, payload = summary['latency_ms'], summary['payload_bytes']
     cards = [
         (f'{summary["answered"]:,}', f'answers to {summary["accepted"]:,} accepted frames'),
-        (_percent(summary['accuracy']), f'right, of {summary["labelled"]:,} answers'),
         (_ms(latency['p50']), f'median from image to decision; p95 {_ms(latency["p95"])}'),
         (
             _percent(summary['deadline_hits']),
             f'answered within the deadline of {summary["deadline_ms"]:g} ms',
         ),
     ]
+    if summary['labelled']:
+        right = (_percent(summary['accuracy']), f'right, of {summary["labelled"]:,} answers')
+        cards.insert(1, right)
     if payload['mean'] is not None:
         cards.append(
             (f'{payload["mean"]:,.0f} B', f'sent per doubtful frame; at most {payload["max"]:,.0f}')
@@ -167,14 +176,31 @@ def _routes_text(summary: Mapping[str, Any]) -> str:
     lost = summary['frames'] - summary['accepted']
     text = (
         f'The robot was sure of {_percent(share["local"])} of the frames and answered them by '
-        f'itself. It doubted {_percent(asked)}, and sent the features of these to the tail.'
+        f'itself. Of the {_percent(asked)} that it doubted, the tail answered '
+        f'{_percent(share["offboard"] / asked if asked else None)} in time.'
     )
     if lost:
         text += (
             f' Of {summary["frames"]:,} images {lost:,} were overtaken by a newer one before the '
-            'worker was free, and are not part of this.'
+            'head took them up, and have no part in this.'
         )
     return text
+
+
+def _doubts_text(outcomes: Sequence[Outcome]) -> list[str]:
+    """In which scene the robot doubted most, and in which least."""
+    answered = [each for each in outcomes if each.route is not None]
+    doubts = {
+        scene: sum(each.route is not Route.LOCAL for each in group) / len(group)
+        for scene, group in grouped(answered, lambda each: each.scene).items()
+    }
+    if len(doubts) < 2:
+        return []
+    most, least = max(doubts, key=doubts.__getitem__), min(doubts, key=doubts.__getitem__)
+    return [
+        f'The robot was least sure in scene {most}, where it doubted {_percent(doubts[most])} of '
+        f'the frames, and surest in scene {least}, with {_percent(doubts[least])}.'
+    ]
 
 
 def _figures(report: Report) -> list[dict[str, Any]]:
@@ -185,14 +211,14 @@ def _figures(report: Report) -> list[dict[str, Any]]:
             'drive',
             'The drive',
             ['What the camera saw, the scene it was in, who answered, and where the answer was '
-             'wrong.', *_outage_text(summary.get('tail_outage'))],
+             'wrong.', *_outage_text(summary.get('tail_outage'), outage)],
             pictures.drive_strip(outcomes, report.images, outage),
         ),
         (
             'exits',
             'Who answered, and how well',
-            ['Above, the share of right answers; below, who gave them. Where the light is bad the '
-             'robot is unsure and asks more often.'],
+            ['Above, the share of right answers; below, who gave them, in short stretches of the '
+             'drive.', *_doubts_text(outcomes)],
             pictures.exit_use(outcomes, outage),
         ),
         (
@@ -208,14 +234,16 @@ def _figures(report: Report) -> list[dict[str, Any]]:
             'How long an answer took',
             ['From the arrival of the image to the decision. The black line is the median. A '
              'fallback costs a whole deadline only until the loss of the tail is noticed; then the '
-             'robot answers at once.'],
+             'robot answers at once. An answer counts as within the deadline up to '
+             f'{DEADLINE_GRACE_MS:g} ms after it, for no fallback can come before it.'],
             pictures.latency_rows(outcomes, summary['deadline_ms']),
         ),
         (
             'bytes',
             'What went over the network',
             [f'One dot per frame whose features were sent, {summary["sent_bytes"] / 1e3:,.1f} kB '
-             'in all. The marks at the bottom are frames that sent nothing.'],
+             'in all. The marks at the bottom are frames that sent nothing. While the tail is '
+             'lost, a few frames already answered are sent to find out whether it is back.'],
             pictures.payload_dots(outcomes, report.input_bytes, outage),
         ),
         (
@@ -250,10 +278,10 @@ def _outage_span(
     return (before or until)[-1], until[-1]
 
 
-def _outage_text(outage: Mapping[str, Any] | None) -> list[str]:
-    if outage is None or outage['killed_s'] is None:
+def _outage_text(outage: Mapping[str, Any] | None, span: tuple[float, float] | None) -> list[str]:
+    if outage is None or span is None:
         return []
-    text = f'After {outage["killed_s"]:.1f} s the tail was killed without warning.'
+    text = f'{span[0]:.1f} s into the drive the tail was killed without warning.'
     if outage['noticed_ms'] is not None:
         text += (
             f' The head noticed {_ms(outage["noticed_ms"])} later: {_frames(outage["waited"])} '
@@ -338,7 +366,7 @@ def _percent(share: float | None) -> str:
 def _ms(value: float | None) -> str:
     if value is None:
         return '–'
-    return f'{value:.2g} ms' if value < 10 else f'{value:,.0f} ms'
+    return f'{value:.1f} ms' if value < 99.95 else f'{value:,.0f} ms'
 
 
 def _frames(count: int) -> str:

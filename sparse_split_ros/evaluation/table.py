@@ -6,14 +6,24 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_split_ros.data import weather
+from sparse_split_ros.policy.facts import NEVER
+from sparse_split_ros.policy.scene import SCENES, SceneMeter
+from sparse_split_ros.runtime.preprocess import normalise, resize
+
+if TYPE_CHECKING:
+    from sparse_split_ros.runtime.engine import Engine
+
 FORMAT = 'sparse_split_table/1'
+_COLUMNS = ('label', 'track', 'condition', 'scene', 'prediction', 'confidence', 'coded')
 
 
 class TableError(ValueError):
@@ -28,6 +38,8 @@ class ConfidenceTable:
     ``condition`` (N,) index into ``conditions``; ``scene`` (N,) index into ``scenes``, the scene as
     measured on the image. ``stages`` are the E stages with an exit, ``prediction`` (N, E) and
     ``confidence`` (N, E) in [0, 1] what they say. The full network's prediction is the last column.
+    ``coded`` (N, S) is what the tail would say of features coded at each of the S ``splits``; where
+    it was not made, S is 0.
     """
 
     label: NDArray[np.int64]
@@ -39,10 +51,12 @@ class ConfidenceTable:
     stages: tuple[int, ...]
     conditions: tuple[str, ...]
     scenes: tuple[str, ...]
+    coded: NDArray[np.int64]
+    splits: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         rows = len(self.label)
-        for name in ('track', 'condition', 'scene', 'prediction', 'confidence'):
+        for name in _COLUMNS[1:]:
             if len(getattr(self, name)) != rows:
                 raise TableError(f'{name} has {len(getattr(self, name))} rows, label {rows}')
         shape = (rows, len(self.stages))
@@ -51,6 +65,8 @@ class ConfidenceTable:
                 f'prediction {self.prediction.shape} and confidence {self.confidence.shape}, '
                 f'expected {shape} with at least one row'
             )
+        if self.coded.shape != (rows, len(self.splits)):
+            raise TableError(f'coded {self.coded.shape}, expected {(rows, len(self.splits))}')
         # NaN fails both comparisons.
         if not (self.confidence.min() >= 0 and self.confidence.max() <= 1):
             raise TableError('confidences outside [0, 1]')
@@ -69,8 +85,7 @@ class ConfidenceTable:
 
     def take(self, rows: NDArray[Any]) -> ConfidenceTable:
         """These rows, by index or mask."""
-        names = ('label', 'track', 'condition', 'scene', 'prediction', 'confidence')
-        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+        return replace(self, **{name: getattr(self, name)[rows] for name in _COLUMNS})
 
     def only(self, condition: str) -> ConfidenceTable:
         """The rows of one condition."""
@@ -105,7 +120,9 @@ class ConfidenceTable:
             scene=self.scene.astype(np.int16),
             prediction=self.prediction.astype(np.int16),
             confidence=self.confidence.astype(np.float32),
+            coded=self.coded.astype(np.int16),
             stages=np.array(self.stages, np.int16),
+            splits=np.array(self.splits, np.int16),
             conditions=np.array(self.conditions),
             scenes=np.array(self.scenes),
         )
@@ -118,11 +135,11 @@ class ConfidenceTable:
                 if str(data['format']) != FORMAT:
                     raise TableError(f'{path}: format {data["format"]}, expected {FORMAT}')
                 columns: dict[str, Any] = {
-                    name: data[name].astype(np.int64)
-                    for name in ('label', 'track', 'condition', 'scene', 'prediction')
+                    name: data[name].astype(np.int64) for name in _COLUMNS if name != 'confidence'
                 }
                 columns['confidence'] = data['confidence'].astype(np.float32)
-                columns['stages'] = tuple(int(stage) for stage in data['stages'])
+                for name in ('stages', 'splits'):
+                    columns[name] = tuple(int(stage) for stage in data[name])
                 for name in ('conditions', 'scenes'):
                     columns[name] = tuple(str(item) for item in data[name])
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -170,6 +187,11 @@ def synthetic(
         prediction = np.where(right, label[:, None, None], other[:, None, None])
         reported = margin - (1 - overconfidence) * cost
         confidence = 1 / classes + (1 - 1 / classes) / (1 + np.exp(-reported))
+        # Coding hurts where the network is unsure, and shallow splits most.
+        unsure = 1 / (1 + np.exp(margin[:, :, -1:] - cost[-1]))
+        harm = np.linspace(0.6, 0.15, exits - 1) if exits > 1 else np.zeros(0)
+        lost = rng.random((tracks, frames, exits - 1)) < harm * unsure
+        coded = np.where(lost, (prediction[:, :, -1:] + 1) % classes, prediction[:, :, -1:])
         count = tracks * frames
         column = np.full(count, index)
         parts.append((
@@ -178,6 +200,76 @@ def synthetic(
             column, column,
             prediction.reshape(count, exits),
             confidence.reshape(count, exits).astype(np.float32),
+            coded.reshape(count, exits - 1),
         ))  # fmt: skip
-    columns = [np.concatenate(column) for column in zip(*parts)]
-    return ConfidenceTable(*columns, stages, conditions, conditions)
+    label_, track_, condition_, scene_, prediction_, confidence_, coded_ = (
+        np.concatenate(column) for column in zip(*parts)
+    )
+    return ConfidenceTable(
+        label_, track_, condition_, scene_, prediction_, confidence_, stages, conditions,
+        conditions, coded_, stages[:-1],
+    )  # fmt: skip
+
+
+def tabulate(
+    engine: Engine,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    tracks: NDArray[np.int64],
+    conditions: Sequence[tuple[str, int]] = (('day', 0),),
+    seed: int = 0,
+    batch: int = 64,
+) -> ConfidenceTable:
+    """What a bundle says of images (N, H, W, 3) uint8 RGB under each (condition, level 0..5).
+
+    Level 0 leaves images as they are. Tracks are numbered anew per condition, and the scene is
+    measured along each. ``coded`` passes the bundle's encoders and decoders, not the codecs' bytes.
+    Raises EngineError, WeatherError.
+    """
+    bundle = engine.bundle
+    exits = tuple(sorted(exit_.stage for exit_ in bundle.exits))
+    splits = tuple(sorted(split.stage for split in bundle.splits))
+    evaluated = [NEVER if stage in exits else None for stage in range(bundle.final + 1)]
+    only_last = [None] * bundle.final + [NEVER]
+    stride = int(tracks.max()) + 1
+    parts: list[tuple[NDArray[Any], ...]] = []
+    for number, (name, level) in enumerate(conditions):
+        rng = np.random.default_rng([seed, number])
+        meter, last = SceneMeter(), -1
+        scenes, predictions, confidences, coded = [], [], [], []
+        for first in range(0, len(images), batch):
+            rows = range(first, min(first + batch, len(images)))
+            shown = []
+            for row in rows:
+                if tracks[row] != last:
+                    meter, last = SceneMeter(), int(tracks[row])
+                # What stays for a while, such as banks of fog, stays for a track.
+                field = np.random.default_rng([seed, number, last])
+                image = images[row]
+                if level:
+                    image = weather.apply(name, image, weather.level(level), rng, field)
+                shown.append(resize(image, bundle.input))
+                scenes.append(SCENES.index(meter(image).name))
+            x = normalise(np.stack(shown), bundle.input)
+            result = engine.run(x, 0, bundle.final, evaluated, stop=False)
+            predictions.append(np.stack([result.exits[k].argmax(1) for k in exits], 1))
+            confidences.append(np.stack([result.exits[k].max(1) for k in exits], 1))
+            said = []
+            for split in splits:
+                features = engine.run(x, 0, split, [None] * len(evaluated), stop=False).features
+                assert features is not None, 'no exit was evaluated'
+                back = engine.decode(engine.encode(features, split), split)
+                tail = engine.run(back, split + 1, bundle.final, only_last, stop=False)
+                said.append(tail.exits[bundle.final].argmax(1))
+            coded.append(np.stack(said, 1) if said else np.zeros((len(rows), 0), np.int64))
+        parts.append((
+            labels, tracks + number * stride, np.full(len(images), number), np.array(scenes),
+            np.concatenate(predictions), np.concatenate(confidences), np.concatenate(coded),
+        ))  # fmt: skip
+    label, track, condition, scene, prediction, confidence, codes = (
+        np.concatenate(column) for column in zip(*parts)
+    )
+    names = tuple(f'{name}_{level}' if level else name for name, level in conditions)
+    return ConfidenceTable(
+        label, track, condition, scene, prediction, confidence, exits, names, SCENES, codes, splits
+    )

@@ -51,8 +51,9 @@ class Tracker:
     """Knows which frames wait for an answer and whether asking makes sense now.
 
     A missed deadline opens DOWN, unless the tail answered a frame sent later, or announced itself
-    after it was sent: that is a lost frame and no lost tail. An answer in time closes it, as does the announcement of
-    a tail that was started again. ``fingerprint`` is that of the head's bundle, 8 bytes.
+    after it was sent: that is a lost frame and no lost tail. An answer in time closes it, as does
+    the announcement of a tail that was started again. ``fingerprint`` is that of the head's
+    bundle, 8 bytes.
     """
 
     def __init__(self, fingerprint: bytes, session: int) -> None:

@@ -51,6 +51,7 @@ class UnitClip(nn.Module):
     """clip(x / 4 + 1/2, 0, 1): normalised activations fill the quantiser's range at two sigma."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Any shape, kept."""
         return torch.clamp(x * 0.25 + 0.5, 0.0, 1.0)
 
 

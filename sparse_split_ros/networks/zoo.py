@@ -27,6 +27,7 @@ class Residual(nn.Module):
         nn.init.zeros_(self.norm.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features (N, C, H, W), shape kept."""
         return F.relu(x + self.norm(self.second(self.first(x))))
 
 

@@ -102,7 +102,6 @@ class HeadNode(StoppableNode):
         self.dropped = 0
         self.rejected = 0
         self.bad_replies = 0
-        self.last_error = ''
         self._recent: deque[tuple[float, float]] = deque(maxlen=300)
         self._last_image = time.monotonic()
         self._warned_of: set[str] = set()
@@ -211,7 +210,7 @@ class HeadNode(StoppableNode):
             reply = ReplyFrame.parse(memoryview(message.data))
         except FrameError as error:
             self.bad_replies += 1
-            self._complain('bad reply', str(error))
+            self.complain('bad reply', str(error))
             return
         with self._state:
             step = self.head.answer(reply, time.monotonic())
@@ -223,7 +222,7 @@ class HeadNode(StoppableNode):
         try:
             announcement = Announcement.from_json(message.data)
         except AnnouncementError as error:
-            self._complain('bad status', str(error))
+            self.complain('bad status', str(error))
             return
         with self._state:
             self.head.announced(announcement, time.monotonic())
@@ -248,7 +247,7 @@ class HeadNode(StoppableNode):
             try:
                 self._process(mail)
             except Exception as error:
-                self._complain('frame lost', f'{type(error).__name__}: {error}')
+                self.complain('frame lost', f'{type(error).__name__}: {error}')
 
     def _process(self, mail: _Mail) -> None:
         start = time.monotonic()
@@ -259,7 +258,7 @@ class HeadNode(StoppableNode):
         except Exception as error:
             self.rejected += 1
             kind = '' if isinstance(error, ImageError) else f'{type(error).__name__}: '
-            self._complain('bad image', f'{kind}{error}')
+            self.complain('bad image', f'{kind}{error}')
             return
         header = mail.message.header
         self._check_stamp(mail.source, header)
@@ -303,12 +302,12 @@ class HeadNode(StoppableNode):
             if step.frame is not None and header is not None:
                 self._features.publish(wire_message(step.frame, header, FEATURE_FORMAT))
         except Exception as error:
-            self._complain('features not sent', f'{type(error).__name__}: {error}')
+            self.complain('features not sent', f'{type(error).__name__}: {error}')
         for decision in step.decisions:
             try:
                 self._publish(decision)
             except Exception as error:
-                self._complain('answer not published', f'{type(error).__name__}: {error}')
+                self.complain('answer not published', f'{type(error).__name__}: {error}')
 
     def _publish(self, decision: Decision) -> None:
         origin: _Origin = decision.header
@@ -336,10 +335,6 @@ class HeadNode(StoppableNode):
         if key not in self._warned_of:
             self._warned_of.add(key)
             self.get_logger().warning(f'{text}; answers copy them as they are')
-
-    def _complain(self, what: str, text: str) -> None:
-        self.last_error = f'{what}: {text}'
-        self.get_logger().error(self.last_error, throttle_duration_sec=5.0)
 
     def _say_state(self) -> None:
         """One line per change of the tail's state."""

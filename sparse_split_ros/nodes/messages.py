@@ -50,14 +50,14 @@ def image_of(msg: Image | CompressedImage) -> RGB:
 
 
 def image_message(image: RGB, header: Header) -> Image:
-    """An ``rgb8`` message of an RGB image (H, W, 3), uint8."""
+    """A message of an RGB image (H, W, 3), ``rgb8``, or a grey one (H, W), ``mono8``; uint8."""
     height, width = image.shape[:2]
     return Image(
         header=header,
         height=height,
         width=width,
-        encoding='rgb8',
-        step=3 * width,
+        encoding='rgb8' if image.ndim == 3 else 'mono8',
+        step=3 * width if image.ndim == 3 else width,
         data=octets(np.ascontiguousarray(image)),
     )
 

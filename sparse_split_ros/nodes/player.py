@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from sparse_split_ros.data.bags import BagError, Frame
@@ -36,18 +37,26 @@ class PlayerNode(StoppableNode):
 
     def _play(self) -> None:
         try:
+            frames = self._open()
             self._wait_for_subscribers()
             while not self._stopping.is_set():
-                self._play_once(
-                    open_source(self.settings.source, self.settings.image_topic or None)
-                )
+                self._play_once(frames)
                 if not self.settings.loop:
                     break
+                frames = self._open()
             self.get_logger().info(f'played {self.published} frames of {self.settings.source}')
         except (BagError, SourceError) as error:
             self.get_logger().error(str(error))
+            self.exit_status = 1
         finally:
             self.done = True
+
+    def _open(self) -> Iterator[Frame]:
+        """Read the first frame at once: what cannot be read is known before anybody waits."""
+        frames = open_source(self.settings.source, self.settings.image_topic or None)
+        for first in frames:
+            return chain([first], frames)
+        raise SourceError(f'{self.settings.source} holds no image')
 
     def _wait_for_subscribers(self) -> None:
         end = time.monotonic() + self.settings.wait_s
@@ -83,7 +92,7 @@ class PlayerNode(StoppableNode):
         if frame.label is not None:
             self._truth.publish(named(header, frame.label))
         if frame.scene is not None:
-            self._scene.publish(named(header, frame.scene))
+            self._scene.publish(named(header, frame.scene, frame.severity))
         self._image.publish(image_message(frame.image, header))
         self.published += 1
 

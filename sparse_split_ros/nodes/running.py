@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
+from typing import Any
 
 from sparse_split_ros import ros
 from sparse_split_ros.nodes.entry import listen, stopping
@@ -20,13 +22,31 @@ _EXPECTED = (
     ValueError,
     ros.InvalidParameterTypeException,
     ros.InvalidParameterValueException,
+    ros.RCLError,
+    ros.UnknownROSArgsError,
 )
+
+# How often a fault of one kind is logged, however often it happens.
+_COMPLAINT_S = 5.0
 
 
 class StoppableNode(ros.Node):
-    """A node that says when it is done and can end in order."""
+    """A node that says when it is done, what went wrong last, and can end in order."""
 
-    done = False
+    def __init__(self, name: str, **kwargs: Any) -> None:
+        super().__init__(name, **kwargs)
+        self.done = False
+        self.exit_status = 0
+        self.last_error = ''
+        self._complained: dict[str, float] = {}
+
+    def complain(self, kind: str, text: str) -> None:
+        """Log an error, throttled by kind, so that a frequent one does not hide another."""
+        self.last_error = f'{kind}: {text}'
+        now = time.monotonic()
+        if now - self._complained.get(kind, float('-inf')) >= _COMPLAINT_S:
+            self._complained[kind] = now
+            self.get_logger().error(self.last_error)
 
     def stop(self) -> None:
         """Take in nothing more and answer what is pending; publishing still works."""
@@ -39,9 +59,9 @@ def run(make_node: Callable[[], StoppableNode], args: list[str] | None = None) -
     answered, so ours only raise a flag.
     """
     listen()
-    ros.init(args=args, signal_handler_options=ros.SignalHandlerOptions.NO)
     try:
         try:
+            ros.init(args=args, signal_handler_options=ros.SignalHandlerOptions.NO)
             node = make_node()
         except _EXPECTED as error:
             print(f'error: {error}', file=sys.stderr)
@@ -56,6 +76,6 @@ def run(make_node: Callable[[], StoppableNode], args: list[str] | None = None) -
         finally:
             node.stop()
             node.destroy_node()
-        return 0
+        return node.exit_status
     finally:
         ros.try_shutdown()

@@ -63,7 +63,7 @@ class TailNode(StoppableNode):
         self._stopping = False
         self.received = 0
         self.failed = 0
-        self.last_error = ''
+        self._troubles = 0
         self._connect()
         self._worker = threading.Thread(target=self._work, name='tail worker', daemon=True)
         self._worker.start()
@@ -138,7 +138,7 @@ class TailNode(StoppableNode):
                     self._publish(answer)
             except Exception as error:
                 self.failed += 1
-                self._complain(f'{type(error).__name__}: {error}')
+                self.complain('batch lost', f'{type(error).__name__}: {error}')
 
     def _publish(self, answer: Answer) -> None:
         reply = answer.reply
@@ -152,15 +152,14 @@ class TailNode(StoppableNode):
                 limit = self.settings.max_results
                 publisher.publish(self._labels.classification(answer.header, reply.scores, limit))
         elif reply.status is not Status.EXPIRED:
-            self._complain(answer.error)
-
-    def _complain(self, text: str) -> None:
-        self.last_error = text
-        self.get_logger().error(text, throttle_duration_sec=5.0)
+            self.complain(reply.status.name, answer.error)
 
     def _diagnose(self) -> None:
         counts = self.tail.counts
         refused = sum(n for kind, n in counts.statuses.items() if kind is not Status.OK)
+        # Degraded is what went wrong since the last look, not once upon a time.
+        degraded = refused + self.failed > self._troubles
+        self._troubles = refused + self.failed
         values: dict[str, object] = {
             'received': self.received,
             **{f'status {kind.name}': n for kind, n in counts.statuses.items()},
@@ -175,8 +174,8 @@ class TailNode(StoppableNode):
             'engine': self._engine.name,
             'last_error': self.last_error,
         }
-        level = DiagnosticStatus.WARN if refused or self.failed else DiagnosticStatus.OK
-        text = self.last_error or 'running'
+        level = DiagnosticStatus.WARN if degraded else DiagnosticStatus.OK
+        text = self.last_error if degraded else 'running'
         name = f'{self.get_fully_qualified_name()}: replies'
         self._diagnostics.publish(
             DiagnosticArray(

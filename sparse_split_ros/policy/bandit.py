@@ -74,8 +74,9 @@ class Bandit(ABC):
     def best(self) -> int:
         """The arm of the best mean so far, 0 before any play."""
         means = [self.mean(arm) for arm in range(self.arms)]
-        return max(range(self.arms), key=lambda arm: -math.inf if means[arm] != means[arm]
-                   else means[arm])  # fmt: skip
+        return max(
+            range(self.arms), key=lambda arm: -math.inf if math.isnan(means[arm]) else means[arm]
+        )
 
     def _variance(self, arm: int) -> float:
         count = self.counts[arm]
@@ -83,8 +84,12 @@ class Bandit(ABC):
         return max(0.0, self._squares[arm] / count - mean * mean)
 
     def state(self) -> dict[str, Any]:
-        """What was learned, for JSON."""
-        return {'counts': self.counts, 'sums': self._sums, 'squares': self._squares}
+        """What was learned, for JSON; a copy."""
+        return {
+            'counts': self.counts[:],
+            'sums': self._sums[:],
+            'squares': self._squares[:],
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over :meth:`state`. Raises PolicyError when it is not of as many arms."""
@@ -115,7 +120,7 @@ class UCBV(Bandit):
         self.zeta = zeta
 
     def index(self, arm: int, log_t: float) -> float:
-        """mean + sqrt(2·V·ζ·ln t / n) + 3·scale·ζ·ln t / n."""
+        """Mean + sqrt(2·V·ζ·ln t / n) + 3·scale·ζ·ln t / n."""
         count, exploration = self.counts[arm], self.zeta * log_t
         return (
             self._sums[arm] / count
@@ -128,12 +133,10 @@ class UCBTuned(Bandit):
     """UCB1 with a bound on the variance in place of 1/4 (Auer et al. 2002, section 4)."""
 
     def index(self, arm: int, log_t: float) -> float:
-        """mean + scale·sqrt(ln t / n · min(1/4, V + sqrt(2·ln t / n)))."""
+        """Mean + scale·sqrt(ln t / n · min(1/4, V + sqrt(2·ln t / n)))."""
         count = self.counts[arm]
         variance = self._variance(arm) / self.scale**2 + math.sqrt(2 * log_t / count)
-        return self._sums[arm] / count + self.scale * math.sqrt(
-            log_t / count * min(0.25, variance)
-        )
+        return self._sums[arm] / count + self.scale * math.sqrt(log_t / count * min(0.25, variance))
 
 
 class BayesUCB(Bandit):
@@ -182,7 +185,7 @@ class DiscountedUCB(Bandit):
         super().update(arm, reward, weight)
 
     def index(self, arm: int, log_t: float) -> float:
-        """mean + β·scale·sqrt(ln n / n_arm), both faded."""
+        """Mean + β·scale·sqrt(ln n / n_arm), both faded."""
         count = self.counts[arm]
         return self._sums[arm] / count + self.beta * self.scale * math.sqrt(log_t / count)
 
@@ -209,7 +212,7 @@ class SlidingWindowUCB(Bandit):
             super().update(old, value, -mass)
 
     def index(self, arm: int, log_t: float) -> float:
-        """mean + β·scale·sqrt(ln min(t, window) / n_arm), all within the window."""
+        """Mean + β·scale·sqrt(ln min(t, window) / n_arm), all within the window."""
         count = self.counts[arm]
         return self._sums[arm] / count + self.beta * self.scale * math.sqrt(log_t / count)
 

@@ -72,11 +72,11 @@ class AbstractCosts:
                    offload)  # fmt: skip
 
     def local(self, arm: int, confidence: float) -> float:
-        """r = C_i − μ·λ·depth of a frame that stays."""
+        """R = C_i − μ·λ·depth of a frame that stays."""
         return confidence - self.mu * self.per_layer * self.depth[arm]
 
     def offloaded(self, arm: int, final_confidence: float) -> float:
-        """r = C_L − μ·(λ·depth + o) of a frame that leaves."""
+        """R = C_L − μ·(λ·depth + o) of a frame that leaves."""
         return final_confidence - self.mu * (self.per_layer * self.depth[arm] + self.offload)
 
     def spent(self, arm: int, left: bool) -> float:
@@ -174,12 +174,12 @@ class CostModel:
         payload = self._facts.codings[split][codec].bytes + 40.0
         if link.state is not TailState.UP:
             return self.charge(compute_ms, 0.0, compute_ms, missed=True)
-        rtt = link.rtt_ms if link.rtt_ms == link.rtt_ms else _RTT_MS
-        if link.goodput == link.goodput and self._size == self._size:
+        rtt = _RTT_MS if math.isnan(link.rtt_ms) else link.rtt_ms
+        if not (math.isnan(link.goodput) or math.isnan(self._size)):
             rtt = max(0.5, rtt + (payload - self._size) / link.goodput * 1e3)
-        jitter = link.jitter_ms if link.jitter_ms == link.jitter_ms else rtt / 2
+        jitter = rtt / 2 if math.isnan(link.jitter_ms) else link.jitter_ms
         total = compute_ms + self.tail_ms[split] + rtt
-        loss = link.loss if link.loss == link.loss else 0.0
+        loss = 0.0 if math.isnan(link.loss) else link.loss
         late = _late(self.deadline_ms - total, jitter)
         miss = loss + (1 - loss) * late
         return (1 - miss) * self.charge(total, payload, compute_ms, missed=False) + (

@@ -75,9 +75,11 @@ class Learner(ABC):
 
     @abstractmethod
     def learn(self, arm: int, confidences: Sequence[float], final: float | None) -> None:
-        """``arm`` was played. ``confidences`` of the exits 0..arm, NaN for those not evaluated;
-        ``final`` is C_L where it was received or computed.
-        """  # noqa: D205, D400
+        """What one play of ``arm`` showed.
+
+        ``confidences`` are those of the exits 0..arm, NaN where not evaluated; ``final`` is C_L
+        where it was received or computed.
+        """
 
 
 class OneArm(Learner):
@@ -110,7 +112,7 @@ class SideObservations(Learner):
             return
         known = self._final.estimate(confidence) if final is None else final
         for j in range(arm + 1):
-            if confidences[j] == confidences[j]:
+            if not math.isnan(confidences[j]):
                 self.bandit.update(j, self.reward(j, confidences[j], known))
 
 
@@ -127,7 +129,7 @@ class PairedElimination(Learner):
     everything = True
 
     def __init__(
-        self, costs: AbstractCosts, threshold: float, bandit: Bandit, confidence: float = 0.5
+        self, costs: AbstractCosts, threshold: float, bandit: Bandit, confidence: float = 0.2
     ) -> None:
         super().__init__(costs, threshold, bandit)
         self._final = FinalConfidence()
@@ -227,7 +229,7 @@ class SplitEEPolicy:
         self._learner = learner
         self._arms = splits_and_final(facts)
         self._codecs = {
-            split: codec if codec in codings else _default_codec(facts, split)
+            split: codec if codec and codec in codings else _default_codec(facts, split)
             for split, codings in facts.codings.items()
         }
         self._plans = [self._plan(arm) for arm in range(len(self._arms))]
@@ -277,8 +279,8 @@ class SplitEEPolicy:
         confidences = [known.get(stage, math.nan) for stage in self._arms[: arm + 1]]
         if final is None and arm == len(self._arms) - 1:
             final = confidences[arm]
-        used = [value for value in (*confidences, final) if value is not None and value == value]
-        if not all(0 <= value <= 1 for value in used) or not 0 <= confidences[arm] <= 1:
+        used = [answer.confidence for answer in decision.exits] + [final or 0.0]
+        if not all(0 <= value <= 1 for value in used) or math.isnan(confidences[arm]):
             self.rejected += 1
             return
         self._learner.learn(arm, confidences, final)
@@ -358,9 +360,7 @@ def play(learner: Learner, confidence: NDArray[np.floating[Any]]) -> NDArray[np.
     return arms
 
 
-def rewards(
-    learner: Learner, confidence: NDArray[np.floating[Any]]
-) -> NDArray[np.float64]:
+def rewards(learner: Learner, confidence: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """What every arm would have earned on every frame (T, L): hindsight, for regret."""
     c = np.asarray(confidence, np.float64)
     costs = learner.costs

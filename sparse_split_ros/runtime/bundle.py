@@ -166,7 +166,7 @@ class Bundle:
         return data
 
     def profile(self) -> dict[str, Any]:
-        """This machine's stage times (`sparse-split profile`), or {} when never measured."""
+        """Stage times of this machine (`sparse-split profile`), or {} when never measured."""
         path = self.path / PROFILE
         if not path.is_file():
             return {}

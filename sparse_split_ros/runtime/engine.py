@@ -55,10 +55,12 @@ class Engine(Protocol):
     """What the head, the tail and the offline evaluation need of an engine."""
 
     @property
-    def bundle(self) -> Bundle: ...
+    def bundle(self) -> Bundle:
+        """The bundle whose models this engine runs."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """As given to `load_engine`."""
 
     def run(
         self,
@@ -68,11 +70,14 @@ class Engine(Protocol):
         thresholds: Sequence[float | None],
         *,
         stop: bool = True,
-    ) -> EngineResult: ...
+    ) -> EngineResult:
+        """Run stages `first` to `last`; see `StagedEngine.run`."""
 
-    def encode(self, features: Array, split: int) -> Array: ...
+    def encode(self, features: Array, split: int) -> Array:
+        """Features after stage `split` to what travels."""
 
-    def decode(self, coded: Array, split: int) -> Array: ...
+    def decode(self, coded: Array, split: int) -> Array:
+        """What travelled back to features after stage `split`."""
 
 
 def load_engine(

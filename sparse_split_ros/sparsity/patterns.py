@@ -18,10 +18,8 @@ import enum
 import hashlib
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +49,11 @@ class Kind(enum.Enum):
     N_OF_M = 'n:m'
     """Each output reads N of every `width` = M neighbouring inputs: 2:4 is width 4, density 1/2."""
 
+    @classmethod
+    def _missing_(cls, value: object) -> Kind:
+        known = ', '.join(kind.value for kind in cls)
+        raise SparsityError(f'unknown kind of pattern {value!r}; choose one of {known}')
+
 
 CLASH_FREE = (Kind.CLASH_FREE_1, Kind.CLASH_FREE_2, Kind.CLASH_FREE_3)
 
@@ -76,9 +79,6 @@ class PatternSpec:
     """Clash-free only: the order of the memories is permuted per sweep (type 3: for all)."""
 
     def __post_init__(self) -> None:
-        for name in ('inputs', 'outputs', 'width', 'parallelism'):
-            if getattr(self, name) < 1:
-                raise SparsityError(f'{name} is {getattr(self, name)}, expected at least 1')
         if not 0 <= self.seed < 1 << 64:
             raise SparsityError(f'seed is {self.seed}, expected 0 to 2^64 - 1')
         if self.kind not in CLASH_FREE and (self.parallelism > 1 or self.dither):
@@ -126,11 +126,9 @@ class PatternSpec:
             values = json.loads(text)
         except ValueError as error:
             raise SparsityError(f'{text[:80]!r} is not a pattern: {error}') from error
-        known = {item.name: item for item in fields(cls)}
+        known = [item.name for item in fields(cls)]
         if not isinstance(values, dict) or set(values) != set(known):
             raise SparsityError(f'{text[:80]!r} is not a pattern: expected {", ".join(known)}')
-        if values['kind'] not in {kind.value for kind in Kind}:
-            raise SparsityError(f'unknown pattern kind {values["kind"]!r}')
         for name, value in values.items():
             if name != 'kind' and type(value) is not (bool if name == 'dither' else int):
                 raise SparsityError(f'pattern: {name} is {value!r}, expected an integer or boolean')
@@ -159,17 +157,20 @@ class PatternSpec:
         """The pattern itself."""
         random = _Random(self.seed)
         if self.kind is Kind.BLOCK_REGULAR:
-            blocks = self.inputs // self.width
-            fan_in = self.fan_in // self.width
-            return Pattern(self, _regular(blocks, self.outputs // BLOCK_ROWS, fan_in, random))
-        if self.kind is Kind.N_OF_M:
-            chosen = self.fan_in * self.width // self.inputs
-            starts = range(0, self.inputs, self.width)
-            parts = [_regular(self.width, self.outputs, chosen, random) + s for s in starts]
-            return Pattern(self, np.concatenate(parts, axis=1))
-        if self.kind is Kind.RANDOM_REGULAR:
-            return Pattern(self, _regular(self.inputs, self.outputs, self.fan_in, random))
-        return Pattern(self, _clash_free(self, random).reshape(self.outputs, self.fan_in))
+            blocks, fan_in = self.inputs // self.width, self.fan_in // self.width
+            sources = _regular(blocks, self.outputs // BLOCK_ROWS, fan_in, random)[0]
+        elif self.kind is Kind.N_OF_M:
+            groups = self.inputs // self.width
+            chosen = _regular(self.width, self.outputs, self.fan_in // groups, random, groups)
+            chosen += np.arange(groups)[:, None, None] * self.width
+            sources = chosen.swapaxes(0, 1).reshape(self.outputs, self.fan_in)
+        elif self.kind is Kind.RANDOM_REGULAR:
+            sources = _regular(self.inputs, self.outputs, self.fan_in, random)[0]
+        else:
+            sources = _clash_free(self, random).reshape(self.outputs, self.fan_in)
+        sources = sources.astype(np.int32)
+        sources.flags.writeable = False
+        return Pattern(self, sources)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,10 +183,6 @@ class Pattern:
 
     A clash-free list is in the order in which its edges are read; the others ascend.
     """
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, 'sources', self.sources.astype(np.int32))
-        self.sources.flags.writeable = False
 
     @cached_property
     def columns(self) -> NDArray[np.int64]:
@@ -219,13 +216,15 @@ class Pattern:
         return self.sources.reshape(-1, self.spec.parallelism)
 
 
-def fan_in_step(
-    kind: Kind, inputs: int, outputs: int, width: int = 1, parallelism: int = 1
-) -> int:
+def fan_in_step(kind: Kind, inputs: int, outputs: int, width: int = 1, parallelism: int = 1) -> int:
     """The smallest feasible fan-in of a shape; the feasible ones are its multiples up to `inputs`.
 
     Raises SparsityError where the shape has none.
     """
+    sizes = {'inputs': inputs, 'outputs': outputs, 'width': width, 'parallelism': parallelism}
+    for name, size in sizes.items():
+        if size < 1:
+            raise SparsityError(f'{name} is {size}, expected at least 1')
     if kind in CLASH_FREE and inputs % parallelism:
         below = max(z for z in range(1, parallelism) if inputs % z == 0)
         above = min((z for z in range(parallelism, inputs + 1) if inputs % z == 0), default=below)
@@ -282,7 +281,8 @@ def count_clash_free(spec: PatternSpec) -> int:
         orders = cycles**z if spanned < cycles else 1
     if spec.dither and fan_in < z:
         orders *= math.factorial(z) // math.factorial(fan_in) ** (z // fan_in)
-    return orders if spec.kind is Kind.CLASH_FREE_3 else orders**spec.fan_out
+    sweeps = 1 if spec.kind is Kind.CLASH_FREE_3 else spec.fan_out
+    return math.prod([orders] * sweeps)
 
 
 class _Random:
@@ -298,35 +298,39 @@ class _Random:
         """Uniform 64-bit words."""
         return np.asarray(self._bits.random_raw(math.prod(shape)), np.uint64).reshape(shape)
 
-    def uniform(self, size: int) -> NDArray[np.float64]:
+    def uniform(self, *shape: int) -> NDArray[np.float64]:
         """Numbers between 0 and 1, neither of which appears."""
-        return ((self.words(size) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+        high: NDArray[np.float64] = (self.words(*shape) >> np.uint64(12)).astype(np.float64)
+        return (high + 0.5) / 2.0**52
 
-    def permutation(self, size: int) -> NDArray[np.int64]:
-        """A random order of 0 to size - 1."""
-        return np.argsort(self.words(size), kind='stable')
+    def orders(self, *shape: int) -> NDArray[np.int64]:
+        """Random orders of 0 to shape[-1] - 1 along the last axis."""
+        return np.argsort(self.words(*shape), axis=-1, kind='stable')
 
     def below(self, limits: NDArray[np.int64]) -> NDArray[np.int64]:
         """One number from 0 to limit - 1 for each limit."""
         return (self.words(len(limits)) % limits.astype(np.uint64)).astype(np.int64)
 
 
-def _regular(inputs: int, outputs: int, fan_in: int, random: _Random) -> NDArray[np.int64]:
-    """(outputs, fan_in): distinct inputs per output, each input read equally often.
+def _regular(
+    inputs: int, outputs: int, fan_in: int, random: _Random, copies: int = 1
+) -> NDArray[np.int64]:
+    """(copies, outputs, fan_in): distinct inputs per output, each input read equally often.
 
     Output by output, `fan_in` inputs are drawn in proportion to the readers each still lacks (by
     exponential clocks), and an input that lacks as many readers as outputs remain is taken for
     sure. So no input ever lacks more readers than outputs remain, and the draw cannot get stuck.
     """
-    lacking = np.full(inputs, outputs * fan_in // inputs)
-    sources = np.empty((outputs, fan_in), np.int64)
-    for row, remaining in zip(random.permutation(outputs), range(outputs, 0, -1)):
+    lacking = np.full((copies, inputs), outputs * fan_in // inputs)
+    sources = np.empty((copies, outputs, fan_in), np.int64)
+    rows = random.orders(copies, outputs)
+    for index in range(outputs):
         with np.errstate(divide='ignore'):
-            clock = -np.log(random.uniform(inputs)) / lacking
-        clock[lacking == remaining] = 0.0
-        chosen = np.argpartition(clock, fan_in - 1)[:fan_in]
-        lacking[chosen] -= 1
-        sources[row] = np.sort(chosen)
+            clock = -np.log(random.uniform(copies, inputs)) / lacking
+        clock[lacking == outputs - index] = 0.0
+        chosen = np.sort(np.argpartition(clock, fan_in - 1)[:, :fan_in])
+        np.put_along_axis(lacking, chosen, np.take_along_axis(lacking, chosen, 1) - 1, 1)
+        sources[np.arange(copies), rows[:, index]] = chosen
     return sources
 
 
@@ -358,7 +362,7 @@ def _clash_free(spec: PatternSpec, random: _Random) -> NDArray[np.int64]:
         memories = natural
         if spec.dither:
             # Only a memory with an address to spare can be among the `part` read once more.
-            order = random.permutation(z)
+            order = random.orders(z)
             first = order[free[order] > whole][:part]
             memories = np.concatenate([first, order[~np.isin(order, first)]])
         needed = np.empty(z, np.int64)
@@ -381,13 +385,14 @@ def in_cycles(addresses: NDArray[np.int64], memories: NDArray[np.int64]) -> NDAr
     `addresses` (z, T) is each memory's order of addresses, `memories` (z,) the order in which a
     cycle visits the memories.
     """
-    return (addresses[memories].T * len(memories) + memories).ravel()
+    sweep: NDArray[np.int64] = addresses[memories].T * len(memories) + memories
+    return sweep.ravel()
 
 
 def _orders(
     taken: NDArray[np.bool_], needed: NDArray[np.int64], random: _Random
 ) -> NDArray[np.int64]:
-    """(z, T): a random order of addresses per memory, its first `needed` (z,) not `taken` (z, T)."""
+    """(z, T) addresses: a random order per memory, its first `needed` (z,) not `taken` (z, T)."""
     rank = np.arange(taken.shape[1], dtype=np.uint64)
     order = np.lexsort((random.words(*taken.shape), taken))
     early = rank < needed[:, None].astype(np.uint64)
@@ -409,8 +414,3 @@ def _offer(kind: Kind, inputs: int, outputs: int, step: int, wanted: float) -> s
         f'{kind.value} patterns of {inputs} inputs and {outputs} outputs have densities '
         f'k/{inputs // step}; the nearest are {near}'
     )
-
-
-def of_mapping(values: Mapping[str, Any]) -> PatternSpec:
-    """A spec from parsed JSON or YAML."""
-    return PatternSpec.from_json(json.dumps(dict(values)))

@@ -1,7 +1,6 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint becomes a bundle: models, temperatures, codecs, record, and the proof that it
-answers alike.
+"""A checkpoint becomes a bundle: models, temperatures, codecs, costs and a record of its quality.
 
 Temperatures and disagreements come from the selection split, codec ranges and dictionaries from the
 training split; the report split is measured once, at the end, through the finished bundle.
@@ -14,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sparse_split_ros.data.datasets import LabelledImages, join, load_drawn
+from sparse_split_ros.data.datasets import LabelledImages, augment, join, load_drawn
 from sparse_split_ros.link.codec import Codec, calibrate
 from sparse_split_ros.networks.account import account
 from sparse_split_ros.networks.staged import StagedNetwork
@@ -30,12 +30,20 @@ from sparse_split_ros.runtime.bundle import Bundle, InputSpec, write_manifest
 from sparse_split_ros.runtime.engine import load_engine
 from sparse_split_ros.runtime.preprocess import normalise
 from sparse_split_ros.training.calibrate import fit_temperature
-from sparse_split_ros.training.joint import Recipe, input_spec, load_checkpoint, load_split, predict
+from sparse_split_ros.training.joint import (
+    DRAWN_SELECTION,
+    Recipe,
+    input_spec,
+    load_checkpoint,
+    load_split,
+    predict,
+)
 from sparse_split_ros.training.measure import (
     REPORT_DRIVE,
     calibrated,
     mean_accuracy,
     measure,
+    prepare_conditions,
     prepare_drive,
     prepare_set,
 )
@@ -45,6 +53,7 @@ TOLERANCE = 1e-4
 SHIPPED_CODECS = ('none', 'fp16', 'int8', 'int4', 'int8+zstd', 'int4+zstd')
 _CALIBRATION_IMAGES = 4000
 _VERIFIED_IMAGES = 1000
+_CONDITIONS_LEVEL, _CONDITIONS_STRIDE = 3, 5
 
 
 def export(
@@ -52,8 +61,7 @@ def export(
     bundle_dir: str | os.PathLike[str],
     data: str | os.PathLike[str] | None = None,
 ) -> Bundle:
-    """Write the bundle of `checkpoint` to `bundle_dir`, replacing an older one only when all is
-    well.
+    """Write the bundle of `checkpoint` to `bundle_dir`; an older one goes only when all is well.
 
     `data` is the data directory (SPARSE_SPLIT_DATA without it). Raises ExportError, TrainingError,
     DatasetError, BundleError.
@@ -65,10 +73,18 @@ def export(
         size = training.images.shape[1]
         training = join(training, load_drawn(len(training) // 8, size, 2 * recipe.seed))
     directory = Path(bundle_dir)
-    with _replacing(directory) as partial:
+    with _Replacing(directory) as partial:
         classes = tuple(meta['classes'])
-        manifest = build_bundle(network, recipe, classes, training, selection, partial)
-        record = {'epochs': meta['epoch'], 'steps': meta['steps'], 'chosen': meta['history'][-1]}
+        harder = calibration_set(recipe, selection)
+        manifest = build_bundle(network, recipe, classes, training, selection, harder, partial)
+        record = {
+            'commands': [
+                f'sparse-split train config/training/{recipe.name}.yaml --out RUN',
+                'sparse-split export RUN BUNDLE',
+            ],
+            'steps': meta['steps'],
+            'chosen': meta['history'][-1],
+        }
         bundle = Bundle.load(partial)
         manifest['training'] |= record | {'report': _report(bundle, recipe, data)}
         reported = manifest['training']['report'][recipe.dataset]['exits']
@@ -84,10 +100,13 @@ def build_bundle(
     classes: tuple[str, ...],
     training: LabelledImages,
     selection: LabelledImages,
+    calibration: LabelledImages,
     directory: Path,
 ) -> dict[str, Any]:
     """Write a verified bundle into the empty `directory`; its manifest, to be completed.
 
+    Codecs are calibrated on `training` and measured on `selection`; temperatures are fitted on
+    `calibration`.
     Raises ExportError when the models do not answer as the network does within TOLERANCE.
     """
     network = network.eval()
@@ -98,12 +117,12 @@ def build_bundle(
         record = _write(directory, f'stage_{index}', stage, shapes[-1])
         shapes.append(_three(account(stage, shapes[-1]).output_shape))
         stages.append({'name': f'stage {index}', **record, 'output_shape': list(shapes[-1])})
-    logits = predict(network, selection.images, spec)
+    logits = predict(network, calibration.images, spec)
     exits = []
     for index in network.exit_stages:
-        temperature = fit_temperature(logits[index], selection.labels)
+        temperature = fit_temperature(logits[index], calibration.labels)
         record = _write(directory, f'exit_{index}', network.exit_at(index), shapes[index + 1])
-        figures = calibrated(logits[index], temperature, selection.labels)
+        figures = calibrated(logits[index], temperature, calibration.labels)
         exits.append({'stage': index, **record, 'temperature': round(temperature, 5), **figures})
     splits = [
         _split(network, index, shapes[index + 1], spec, training, selection, directory)
@@ -129,12 +148,30 @@ def build_bundle(
     return manifest
 
 
+def calibration_set(recipe: Recipe, selection: LabelledImages) -> LabelledImages:
+    """The selection split as it is, once more in the recipe's weather, and drawn signs.
+
+    On clean images alone a good network makes too few mistakes to say how sure it should be, and
+    would be far too sure in fog.
+    """
+    mixed = selection
+    if recipe.weather:
+        how, rng = replace(recipe.augmentation, weather=1.0), np.random.default_rng(recipe.seed)
+        changed = np.stack([augment(rng, image, how) for image in selection.images])
+        mixed = join(mixed, replace(selection, images=changed))
+    if recipe.drawn:
+        size = selection.images.shape[1]
+        drawn = load_drawn(DRAWN_SELECTION * len(selection.classes), size, 2 * recipe.seed + 1)
+        mixed = join(mixed, drawn)
+    return mixed
+
+
 def verify(bundle: Bundle, network: StagedNetwork, images: NDArray[np.uint8]) -> float:
     """The largest difference between bundle and network over all logits and codes of `images`.
 
     Raises ExportError when it is above TOLERANCE.
     """
-    engine = load_engine(bundle, threads=0)
+    engine = load_engine(bundle)
     x = normalise(images, bundle.input)
     thresholds: list[float | None] = [0.0] * len(bundle.stages)
     answers = engine.run(x, 0, bundle.final, thresholds, stop=False).logits
@@ -258,6 +295,20 @@ def _report(bundle: Bundle, recipe: Recipe, data: str | os.PathLike[str] | None)
     """Figures on the report split, and on a drive of an unseen seed for what knows drawn signs."""
     held_out = prepare_set(load_split(recipe, data, 'report'), bundle.input)
     report: dict[str, Any] = {recipe.dataset: measure(bundle, held_out)}
+    if recipe.weather:
+        images = load_split(recipe, data, 'report')
+        some = images.take(np.arange(0, len(images), _CONDITIONS_STRIDE))
+        conditions = prepare_conditions(some, bundle.input, _CONDITIONS_LEVEL, recipe.seed)
+        accuracies = {
+            name: measure(bundle, changed)['exits'][str(bundle.final)]['accuracy']
+            for name, changed in conditions
+        }
+        report['conditions'] = {
+            'level': _CONDITIONS_LEVEL,
+            'every': _CONDITIONS_STRIDE,
+            'unseen': sorted(set(accuracies) - set(recipe.conditions) - {'day'}),
+            'final_accuracy': accuracies,
+        }
     if recipe.drawn:
         drive = prepare_drive(REPORT_DRIVE, bundle.classes, bundle.input)
         scenes = {scene: measure(bundle, frames) for scene, frames in drive.items()}
@@ -281,7 +332,7 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
-class _replacing:
+class _Replacing:
     """A fresh directory that takes the place of `target` if the block ends well."""
 
     def __init__(self, target: Path) -> None:

@@ -49,6 +49,8 @@ from sparse_split_ros.networks.zoo import build
 from sparse_split_ros.runtime.bundle import InputSpec
 
 CHECKPOINT_FORMAT = 'sparse_split_checkpoint/1'
+DRAWN_SELECTION = 20
+"""Drawn signs per class that help to choose the epoch and the temperatures."""
 _EVALUATION_BATCH = 256
 
 Source = Callable[[str | os.PathLike[str] | None, str], LabelledImages]
@@ -148,6 +150,7 @@ class Recipe:
 
     @property
     def augmentation(self) -> Augmentation:
+        """How the training images are changed."""
         return Augmentation(self.weather, self.conditions)
 
 
@@ -169,7 +172,8 @@ def train(
         Path(out).mkdir(parents=True, exist_ok=True)
         cache = Path(out) / 'drawn.npz'
         training = join(training, load_drawn(recipe.drawn, size, seed, cache))
-        selection['drawn'] = load_drawn(20 * len(training.classes), size, seed + 1)
+        count = DRAWN_SELECTION * len(training.classes)
+        selection['drawn'] = load_drawn(count, size, seed + 1)
     return fit(recipe, training, selection, out, resume)
 
 
@@ -459,7 +463,7 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(file, framework='pt') as checkpoint:
             meta = json.loads((checkpoint.metadata() or {}).get('meta', 'null'))
-            tensors = {key: checkpoint.get_tensor(key) for key in checkpoint.keys()}
+            tensors = {key: checkpoint.get_tensor(key) for key in checkpoint.keys()}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError) as error:
         raise TrainingError(f'{file}: not a readable checkpoint: {error}') from error
     if not isinstance(meta, dict) or meta.get('format') != CHECKPOINT_FORMAT:

@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_split_ros.data import weather
 from sparse_split_ros.data.datasets import LabelledImages
 from sparse_split_ros.data.drive import Drive, render_drive
 from sparse_split_ros.link.codec import Codec
@@ -38,6 +39,17 @@ def prepare_set(data: LabelledImages, spec: InputSpec) -> Prepared:
     return Prepared(normalise(data.images, spec), data.labels, data.groups)
 
 
+def prepare_conditions(
+    data: LabelledImages, spec: InputSpec, level: int, seed: int
+) -> Iterator[tuple[str, Prepared]]:
+    """The images under every condition of data/weather.py at one of its five levels."""
+    severity = weather.level(level)
+    for name in weather.CONDITIONS:
+        rng = np.random.default_rng(seed)
+        images = [weather.apply(name, image, severity, rng) for image in data.images]
+        yield name, prepare_set(replace(data, images=np.stack(images)), spec)
+
+
 def prepare_drive(drive: Drive, classes: tuple[str, ...], spec: InputSpec) -> dict[str, Prepared]:
     """The frames of a drive by scene, each cropped and resized as on the robot."""
     rows: dict[str, list[tuple[NDArray[np.float32], int, int]]] = {}
@@ -57,13 +69,13 @@ def prepare_drive(drive: Drive, classes: tuple[str, ...], spec: InputSpec) -> di
 
 
 def measure(bundle: Bundle, data: Prepared, engine: Engine | None = None) -> dict[str, Any]:
-    """Accuracy, 95 % group bootstrap interval and calibration error of every exit, and of the
-    default cut.
+    """How good every exit and the default cut are: accuracy, interval, calibration error.
 
-    'coded' is the final exit behind the default split and codec for every image. 'routed' answers
-    at the split's exit where its confidence reaches the default threshold and sends the rest.
+    Intervals are 95 % bootstrap intervals over groups. 'coded' is the final exit behind the default
+    split and codec for every image. 'routed' answers at the split's exit where its confidence
+    reaches the default threshold and sends the rest.
     """
-    engine = engine or load_engine(bundle, threads=0)
+    engine = engine or load_engine(bundle)
     defaults = bundle.defaults
     probabilities, coded, sizes = _run(engine, data.x)
     report: dict[str, Any] = {

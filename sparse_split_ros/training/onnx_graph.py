@@ -104,9 +104,9 @@ class _Writer:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         if isinstance(module, nn.BatchNorm2d):
-            if source.op == 'call_module' and len(source.users) == 1:
-                if isinstance(self._modules[str(source.target)], nn.Conv2d):
-                    return self._names[source]  # folded when the convolution was written
+            before = self._modules.get(str(source.target))
+            if isinstance(before, nn.Conv2d) and len(source.users) == 1:
+                return self._names[source]  # folded when the convolution was written
             raise ExportError(f'cannot export {node.target}: BatchNorm without its own convolution')
         writer = _MODULES.get(type(module))
         if writer is None:

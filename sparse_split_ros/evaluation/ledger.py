@@ -1,0 +1,113 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the books of a run: which images were sent, and what became of each.
+
+Answers and decisions are joined with their image by its header, which the head copies. Exactly one
+answer per accepted frame is the promise, so whatever contradicts it is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from sparse_split_ros.evaluation.metrics import Counts, Outcome
+from sparse_split_ros.policy.decision import Reason, Route
+
+# Seconds, nanoseconds and frame of a header.
+Key = tuple[int, int, str]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    received: float
+    name: str
+
+
+class Ledger:
+    """Joins images, answers and decisions; ``answered`` holds the complete ones in their order.
+
+    One thread may send while another takes in answers.
+    """
+
+    def __init__(self) -> None:
+        self.answered: list[Outcome] = []
+        self.doubled = 0
+        self.foreign = 0
+        self.contradicted = 0
+        self._sent: dict[Key, Outcome] = {}
+        self._answers: dict[Key, _Answer] = {}
+        self._decisions: dict[Key, Mapping[str, str]] = {}
+
+    def send(self, key: Key, frame: Outcome) -> None:
+        """An image is about to be sent; ``frame`` holds what is known of it without an answer."""
+        self._sent[key] = frame
+
+    def answer(self, key: Key, name: str, received: float) -> Outcome | None:
+        """A classification came at ``received`` s of the run; the outcome if this completes it."""
+        if key not in self._sent:
+            self.foreign += 1
+        elif key in self._answers:
+            self.doubled += 1
+        else:
+            self._answers[key] = _Answer(received, name)
+            return self._joined(key)
+        return None
+
+    def decide(self, key: Key, values: Mapping[str, str]) -> Outcome | None:
+        """The values of a ``decision`` message came; the outcome if this completes it."""
+        if key not in self._sent or key in self._decisions:
+            return None
+        self._decisions[key] = values
+        return self._joined(key)
+
+    def _joined(self, key: Key) -> Outcome | None:
+        if key not in self._answers or key not in self._decisions:
+            return None
+        sent, answer, values = self._sent[key], self._answers[key], self._decisions[key]
+        self.contradicted += answer.name != values['class']
+        outcome = replace(
+            sent,
+            answer=answer.name,
+            route=Route(values['route']),
+            reason=Reason(values['reason']),
+            exit=int(values['exit']),
+            split=int(values['split']),
+            confidence=float(values['confidence']),
+            measured_scene=values['scene'],
+            payload_bytes=int(values['payload_bytes']),
+            latency=float(values['total_ms']),
+            end_to_end=(answer.received - sent.wall) * 1e3,
+            compute=float(values['compute_ms']),
+            offboard=float(values['offboard_ms']),
+            tail=float(values['tail_ms']),
+        )
+        self.answered.append(outcome)
+        return outcome
+
+    def outcomes(self) -> list[Outcome]:
+        """One outcome per frame sent, in order, those without an answer included."""
+        known = {outcome.index: outcome for outcome in self.answered}
+        return [known.get(frame.index, frame) for frame in self._sent.values()]
+
+    def problems(self, counts: Counts) -> list[str]:
+        """What is wrong with the answers, held against the head's own counts."""
+        answers, decided = self._answers.keys(), self._decisions.keys()
+        handled = counts.accepted + counts.dropped + counts.rejected
+        found = {
+            f'{len(answers)} answers to {counts.accepted} accepted frames, '
+            f'{counts.failed} of which failed': counts.accepted - len(answers),
+            f'{self.doubled} frames were answered twice': self.doubled,
+            f'{self.foreign} answers carry the header of no image': self.foreign,
+            f'{self.contradicted} answers differ from their decision': self.contradicted,
+            f'{len(answers ^ decided)} frames have an answer or a decision, not both': (
+                len(answers ^ decided)
+            ),
+            f'the head received {counts.received} images and accounts for {handled}': (
+                counts.received - handled
+            ),
+            f'the head received {counts.received} images of {len(self._sent)}': max(
+                0, counts.received - len(self._sent)
+            ),
+        }
+        return [text for text, count in found.items() if count]

@@ -1,0 +1,118 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Policies by name, from a bundle's facts and one set of settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparse_split_ros.policy.bandit import INDICES
+from sparse_split_ros.policy.cost import WEIGHTS, CostModel, Weights
+from sparse_split_ros.policy.facts import Facts
+from sparse_split_ros.policy.joint import JointPolicy
+from sparse_split_ros.policy.plan import FixedPolicy, Policy, PolicyError
+from sparse_split_ros.policy.risk import Calibration
+from sparse_split_ros.policy.splitee import LEARNERS, SplitEEPolicy, make_learner, splits_and_final
+
+POLICIES = ('joint', 'fixed', *LEARNERS)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user sets; a negative ``split`` or ``threshold`` and an empty ``codec``: the bundle's.
+
+    ``weights`` names one of cost.WEIGHTS. ``stage_ms`` and ``exit_ms`` are this machine's profile,
+    ``profile`` studies a robot that many times slower. ``all_local`` tells whether the robot holds
+    every stage. ``index`` is the bandit's, for the SplitEE family.
+    """
+
+    split: int = -1
+    threshold: float = -1.0
+    codec: str = ''
+    target_disagreement: float = 0.01
+    weights: str = 'latency'
+    audit_budget: float = 0.02
+    deadline_ms: float = 100.0
+    all_local: bool = True
+    profile: float = 1.0
+    index: str = 'ucb1'
+    seed: int = 0
+    stage_ms: Mapping[int, float] = field(default_factory=dict)
+    exit_ms: Mapping[int, float] = field(default_factory=dict)
+
+    def cost_weights(self) -> Weights:
+        """The weights by their name. Raises PolicyError."""
+        if self.weights not in WEIGHTS:
+            raise PolicyError(
+                f'unknown cost_weights {self.weights!r}, choose one of {", ".join(WEIGHTS)}'
+            )
+        return WEIGHTS[self.weights]
+
+    def costs(self, facts: Facts) -> CostModel:
+        """The cost model of these settings."""
+        return CostModel(
+            facts, self.cost_weights(), deadline_ms=self.deadline_ms, profile=self.profile,
+            stage_ms=self.stage_ms, exit_ms=self.exit_ms,
+        )  # fmt: skip
+
+
+def make_policy(
+    name: str, facts: Facts, settings: Settings, calibration: Calibration | None = None
+) -> Policy:
+    """The policy called ``name``; raises PolicyError for what the bundle cannot follow.
+
+    A bundle with its final exit alone leaves nothing to decide on the robot: every policy but
+    ``fixed`` then computes everything locally or, where it may not, says so.
+    """
+    if name not in POLICIES:
+        raise PolicyError(f'unknown policy {name!r}, choose one of {", ".join(POLICIES)}')
+    if settings.index not in INDICES:
+        raise PolicyError(f'unknown index {settings.index!r}, choose one of {", ".join(INDICES)}')
+    if name == 'fixed':
+        return _fixed(facts, settings)
+    if name == 'joint':
+        return JointPolicy(
+            facts, settings.costs(facts), target=settings.target_disagreement,
+            calibration=calibration, audit_share=settings.audit_budget,
+            audit_burst=min(1.0, 5 * settings.audit_budget), all_local=settings.all_local,
+            seed=settings.seed,
+        )  # fmt: skip
+    threshold = None if settings.threshold < 0 else settings.threshold
+    if threshold is None and name != 'i-splitee':
+        threshold = facts.default[1]
+    arms = splits_and_final(facts)
+    learner = make_learner(name, len(arms), threshold=threshold, index=settings.index)
+    return SplitEEPolicy(facts, learner, settings.codec or None)
+
+
+def _fixed(facts: Facts, settings: Settings) -> FixedPolicy:
+    split, threshold, codec = facts.default
+    split = split if settings.split < 0 else settings.split
+    codec = settings.codec or codec
+    if split != facts.final and codec not in facts.codings.get(split, {}):
+        known = {key: sorted(codings) for key, codings in facts.codings.items()}
+        raise PolicyError(f'no codec {codec!r} for split {split}; the bundle has {known}')
+    return FixedPolicy.of(
+        stages=len(facts.macs), exits=facts.stages, split=split,
+        threshold=threshold if settings.threshold < 0 else settings.threshold, codec=codec,
+    )  # fmt: skip
+
+
+def apply_live(policy: Policy, settings: Settings) -> None:
+    """Bring live settings to a policy that keeps what it learned. Raises PolicyError."""
+    if not (math.isfinite(settings.deadline_ms) and settings.deadline_ms > 0):
+        raise PolicyError(f'deadline_ms {settings.deadline_ms}, expected a positive number')
+    if isinstance(policy, JointPolicy):
+        policy.change(
+            target=settings.target_disagreement, weights=settings.cost_weights(),
+            deadline_ms=settings.deadline_ms, audit_share=settings.audit_budget,
+        )  # fmt: skip
+
+
+def bundle_calibration(bundle: Any) -> Calibration | None:
+    """The calibration in a bundle's training record, under ``calibration``; None without one."""
+    value = bundle.training.get('calibration')
+    return None if value is None else Calibration.from_json(value)

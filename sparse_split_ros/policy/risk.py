@@ -1,0 +1,466 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""How sure is sure enough: thresholds that keep disagreement with the full network below a target.
+
+The promise is on P(answer ≠ what the full, uncompressed network would say) over LOCAL and OFFBOARD
+answers, per scene. Three things keep it:
+
+* **Curves.** For every scene and exit, P(disagree | confidence) in bins, from calibration data and
+  from every answer the tail gives: offloaded frames below the threshold, audits above it. Given
+  the confidence, whether a frame was sent is chance alone, so the curve needs no weighting. It is
+  made monotone, and raised everywhere by as much as live answers show calibration to be too
+  hopeful where they came; its uncertainty is that of a Beta posterior, with frames of one track
+  counted as the few independent observations they are.
+* **A margin.** A threshold is allowed when the risk it leads to, plus what coding alone costs, plus
+  z standard deviations (of the curve, and of the realised share over the frames so far and the
+  next two thousand), stays below the target. What was overdrawn, as the curve is known now, is paid
+  back within a few hundred frames.
+* **A watch.** Every answer of the tail is also a bet against the curve: a likelihood ratio for "the
+  odds are several times what the curve and its uncertainty admit". Its running product is a
+  supermartingale while the curve holds, whenever one looks (Waudby-Smith and Ramdas, JRSS B 86,
+  2024; an e-detector: Shin, Ramdas and Rinaldo, 2022), so an alarm at 1/δ is false at most once in
+  1/δ answers. An alarm forgets what was learned, raises the curve and asks for more audits.
+
+What a bound that assumes nothing would allow is told by :func:`betting_upper_bound`: it is valid
+at any time, and with audits of two frames in a hundred it certifies one percent only after some
+ten thousand frames, which is why the thresholds do not wait for it.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_split_ros.policy.facts import NEVER
+from sparse_split_ros.policy.plan import PolicyError
+
+Floats = NDArray[np.float64]
+
+# Confidence bins: finer towards 1, where thresholds are.
+EDGES = (
+    0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.88, 0.90, 0.92, 0.94, 0.955, 0.97, 0.98,
+    0.9865, 0.99, 0.9933, 0.9966, 0.998, 0.999, 0.9995, 0.9998,
+)  # fmt: skip
+BINS = len(EDGES) + 1
+# Risk levels: a threshold is where the curve falls below one of these. The first never answers.
+LEVELS = (0.0, *(float(x) for x in np.geomspace(5e-4, 0.4, 19)))
+
+HORIZON = 2000.0
+# What was overdrawn is paid back within so many frames.
+REPAY = 300.0
+# Frames of one object fail together: so many count as one. A track of GTSRB has about 30.
+DESIGN = 15.0
+# What a calibration of a scene is worth beside live answers, in frames, and when it is another's.
+CALIBRATION_WORTH = 1500.0
+FOREIGN_WORTH = 60.0
+# Live answers per scene are faded to half when they exceed this, so that old ones can be outlived.
+_MEMORY = 6000.0
+_PRIOR = 4.0
+# Live errors must exceed the expected ones by this much to double what is feared elsewhere.
+_DOUBT = 2.0
+
+
+def bin_of(confidence: float) -> int:
+    """The bin of a confidence in [0, 1]."""
+    return bisect_right(EDGES, confidence)
+
+
+def threshold_of(bin_: int) -> float:
+    """The threshold that a confidence reaches exactly when its bin is ``bin_`` or higher."""
+    return NEVER if bin_ >= BINS else EDGES[bin_ - 1] if bin_ else 0.0
+
+
+def betting_upper_bound(losses: Sequence[float] | Floats, delta: float) -> float:
+    """An upper confidence bound, valid at any time, of the mean of losses in [0, 1].
+
+    Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting": the capital
+    of bets against each candidate mean, with predictable plug-in bets; the bound is the smallest
+    candidate whose capital has reached 1/δ. The order of ``losses`` is that of the bets.
+    """
+    x = np.asarray(losses, np.float64)
+    if not 0 < delta < 1:
+        raise PolicyError(f'delta {delta}, expected between 0 and 1')
+    if x.size == 0:
+        return 1.0
+    count = np.arange(1, x.size + 1)
+    mean = (0.5 + np.cumsum(x)) / (count + 1)
+    variance = (0.25 + np.cumsum((x - mean) ** 2)) / (count + 1)
+    before = np.concatenate([[0.25], variance[:-1]])
+    bets = np.sqrt(2 * math.log(1 / delta) / (before * count * np.log(count + 1)))
+    low, high = float(x.mean()), 1.0
+    for _ in range(30):
+        candidate = (low + high) / 2
+        bet = np.minimum(bets, 0.75 / (1 - candidate + 1e-12))
+        capital = np.cumsum(np.log1p(-bet * (x - candidate)))
+        if capital.max() >= math.log(1 / delta):
+            high = candidate
+        else:
+            low = candidate
+    return high
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Calibration frames of one scene, N of them.
+
+    ``confidence`` (N, E) in [0, 1] of the E exits before the last, ``differs`` (N, E) whether their
+    answers differ from the full network's, ``coded`` (N, S) whether the tail's answers to features
+    coded at each of the S splits do; S is 0 where that was not measured.
+    """
+
+    confidence: Floats
+    differs: NDArray[np.bool_]
+    coded: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        count = len(self.confidence)
+        shapes = (self.confidence.shape, self.differs.shape, self.coded.shape)
+        if not count or shapes[0] != shapes[1] or {len(shape) for shape in shapes} != {2}:
+            raise PolicyError(f'calibration columns {shapes}, expected (N, E), (N, E), (N, S)')
+        if len(self.coded) != count:
+            raise PolicyError(f'calibration of {count} frames has {len(self.coded)} coded ones')
+        # NaN fails both comparisons.
+        if self.confidence.size and not (self.confidence.min() >= 0 and self.confidence.max() <= 1):
+            raise PolicyError('calibration has confidences outside [0, 1]')
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the exits said of calibration frames, by scene; ``splits`` names the coded columns."""
+
+    scenes: Mapping[str, Sample]
+    splits: tuple[int, ...] = ()
+
+    def thinned(self, rows: int, seed: int = 0) -> Calibration:
+        """At most this many random frames per scene."""
+        rng = np.random.default_rng(seed)
+        scenes = {}
+        for name, sample in self.scenes.items():
+            chosen = rng.permutation(len(sample.confidence))[:rows]
+            scenes[name] = Sample(
+                sample.confidence[chosen], sample.differs[chosen], sample.coded[chosen]
+            )
+        return Calibration(scenes, self.splits)
+
+    def to_json(self) -> dict[str, Any]:
+        """Per scene one row per frame: bins, as −1 − bin where the exit differs, then coded 0/1."""
+        scenes = {}
+        for name, sample in self.scenes.items():
+            bins = bins_of(sample.confidence)
+            rows = np.hstack([np.where(sample.differs, -1 - bins, bins), sample.coded])
+            scenes[name] = rows.astype(int).tolist()
+        return {'edges': list(EDGES), 'splits': list(self.splits), 'scenes': scenes}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Calibration:
+        """Read :meth:`to_json`; confidences come back as their bins' middles."""
+        middles = np.array([(a + b) / 2 for a, b in zip((0.0, *EDGES), (*EDGES, 1.0))])
+        try:
+            if value['edges'] != list(EDGES):
+                raise PolicyError('calibration has other bins than this release: make it again')
+            splits = tuple(int(split) for split in value['splits'])
+            scenes = {}
+            for scene, rows in value['scenes'].items():
+                table = np.asarray(rows, np.int64)
+                coded = table[:, : table.shape[1] - len(splits)]
+                bins = np.where(coded < 0, -1 - coded, coded)
+                tail = table[:, table.shape[1] - len(splits) :] != 0
+                scenes[str(scene)] = Sample(middles[bins], coded < 0, tail)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, PolicyError):
+                raise
+            raise PolicyError(f'not a calibration: {error!r}') from error
+        return cls(scenes, splits)
+
+
+def bins_of(confidence: Floats) -> NDArray[np.int64]:
+    """:func:`bin_of` for arrays."""
+    return np.searchsorted(np.asarray(EDGES), confidence, side='right').astype(np.int64)
+
+
+def falling(values: Floats, weights: Floats) -> Floats:
+    """The closest non-increasing sequence, weighted least squares: pool adjacent violators."""
+    blocks: list[list[float]] = []
+    for value, weight in zip(values.tolist(), weights.tolist()):
+        blocks.append([value, weight, 1])
+        while len(blocks) > 1 and blocks[-2][0] < blocks[-1][0]:
+            v, w, n = blocks.pop()
+            u = blocks[-1]
+            u[0] = (u[0] * u[1] + v * w) / (u[1] + w)
+            u[1] += w
+            u[2] += n
+    return np.repeat([block[0] for block in blocks], [int(block[2]) for block in blocks])
+
+
+@dataclass
+class Labelled:
+    """A frame whose full answer is known: ``bins`` and ``differs`` per exit, −1 for unknown bins.
+
+    ``weight`` is 1 over the probability that it was chosen to be known, ``coding`` the share of
+    answers that the coding of its features changes.
+    """
+
+    bins: list[int]
+    differs: list[bool]
+    weight: float
+    coding: float = 0.0
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What the tail's answers changed in a SceneRisk."""
+
+    counts: list[list[float]]
+    errors: list[list[float]]
+    scale: float
+    caution: float
+
+
+class SceneRisk:
+    """What is known of one scene."""
+
+    def __init__(self, exits: int, prior: Floats, calibration: Floats, scale: float) -> None:
+        """``prior`` (E, B) the shape of the curve; ``calibration`` (2, E, B) counts and errors."""
+        self.exits = exits
+        self._prior = prior
+        self._calibration = calibration
+        self.scale = scale
+        self.counts = [[0.0] * BINS for _ in range(exits)]
+        self.errors = [[0.0] * BINS for _ in range(exits)]
+        # Odds are multiplied by this after an alarm, until what comes next says otherwise.
+        self.caution = 1.0
+        self.curve = prior.copy()
+        self.variance = np.zeros_like(prior)
+        # P(disagree) for the watch, as lists: it is looked up once per answer.
+        self.upper: list[list[float]] = []
+        # What was answered so far: local answers by exit and bin, offboard answers, coding's cost.
+        self.local = [[0.0] * BINS for _ in range(exits)]
+        self.answers = 0.0
+        self.coding = 0.0
+        self.evidence = 0.0
+        self._objects = Objects()
+        self.recent: deque[Labelled] = deque(maxlen=48)
+        self.fit()
+
+    def learn(self, row: Labelled) -> None:
+        """The tail's word on one frame, less what coding alone would make it differ."""
+        for exit_, bin_ in enumerate(row.bins):
+            if bin_ >= 0:
+                self.counts[exit_][bin_] += 1.0
+                self.errors[exit_][bin_] += row.differs[exit_] - row.coding
+
+    def watch(self, row: Labelled, own: int, said: int, odds: float) -> float:
+        """Bet on one frame, by the deepest exit that saw it; the log evidence of a change.
+
+        ``own`` is that exit's class and ``said`` the tail's. Frames of one object fail together:
+        the k-th of an object is bet on with the power 1/k², which keeps a supermartingale.
+        """
+        place = self._objects.place(own, said)
+        for exit_ in range(self.exits - 1, -1, -1):
+            bin_ = row.bins[exit_]
+            if bin_ < 0:
+                continue
+            p = self.upper[exit_][bin_]
+            q = odds * p / (1 - p + odds * p)
+            step = math.log(q / p) if row.differs[exit_] else math.log((1 - q) / (1 - p))
+            self.evidence = max(0.0, self.evidence) + step / place**2
+            break
+        return self.evidence
+
+    def fade(self, share: float) -> None:
+        """Keep this share of all live evidence."""
+        for columns in (self.counts, self.errors):
+            for row in columns:
+                for bin_ in range(BINS):
+                    row[bin_] *= share
+
+    def alarm(self) -> None:
+        """The curve no longer holds: forget, keep only the newest answers, be cautious."""
+        self.fade(0.05)
+        self.scale *= 0.1
+        for row in self.recent:
+            self.learn(row)
+        self.caution = 4.0
+        self.evidence = 0.0
+        self.fit()
+
+    def learned(self) -> Learnt:
+        """A copy of what the tail's answers made of this scene."""
+        counts, errors = [row[:] for row in self.counts], [row[:] for row in self.errors]
+        return Learnt(counts, errors, self.scale, self.caution)
+
+    def unlearn(self, before: Learnt) -> None:
+        """Go back to :meth:`learned`."""
+        self.counts = [row[:] for row in before.counts]
+        self.errors = [row[:] for row in before.errors]
+        self.scale, self.caution, self.evidence = before.scale, before.caution, 0.0
+        self.recent.clear()
+        self.fit()
+
+    def fit(self) -> None:
+        """Curves, their variance and the watch's null from all counts."""
+        shape = (self.exits, BINS)
+        counts = np.array(self.counts).reshape(shape)
+        errors = np.array(self.errors).reshape(shape)
+        if counts.sum() > _MEMORY * self.exits:
+            self.fade(0.5)
+        seen = self._calibration[0].sum()
+        worth = min(self.scale, CALIBRATION_WORTH / max(seen / max(self.exits, 1), 1.0))
+        # What was known before any live answer, and how far off it is where those have come.
+        base = worth * self._calibration[0] / DESIGN + _PRIOR
+        known = (worth * self._calibration[1] / DESIGN + _PRIOR * self._prior) / base
+        live, wrong = counts / DESIGN, np.maximum(errors, 0.0) / DESIGN
+        worse = (wrong.sum(1) + _DOUBT) / ((live * known).sum(1) + _DOUBT)
+        odds = self.caution * np.clip(worse, 1.0, 5.0)[:, None]
+        known = odds * known / (1 - known + odds * known)
+        effective = live + base
+        mean = (wrong + base * known) / effective
+        for exit_ in range(self.exits):
+            self.curve[exit_] = falling(mean[exit_], effective[exit_])
+        self.curve = np.clip(self.curve, 1e-5, 0.995)
+        self.variance = self.curve * (1 - self.curve) / (effective + 1)
+        self.upper = np.clip(self.curve + np.sqrt(self.variance), 2e-3, 0.9).tolist()
+
+    def levels(self) -> NDArray[np.int64]:
+        """(G, E) the first bin of each exit at which the curve is at or below each of LEVELS."""
+        below = self.curve[None] <= np.array(LEVELS)[:, None, None]
+        first = np.where(below.any(2), below.argmax(2), BINS)
+        first[0] = BINS
+        return first
+
+    def spent(self) -> float:
+        """Expected disagreements so far, by the curve as it is known now."""
+        local = np.array(self.local).reshape(self.curve.shape)
+        return self.coding + float(np.sum(local * self.curve))
+
+
+class Budget:
+    """Audits: at most ``share`` of all frames on average, ``burst`` for ``length`` after a change.
+
+    In quiet times half of the share is spent and the rest saved, up to what one burst costs; a
+    burst may overdraw by as much, and is paid back before the next.
+    """
+
+    def __init__(self, share: float = 0.02, burst: float = 0.10, length: int = 500) -> None:
+        if not 0 <= share <= burst <= 1:
+            raise PolicyError(f'audit budget {share}, burst {burst}: expected 0 <= both <= 1')
+        self.share = share
+        self.burst = burst
+        self.length = length
+        self._left = 0
+        self._balance = 0.0
+
+    def changed(self) -> None:
+        """A change was detected."""
+        self._left = self.length
+
+    def next(self) -> float:
+        """The audit probability of the next frame."""
+        limit = (self.burst - self.share) * self.length
+        probability = self.share / 2
+        if self._left > 0:
+            self._left -= 1
+            if self._balance > -limit:
+                probability = self.burst
+        self._balance = min(limit, self._balance + self.share - probability)
+        return probability
+
+
+class Objects:
+    """Which frames show the same object, guessed from the classes robot and tail give them.
+
+    A frame belongs to the object before it when either class was among those given to that. Tracks
+    are not known to a policy, and one object's two or three candidate classes alternate.
+    """
+
+    def __init__(self) -> None:
+        self._classes: set[int] = set()
+        self._place = 0
+
+    def place(self, own: int, said: int) -> int:
+        """The frame's number within its object, from 1."""
+        if own in self._classes or (said in self._classes and len(self._classes) < 4):
+            self._place += 1
+        else:
+            self._classes.clear()
+            self._place = 1
+        if len(self._classes) < 8:
+            self._classes.update((own, said))
+        return self._place
+
+
+class FeedbackCheck:
+    """Whether the tail's answers have to do with the frames they answer.
+
+    A tail that guesses, always says the same, or replays old answers agrees with the robot's own
+    exits only by chance, however hard the scene. Frames of one sign hang together, so what is
+    counted are runs of answers in which the robot's own class stays the same: one vote each. The
+    votes' likelihood ratio, chance against what the curves expect, is summed from 0 upwards (Page).
+    """
+
+    _CHANCE = 0.1
+    _ALARM = math.log(1e4)
+    _RELIEF = math.log(1e3)
+
+    def __init__(self) -> None:
+        self.poisoned = False
+        self.reason = ''
+        self._objects = Objects()
+        # Of the run that is still open: answers, agreements, expected agreements.
+        self._run = [0, 0, 0.0]
+        self._evidence = 0.0
+        self._votes: deque[bool] = deque(maxlen=32)
+
+    def add(self, said: int, own: int, expected: float) -> bool:
+        """The tail said class ``said``, the robot's deepest exit ``own``; whether it is poisoned.
+
+        ``expected`` is how likely the curve takes them to agree.
+        """
+        run = self._run
+        if self._objects.place(own, said) == 1 and run[0]:
+            self._close(run[1] / run[0], run[2] / run[0])
+            run[0], run[1], run[2] = 0, 0, 0.0
+        run[0] += 1
+        run[1] += said == own
+        run[2] += expected
+        return self.poisoned
+
+    def _close(self, agreed: float, expected: float) -> None:
+        vote = agreed >= 0.5
+        honest = min(max(expected, 0.15), 0.9)
+        chance = self._CHANCE
+        step = math.log(chance / honest if vote else (1 - chance) / (1 - honest))
+        self._votes.append(vote)
+        self._evidence = max(0.0, self._evidence + (-step if self.poisoned else step))
+        if self._evidence < (self._RELIEF if self.poisoned else self._ALARM):
+            return
+        self.poisoned, self._evidence = not self.poisoned, 0.0
+        self.reason = (
+            f'the tail agrees with the robot on {sum(self._votes)} of the last {len(self._votes)} '
+            'objects, no more than by chance'
+        )
+
+
+class PageHinkley:
+    """Page's cumulative sum test, two-sided, for a shift of a mean (Biometrika 41, 1954)."""
+
+    def __init__(self, slack: float, limit: float) -> None:
+        self._slack = slack
+        self._limit = limit
+        self._up = self._down = 0.0
+
+    def add(self, deviation: float) -> bool:
+        """Whether this deviation from the expected mean completes evidence of a shift."""
+        self._up = max(0.0, self._up + deviation - self._slack)
+        self._down = max(0.0, self._down - deviation - self._slack)
+        if max(self._up, self._down) <= self._limit:
+            return False
+        self._up = self._down = 0.0
+        return True

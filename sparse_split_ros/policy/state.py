@@ -1,0 +1,128 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a policy learned, kept across restarts: one JSON file, replaced as a whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+FORMAT = 'sparse_split_policy/1'
+_MAX_BYTES = 16 << 20
+
+
+class StateError(ValueError):
+    """A saved state that cannot be used; the message says why, and starting blank is safe."""
+
+
+class Learned(Protocol):
+    """A policy with something to keep."""
+
+    def state(self) -> dict[str, Any]:
+        """What was learned, for JSON; a copy."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take it over, all or nothing; raises ValueError."""
+
+
+def save_state(
+    path: str | os.PathLike[str], state: dict[str, Any], *, policy: str, fingerprint: str
+) -> None:
+    """Write atomically: a power cut leaves the old file or the new one. Raises StateError."""
+    target = Path(path)
+    partial = target.with_name(f'.{target.name}.{os.getpid()}')
+    record = {'format': FORMAT, 'policy': policy, 'fingerprint': fingerprint, 'state': state}
+    try:
+        text = json.dumps(record, allow_nan=False)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open('w', encoding='utf-8') as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except (OSError, ValueError, TypeError) as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise StateError(f'{target}: the policy state cannot be saved: {error}') from error
+
+
+def load_state(
+    path: str | os.PathLike[str], *, policy: str, fingerprint: str
+) -> dict[str, Any] | None:
+    """The state saved for this policy and bundle, None without a file. Raises StateError."""
+    file = Path(path)
+    try:
+        if file.stat().st_size > _MAX_BYTES:
+            raise StateError(f'{file}: larger than any policy state; starting blank')
+        record = json.loads(file.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, StateError):
+            raise
+        raise StateError(f'{file}: not a policy state ({error}); starting blank') from error
+    found = record if isinstance(record, dict) else {}
+    for key, expected in (
+        ('format', FORMAT), ('policy', policy), ('fingerprint', fingerprint)
+    ):  # fmt: skip
+        if found.get(key) != expected:
+            raise StateError(
+                f'{file}: saved for {key} {found.get(key)!r}, this is {expected!r}; starting blank'
+            )
+    state = found.get('state')
+    if not isinstance(state, dict):
+        raise StateError(f'{file}: holds no state; starting blank')
+    return state
+
+
+class StateKeeper:
+    """Restores a policy at the start and saves it every ``every_s`` seconds and at the end.
+
+    Takes steady seconds as an argument and reads no clock; one that jumps backwards is taken as the
+    present. A failure to save is returned as a sentence, once, and never raised: the robot goes on.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], policy: str, fingerprint: str, every_s: float = 10.0
+    ) -> None:
+        self._path = path
+        self._policy = policy
+        self._fingerprint = fingerprint
+        self._every_s = every_s
+        self._saved = math.nan
+        self._complained = False
+
+    def restore(self, policy: Learned) -> str:
+        """What became of the saved state, in words; blank is always safe."""
+        try:
+            state = load_state(self._path, policy=self._policy, fingerprint=self._fingerprint)
+            if state is None:
+                return f'{self._path}: no saved policy state, starting blank'
+            policy.restore(state)
+        except (ValueError, KeyError, TypeError) as error:
+            return f'policy state refused: {error}'
+        return f'{self._path}: policy state restored'
+
+    def due(self, now: float) -> bool:
+        """Whether it is time to save."""
+        if math.isnan(self._saved) or now < self._saved:
+            self._saved = now
+        return now - self._saved >= self._every_s
+
+    def save(self, state: dict[str, Any], now: float) -> str:
+        """Write a policy's state; what went wrong in words the first time it does, else nothing.
+
+        The state is a copy, so that a caller needs its lock only to get it and not for the disk.
+        """
+        self._saved = now
+        try:
+            save_state(self._path, state, policy=self._policy, fingerprint=self._fingerprint)
+        except StateError as error:
+            said, self._complained = self._complained, True
+            return '' if said else str(error)
+        self._complained = False
+        return ''

@@ -1,0 +1,424 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Layers that hold only the weights a pattern has: parameters, gradients, optimiser state, files.
+
+Their answers are those of a dense layer whose other weights are zero. How they are computed
+depends on how the pattern is laid out:
+
+* in blocks (block-regular): the inputs of each block of outputs are gathered and one grouped
+  convolution, or one batched matrix product, does the rest. Arithmetic falls with density. The
+  gathered copy lives for a small piece of the batch only, and is gathered again for the backward
+  pass rather than kept.
+* edge by edge (all others): the dense weight is put together for the time of one call. A list of
+  single weights (CSR) overtakes dense kernels on a CPU only below a density of about 1/8, and then
+  in the forward pass, so these patterns save storage and memory, not time.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import math
+from collections.abc import Collection
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from sparse_split_ros.sparsity.patterns import Kind, Pattern, PatternSpec, SparsityError
+
+_PIECE = 1 << 18
+"""Gathered values per piece of the batch: at 1 MB of float32 they stay in the L2 cache."""
+
+
+class SparseLayer(nn.Module):
+    """What linear and convolution share: the pattern, its weights, and how they are stored."""
+
+    edges: Tensor
+
+    def __init__(self, pattern: Pattern, kernel: tuple[int, ...], bias: bool) -> None:
+        super().__init__()
+        spec = pattern.spec
+        self.pattern = pattern
+        self.weight = nn.Parameter(torch.empty(spec.outputs, spec.fan_in, *kernel))
+        """(outputs, fan-in, *kernel); input j of output i is `pattern.columns[i // rows, j]`."""
+        self.bias = nn.Parameter(torch.empty(spec.outputs)) if bias else None
+        columns = torch.from_numpy(pattern.columns)
+        if spec.rows == 1:
+            columns = columns + torch.arange(spec.outputs)[:, None] * spec.inputs
+        # Inputs to gather, or places in the flattened dense weight.
+        self.register_buffer('edges', columns.reshape(-1), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weights as torch does for a dense layer, for the fan-in that is left."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = self.weight[0].numel() ** -0.5
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def dense_weight(self) -> Tensor:
+        """The weight of the equal dense layer, (outputs, inputs, *kernel); differentiable."""
+        spec = self.pattern.spec
+        kernel = self.weight.shape[2:]
+        places = self._places()
+        dense = self.weight.new_zeros(spec.outputs * spec.inputs, *kernel)
+        dense = dense.index_put((places,), self.weight.reshape(-1, *kernel))
+        return dense.view(spec.outputs, spec.inputs, *kernel)
+
+    @torch.no_grad()
+    def load_dense(self, weight: Tensor) -> None:
+        """Take the weights that exist here from a dense (outputs, inputs, *kernel) one."""
+        self.weight.copy_(weight.flatten(0, 1)[self._places()].view_as(self.weight))
+
+    def _places(self) -> Tensor:
+        """(nnz edges,) where each edge lies in the flattened (outputs * inputs) dense weight."""
+        spec = self.pattern.spec
+        if spec.rows == 1:
+            return self.edges
+        groups = self.edges.view(-1, 1, spec.fan_in).expand(-1, spec.rows, -1)
+        outputs = torch.arange(spec.outputs, device=self.edges.device)
+        return (groups.reshape(spec.outputs, -1) + outputs[:, None] * spec.inputs).reshape(-1)
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # The pattern travels as what it was drawn from: a tensor, for every format has tensors.
+        text = f'{self.pattern.digest}{self.pattern.spec.to_json()}'
+        destination[f'{prefix}pattern'] = torch.frombuffer(
+            bytearray(text, 'ascii'), dtype=torch.uint8
+        )
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        stored = state_dict.get(f'{prefix}pattern')
+        if stored is None:
+            missing_keys.append(f'{prefix}pattern')
+        else:
+            text = bytes(stored.cpu().tolist()).decode('ascii', 'replace')
+            if text[:16] != self.pattern.digest:
+                error_msgs.append(
+                    f'{prefix[:-1]}: the file has the weights of pattern {text[16:]}, this layer '
+                    f'has {self.pattern.spec.to_json()}; build the network as the file says'
+                )
+                return  # Weights on other connections would load without complaint.
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if f'{prefix}pattern' in unexpected_keys:
+            unexpected_keys.remove(f'{prefix}pattern')
+
+    def extra_repr(self) -> str:
+        """The layer in one line."""
+        spec = self.pattern.spec
+        return (
+            f'{spec.inputs}, {spec.outputs}, {spec.kind.value}, density={spec.density:.4g}, '
+            f'width={spec.width}, seed={spec.seed}, bias={self.bias is not None}'
+        )
+
+
+class SparseLinear(SparseLayer):
+    """A linear layer with the connections of `pattern`."""
+
+    def __init__(self, pattern: Pattern, bias: bool = True) -> None:
+        super().__init__(pattern, (), bias)
+        self.in_features, self.out_features = pattern.spec.inputs, pattern.spec.outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Answer for x (..., inputs) with (..., outputs)."""
+        spec = self.pattern.spec
+        product = _ScatteredLinear if spec.rows == 1 else _GatheredLinear
+        rows = x.reshape(-1, spec.inputs)
+        y: Tensor = product.apply(rows, self.weight, self.edges)  # type: ignore[no-untyped-call]
+        y = y if self.bias is None else y + self.bias.to(y.dtype)
+        return y.view(*x.shape[:-1], spec.outputs)
+
+
+class SparseConv2d(SparseLayer):
+    """A convolution with the kernels of `pattern`, sized as `torch.nn.Conv2d`; pads with zeros."""
+
+    def __init__(
+        self,
+        pattern: Pattern,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(pattern, _pair(kernel_size), bias)
+        self.kernel_size = _pair(kernel_size)
+        self.stride, self.padding, self.dilation = _pair(stride), _pair(padding), _pair(dilation)
+        self.in_channels, self.out_channels = pattern.spec.inputs, pattern.spec.outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Answer for x (N, inputs, H, W) with (N, outputs, H', W')."""
+        spec = self.pattern.spec
+        geometry = (self.stride, self.padding, self.dilation)
+        product = _ScatteredConv if spec.rows == 1 else _GatheredConv
+        y: Tensor = product.apply(x, self.weight, self.edges, geometry)  # type: ignore[no-untyped-call]
+        return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
+
+    def extra_repr(self) -> str:
+        """The layer in one line."""
+        return (
+            f'{super().extra_repr()}, kernel_size={self.kernel_size}, stride={self.stride}, '
+            f'padding={self.padding}'
+        )
+
+
+def sparsify(
+    module: nn.Module,
+    density: float,
+    kind: Kind | str = Kind.BLOCK_REGULAR,
+    seed: int = 0,
+    *,
+    width: int | None = None,
+    parallelism: int = 1,
+    dither: bool = False,
+    keep: Collection[str] = (),
+    ends: bool = False,
+    nearest: bool = False,
+) -> dict[str, PatternSpec]:
+    """Replace the linear layers and convolutions of `module` by sparse ones, in place.
+
+    Each gets a pattern of `density`, seeded by `seed` and by its own name, and new weights. Dense
+    stay: the first convolution (first linear layer, where there is none) and the last linear layer
+    in order of registration, unless `ends`; layers whose name matches an item of `keep`
+    ('exits.*'); grouped convolutions. A layer whose shape forbids the density takes the `nearest`
+    one, and stays dense where that is 1. Returns the patterns by layer name.
+
+    Raises SparsityError, naming the layer, for an infeasible density without `nearest`, and where
+    nothing would become sparse; `module` is then as it was.
+    """
+    kind = Kind(kind)
+    layers = {
+        name: layer
+        for name, layer in module.named_modules()
+        if type(layer) is nn.Linear or (type(layer) is nn.Conv2d and layer.groups == 1)
+    }
+    convolutions = [name for name, layer in layers.items() if isinstance(layer, nn.Conv2d)]
+    linears = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
+    dense = set() if ends else {*(convolutions or linears)[:1], *linears[-1:]}
+    replacements: dict[str, SparseLayer] = {}
+    refused: list[str] = []
+    for name, layer in layers.items():
+        if name in dense or any(fnmatch.fnmatchcase(name, item) for item in keep):
+            continue
+        outputs, inputs = layer.weight.shape[:2]
+        own = int.from_bytes(hashlib.sha256(f'{seed}/{name}'.encode()).digest()[:4], 'little')
+        try:
+            spec = PatternSpec.of_density(
+                kind, inputs, outputs, density, own, width, parallelism, dither, nearest
+            )
+            if spec.density < 1:
+                replacements[name] = _replacement(layer, spec.draw())
+        except SparsityError as error:
+            if not nearest:
+                raise SparsityError(f'{name}: {error}; or keep this layer dense') from error
+            refused.append(f'{name}: {error}')
+    if not replacements:
+        reason = refused[0] if refused else 'all are kept dense, or dense at the nearest density'
+        known = ', '.join(layers) or '(there are none)'
+        raise SparsityError(f'none of the layers {known} becomes sparse; {reason}')
+    for name, replacement in replacements.items():
+        parent, _, child = name.rpartition('.')
+        setattr(module.get_submodule(parent), child, replacement)
+    return {name: layer.pattern.spec for name, layer in replacements.items()}
+
+
+def _replacement(layer: nn.Linear | nn.Conv2d, pattern: Pattern) -> SparseLayer:
+    bias = layer.bias is not None
+    sparse: SparseLayer
+    if isinstance(layer, nn.Linear):
+        sparse = SparseLinear(pattern, bias)
+    elif layer.padding_mode != 'zeros' or isinstance(layer.padding, str):
+        raise SparsityError(
+            f'padding {layer.padding!r} with {layer.padding_mode}: expected numbers, with zeros'
+        )
+    else:
+        kernel, stride = _pair(layer.kernel_size), _pair(layer.stride)
+        padding, dilation = _pair(layer.padding), _pair(layer.dilation)
+        sparse = SparseConv2d(pattern, kernel, stride, padding, dilation, bias)
+    return sparse.to(layer.weight.device, layer.weight.dtype).train(layer.training)
+
+
+_Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""Stride, padding, dilation."""
+
+
+class _GatheredConv(torch.autograd.Function):
+    """Convolution of block-regular weights (outputs, fan-in, kH, kW): gather, grouped conv.
+
+    Keeps the input for the backward pass, as a dense convolution does, and not its gathered copy.
+    Under autocast the products take the dtype of the output's gradient; sums stay in the weight's.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, channels: Tensor, geometry: _Geometry
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, channels)
+        ctx.geometry = geometry
+        groups = len(channels) // weight.shape[1]
+        parts = [
+            F.conv2d(part.index_select(1, channels), weight, None, *geometry, groups)
+            for part in torch.split(x, _piece(x, channels))
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, channels = ctx.saved_tensors
+        geometry, piece = ctx.geometry, _piece(x, channels)
+        groups = len(channels) // weight.shape[1]
+        cast = weight.to(gradient.dtype)
+        to_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        for start, g in zip(range(0, max(1, len(x)), piece), torch.split(gradient, piece)):
+            part = x[start : start + piece]
+            gathered = part.index_select(1, channels).to(g.dtype)
+            by_input, by_weight = _conv_gradients(
+                g, gathered, cast, geometry, groups, to_x is not None, to_weight is not None
+            )
+            if to_x is not None and by_input is not None:
+                to_x[start : start + piece].index_add_(1, channels, by_input.to(x.dtype))
+            if to_weight is not None and by_weight is not None:
+                to_weight += by_weight
+        return to_x, to_weight, None, None
+
+
+class _ScatteredConv(torch.autograd.Function):
+    """Convolution of single kernels (outputs, fan-in, kH, kW), as dense for the time of a call."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, places: Tensor, geometry: _Geometry) -> Tensor:
+        ctx.save_for_backward(x, weight, places)
+        ctx.geometry = geometry
+        return F.conv2d(x, _scatter(weight, places, x.shape[1]), None, *geometry)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, places = ctx.saved_tensors
+        dense = _scatter(weight.to(gradient.dtype), places, x.shape[1])
+        wanted = ctx.needs_input_grad
+        by_input, by_weight = _conv_gradients(
+            gradient, x.to(gradient.dtype), dense, ctx.geometry, 1, wanted[0], wanted[1]
+        )
+        if by_input is not None:
+            by_input = by_input.to(x.dtype)
+        if by_weight is not None:
+            by_weight = by_weight.flatten(0, 1)[places].view_as(weight).to(weight.dtype)
+        return by_input, by_weight, None, None
+
+
+class _GatheredLinear(torch.autograd.Function):
+    """Product of x (N, inputs) with block-regular weights (outputs, fan-in): gather, batched."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, columns: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, columns)
+        blocks = _blocks(weight, columns)
+        parts = [
+            torch.bmm(_gather(part, columns, len(blocks)), blocks.transpose(1, 2))
+            for part in torch.split(x, _piece(x, columns))
+        ]
+        return torch.cat([part.transpose(0, 1).flatten(1) for part in parts])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, columns = ctx.saved_tensors
+        piece = _piece(x, columns)
+        blocks = _blocks(weight.to(gradient.dtype), columns)
+        to_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        to_blocks = torch.zeros_like(_blocks(weight, columns))
+        for start, part in zip(range(0, max(1, len(x)), piece), torch.split(gradient, piece)):
+            g = part.reshape(len(part), *blocks.shape[:2]).transpose(0, 1)
+            if to_x is not None:
+                by_input = torch.bmm(g, blocks).transpose(0, 1).flatten(1).to(x.dtype)
+                to_x[start : start + piece].index_add_(1, columns, by_input)
+            gathered = _gather(x[start : start + piece], columns, len(blocks)).to(g.dtype)
+            to_blocks += torch.bmm(g.transpose(1, 2), gathered)
+        return to_x, to_blocks.view_as(weight), None
+
+
+class _ScatteredLinear(torch.autograd.Function):
+    """Product of x (N, inputs) with single weights (outputs, fan-in), dense while it lasts."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, places)
+        return F.linear(x, _scatter(weight, places, x.shape[1]))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, places = ctx.saved_tensors
+        to_x = to_weight = None
+        if ctx.needs_input_grad[0]:
+            dense = _scatter(weight.to(gradient.dtype), places, x.shape[1])
+            to_x = (gradient @ dense).to(x.dtype)
+        if ctx.needs_input_grad[1]:
+            full = gradient.t() @ x.to(gradient.dtype)
+            to_weight = full.view(-1)[places].view_as(weight).to(weight.dtype)
+        return to_x, to_weight, None
+
+
+def _conv_gradients(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    geometry: _Geometry,
+    groups: int,
+    for_x: bool,
+    for_weight: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of a convolution by its input and by its weight, those that are wanted."""
+    stride, padding, dilation = geometry
+    by_x, by_weight, _ = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, stride, padding, dilation, False, (0, 0), groups,
+        (for_x, for_weight, False),
+    )  # fmt: skip
+    return by_x, by_weight
+
+
+def _scatter(weight: Tensor, places: Tensor, inputs: int) -> Tensor:
+    """(outputs, inputs, *kernel): weights (outputs, fan-in, *kernel) at their places."""
+    kernel = weight.shape[2:]
+    dense = weight.new_zeros(len(weight) * inputs, *kernel)
+    dense.index_copy_(0, places, weight.reshape(-1, *kernel))
+    return dense.view(len(weight), inputs, *kernel)
+
+
+def _blocks(weight: Tensor, columns: Tensor) -> Tensor:
+    """(groups, rows, fan-in): weights (outputs, fan-in) by the groups that share columns."""
+    return weight.view(len(columns) // weight.shape[1], -1, weight.shape[1])
+
+
+def _gather(x: Tensor, columns: Tensor, groups: int) -> Tensor:
+    """(groups, N, fan-in): the columns of x (N, inputs) that each group reads."""
+    return x.index_select(1, columns).view(len(x), groups, len(columns) // groups).transpose(0, 1)
+
+
+def _piece(x: Tensor, columns: Tensor) -> int:
+    """How many rows of the batch x (N, inputs, ...) are gathered at once."""
+    values = _PIECE << 8 if x.is_cuda else _PIECE
+    return max(1, values // max(1, len(columns) * math.prod(x.shape[2:])))
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -1,0 +1,175 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command: help that teaches, one line per error, no trace for what a person can mend."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from bundles import make_bundle
+
+from sparse_split_ros import __version__
+from sparse_split_ros.cli import main
+
+COMMANDS = ('demo', 'make-bag', 'inspect', 'profile', 'classify', 'train', 'export',
+            'head', 'tail', 'player')  # fmt: skip
+
+
+def run(*arguments: str | Path) -> int:
+    """The exit status, whether the command returns it or leaves with it."""
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    make_bundle(tmp_path / 'bundle', classes=['stop', 'yield', 'no entry'])
+    return tmp_path / 'bundle'
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / 'sign.png'
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8))
+    return path
+
+
+def test_help_names_every_command_and_gives_examples(capsys) -> None:
+    assert run('--help') == 0
+    text = capsys.readouterr().out
+    assert all(f'\n    {command} ' in text for command in COMMANDS)
+    assert 'sparse-split demo' in text.partition('examples:')[2]
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_every_command_explains_itself_with_an_example(command: str, capsys) -> None:
+    assert run(command, '--help') == 0
+    text = capsys.readouterr().out
+    assert f'usage: sparse-split {command}' in text
+    assert f'sparse-split {command}' in text.partition('example')[2]
+
+
+def test_version_is_the_package_s(capsys) -> None:
+    assert run('--version') == 0
+    assert capsys.readouterr().out == f'sparse-split {__version__}\n'
+
+
+def test_help_needs_no_middleware_and_no_network() -> None:
+    code = (
+        'import sys\n'
+        'from sparse_split_ros.cli import main\n'
+        'try: main(["demo", "--help"])\n'
+        'except SystemExit: pass\n'
+        'heavy = {"cyclonedds", "zenoh", "rclpy", "onnxruntime", "torch", "matplotlib", "cv2"}\n'
+        'print(sorted(heavy & set(sys.modules)))'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == '[]'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        ([], 'COMMAND'),
+        (['fly'], "'fly'"),
+        (['inspect'], 'BUNDLE'),
+        (['inspect', 'no-such-bundle'], "no bundle 'no-such-bundle'"),
+        (['profile', 'no-such-bundle'], "no bundle 'no-such-bundle'"),
+        (['profile', '{bundle}', '--repeats', '0'], '--repeats 0'),
+        (['classify', 'no-such-bundle', '{picture}'], "no bundle 'no-such-bundle'"),
+        (['classify', '{bundle}', '{tmp}/none.png'], 'none.png'),
+        (['classify', '{bundle}', '{bundle}/manifest.json'], 'manifest.json'),
+        (['classify', '{bundle}', '{picture}', '--threshold', '1.5'], '--threshold 1.5'),
+        (['make-bag', '{tmp}/none', '{tmp}/bag.mcap'], 'none'),
+        (['make-bag', '{bundle}', '{tmp}/bag.mcap'], 'bundle'),
+        (['demo', '--rate', '0', '--out', '{tmp}/out'], '--rate 0'),
+        (['demo', '--frames', '-1', '--out', '{tmp}/out'], '--frames -1'),
+        (['demo', '--bundle', 'no-such-bundle', '--out', '{tmp}/out'], 'no-such-bundle'),
+        (['demo', '--bundle', '{bundle}', '--out', '{picture}', '--drive', '{picture}'], 'sign'),
+        (['head', '--threshold', '1'], "'--threshold' is unknown"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_that_names_it(
+    arguments: list[str], said: str, bundle: Path, picture: Path, tmp_path: Path, capsys
+) -> None:
+    places = {'bundle': bundle, 'picture': picture, 'tmp': tmp_path}
+    assert run(*(argument.format(**places) for argument in arguments)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith('error: ') and said in lines[0]
+
+
+def test_a_tampered_bundle_is_named(bundle: Path, capsys) -> None:
+    (bundle / 'stage_0.onnx').write_bytes(b'something else')
+    assert run('inspect', bundle) == 2
+    assert 'stage_0.onnx' in capsys.readouterr().err
+
+
+def test_faults_of_ours_keep_their_trace(bundle: Path, monkeypatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr('sparse_split_ros.runtime.inspect.inspect', broken)
+    with pytest.raises(ZeroDivisionError):
+        run('inspect', bundle)
+
+
+def test_a_missing_package_is_named_with_the_way_to_get_it(
+    bundle: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setitem(sys.modules, 'torch', None)
+    monkeypatch.delitem(sys.modules, 'sparse_split_ros.training.joint', raising=False)
+    assert run('train', 'recipe.yaml') == 2
+    assert "pip install 'sparse_split_ros[train]'" in capsys.readouterr().err
+
+
+def test_inspect_prints_the_stage_table(bundle: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv('COLUMNS', '160')
+    assert run('inspect', bundle) == 0
+    assert 'fingerprint' in capsys.readouterr().out
+
+
+def test_profile_is_kept_beside_the_bundle(bundle: Path) -> None:
+    assert run('profile', bundle, '--repeats', '2') == 0
+    assert (bundle / 'profile.json').is_file()
+
+
+@pytest.mark.parametrize(('threshold', 'who'), [('0', 'robot, exit 0'), ('1', 'tail, exit 2')])
+def test_classify_says_what_every_exit_thinks_and_who_would_answer(
+    threshold: str, who: str, bundle: Path, picture: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setenv('COLUMNS', '160')
+    assert run('classify', bundle, picture, '--threshold', threshold) == 0
+    text = capsys.readouterr().out
+    assert all(f'exit {stage}' in text for stage in range(3))
+    assert 'sign.png' in text and who in text
+
+
+def test_make_bag_writes_a_bag_that_reads_back(picture: Path, tmp_path: Path, capsys) -> None:
+    from sparse_split_ros.data.bags import read_bag
+
+    folder = tmp_path / 'images' / 'stop'
+    folder.mkdir(parents=True)
+    picture.rename(folder / 'a.png')
+    assert run('make-bag', folder.parent, tmp_path / 'bag.mcap') == 0
+    assert '1 frames' in capsys.readouterr().out
+    assert [frame.label for frame in read_bag(tmp_path / 'bag.mcap')] == ['stop']
+
+
+def test_output_cut_short_by_its_reader_says_nothing(bundle: Path) -> None:
+    command = f'"{sys.executable}" -m sparse_split_ros.cli inspect "{bundle}" | head -n 0'
+    root = str(Path(__file__).resolve().parents[1])
+    environment = {**os.environ, 'PYTHONPATH': root}
+    done = subprocess.run(
+        ['bash', '-c', f'set -o pipefail; {command}'], capture_output=True, text=True,
+        env=environment, check=False,
+    )  # fmt: skip
+    assert done.stderr == ''

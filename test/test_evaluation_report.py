@@ -1,0 +1,176 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The report holds everything in one file, says what went wrong, and survives odd runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('matplotlib')
+pytest.importorskip('jinja2')
+
+from sparse_split_ros.evaluation import pictures
+from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
+from sparse_split_ros.evaluation.report import Report, machine, versions, write_report
+from sparse_split_ros.policy.decision import Reason, Route
+
+OUTAGE = {
+    'killed_s': 1.0, 'restarted_s': 1.5, 'announced_s': 1.9, 'recovered_s': 2.0,
+    'noticed_ms': 123.4, 'longest_wait_ms': 100.5, 'recovered_ms': 45.6, 'first_frame': 31,
+    'last_frame': 58, 'waited': 2, 'fallbacks': 12,
+}  # fmt: skip
+
+
+def run(count: int = 90, labelled: bool = True) -> list[Outcome]:
+    """A run through two scenes, with every route, some mistakes and one frame unanswered."""
+    frames = []
+    for index in range(count):
+        route = (Route.LOCAL, Route.OFFBOARD, Route.FALLBACK)[index % 3]
+        label = ('stop', 'speed limit 100', 'speed limit 20')[index // 5 % 3]
+        frames.append(
+            Outcome(
+                index, index / 30, index / 30, label if labelled else None,
+                'day' if index < count // 2 else 'night',
+                'yield' if index % 7 == 0 else label, route, Reason.CONFIDENT, index % 3, 1,
+                0.5 + index % 50 / 100, 'day', 0 if route is Route.LOCAL else 120,
+                1.0 + index % 4, 2.0 + index % 4,
+            )
+        )  # fmt: skip
+    if count > 4:
+        frames[4] = replace(frames[4], answer=None, route=None, latency=float('nan'))
+    return frames
+
+
+def report(frames: list[Outcome], **given: Any) -> Report:
+    answered = sum(frame.route is not None for frame in frames)
+    summary = {
+        **summarise(frames, Counts(len(frames), answered, len(frames) - answered), 100.0),
+        'policy': 'fixed', 'split': 1, 'threshold': 0.9, 'codec': 'int8', 'source': 'a test',
+        'bundle': {'name': 'synthetic', 'fingerprint': '00' * 8}, 'rate': 1.0, 'seed': 0,
+        'runtime': 'none', 'machine': machine(), 'versions': versions(), 'errors': [], **given,
+    }  # fmt: skip
+    rng = np.random.default_rng(0)
+    images = {
+        frame.index: rng.integers(0, 256, (16 + frame.index, 16 + frame.index, 3), np.uint8)
+        for frame in frames
+    }
+    return Report('A test', frames, summary, images, 3072)
+
+
+class _Links(HTMLParser):
+    """Collects what a page would load, and whether its tags are closed."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.links += [value or '' for name, value in attributes if name in ('src', 'href')]
+        if tag not in ('meta', 'img', 'br'):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope='module')
+def made() -> Report:
+    return report(run(), tail_outage=OUTAGE, errors=['3 answers <are> missing'])
+
+
+@pytest.fixture(scope='module')
+def folder(made: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the report of an ordinary run lies; drawing takes a second, so once for all."""
+    return write_report(made, tmp_path_factory.mktemp('report')).parent
+
+
+@pytest.fixture(scope='module')
+def page(folder: Path) -> str:
+    return (folder / 'index.html').read_text('utf-8')
+
+
+def words(page: str) -> str:
+    return ' '.join(re.sub('<[^>]*>', ' ', page).split())
+
+
+def test_the_page_holds_its_pictures_and_loads_nothing(page: str) -> None:
+    parsed = _Links(page)
+    assert parsed.open == []
+    assert len(parsed.links) > 6
+    assert all(link.startswith('data:image/png;base64,') for link in parsed.links)
+    assert 'url(' not in page and '@import' not in page and '<script' not in page
+
+
+def test_the_same_pictures_lie_beside_it(folder: Path) -> None:
+    names = {path.stem for path in folder.glob('*.png')}
+    assert names == {'drive', 'exits', 'accuracy', 'latency', 'bytes', 'confusion'}
+    for path in folder.glob('*.png'):
+        image = cv2.imread(str(path))
+        assert image.shape[1] > 500 and image.std() > 1, f'{path.name} is empty'
+
+
+def test_summary_json_is_what_was_measured(folder: Path, made: Report) -> None:
+    assert json.loads((folder / 'summary.json').read_text('utf-8')) == made.summary
+
+
+def test_errors_are_said_first(page: str) -> None:
+    assert '3 answers &lt;are&gt; missing' in page
+    assert page.index('missing') < page.index('Who answered')
+
+
+def test_the_outage_is_told_in_words(page: str) -> None:
+    assert 'noticed 123 ms later: 2 frames waited' in words(page)
+    assert 'first answer 45.6 ms after it had announced itself' in words(page)
+
+
+def test_a_tail_that_was_killed_without_consequence_is_told_as_such(tmp_path: Path) -> None:
+    silent = dict.fromkeys(OUTAGE) | {'killed_s': 1.0, 'waited': 0, 'fallbacks': 0}
+    page = write_report(report(run(9), tail_outage=silent), tmp_path).read_text('utf-8')
+    assert 'killed without warning.' in page and 'The head noticed' not in page
+
+
+@pytest.mark.parametrize(
+    'frames',
+    [
+        pytest.param(run(1), id='a single frame'),
+        pytest.param(run(labelled=False), id='without the truth'),
+        pytest.param([Outcome(i, i / 30) for i in range(5)], id='nothing answered'),
+        pytest.param([replace(frame, scene=None) for frame in run()], id='without scenes'),
+        pytest.param([replace(frame, time=0.0) for frame in run()], id='all at once'),
+        pytest.param([replace(frame, scene='<b>tunnel') for frame in run()], id='unknown scene'),
+    ],
+)
+def test_odd_runs_have_reports_too(frames: list[Outcome], tmp_path: Path) -> None:
+    page = write_report(report(frames), tmp_path).read_text('utf-8')
+    assert _Links(page).open == []
+
+
+def test_numbers_in_class_names_sort_by_value() -> None:
+    names = ['speed limit 100', 'stop', 'speed limit 20', 'end 5']
+    assert sorted(names, key=pictures._natural) == [
+        'end 5', 'speed limit 20', 'speed limit 100', 'stop',
+    ]  # fmt: skip
+
+
+def test_nothing_confused_draws_no_matrix() -> None:
+    right = [replace(frame, answer=frame.label) for frame in run() if frame.route is not None]
+    assert pictures.confusion_matrix(right) is None
+
+
+@pytest.mark.parametrize('shape', [(7, 300, 3), (300, 7, 3), (16, 16)])
+def test_thumbnails_keep_the_shape(shape: tuple[int, ...]) -> None:
+    data = np.frombuffer(pictures.thumbnail(np.zeros(shape, np.uint8), 64), np.uint8)
+    height, width = cv2.imdecode(data, cv2.IMREAD_COLOR).shape[:2]
+    assert max(height, width) == 64
+    assert (height > width) == (shape[0] > shape[1])

@@ -1,0 +1,91 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters of a running head: a change is taken whole, or refused with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from bundles import make_bundle
+from processes import private_domain
+
+from sparse_split_ros import ros
+from sparse_split_ros.nodes.head import HeadNode
+from sparse_split_ros.nodes.parameters import HEAD, PLAYER, TAIL, Spec
+from sparse_split_ros.ros import Context, Parameter
+
+
+@pytest.fixture(scope='module')
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeadNode]:
+    bundle = make_bundle(tmp_path_factory.mktemp('parameters') / 'bundle')
+    with private_domain() as domain:
+        context = Context()
+        ros.init(args=[], context=context, domain_id=domain)
+        node = HeadNode(
+            context=context, parameter_overrides=[Parameter('bundle', value=str(bundle.path))]
+        )
+        yield node
+        node.stop()
+        node.destroy_node()
+        context.try_shutdown()
+
+
+def change(head: HeadNode, **values: object) -> str:
+    """Set parameters together; the reason of a refusal, or nothing."""
+    result = head.set_parameters_atomically([Parameter(k, value=v) for k, v in values.items()])
+    assert result.successful == (not result.reason)
+    return str(result.reason)
+
+
+def test_the_bundles_defaults_hold_where_nothing_is_set(head: HeadNode) -> None:
+    plan = head._policy(head.settings.values).choose(None, None)  # type: ignore[arg-type]
+    defaults = head.bundle.defaults
+    assert (plan.split, plan.codec) == (defaults.split, defaults.codec)
+    assert plan.thresholds[0] == defaults.threshold
+
+
+def test_tuning_is_taken_at_once(head: HeadNode) -> None:
+    assert change(head, threshold=0.75, split=0, codec='fp16', deadline_ms=250.0) == ''
+    plan = head.head.policy.choose(None, None)  # type: ignore[arg-type]
+    assert (plan.split, plan.codec, plan.thresholds) == (0, 'fp16', (0.75, None, None))
+    assert head.head.deadline == 0.25
+    assert change(head, roi=[1, 2, 3, 4], max_results=2) == ''
+    assert head.settings.roi == [1, 2, 3, 4] and head.settings.max_results == 2
+
+
+@pytest.mark.parametrize(
+    ('values', 'words'),
+    [
+        ({'split': 3}, ('no split after stage 3', '[0, 1]')),
+        ({'codec': 'none+zstd'}, ('none+zstd', 'not calibrated')),
+        ({'codec': 'jpeg'}, ('codec', 'jpeg', 'int8')),
+        ({'roi': [1, 2]}, ('roi', '4 numbers')),
+        ({'threshold': 1.5}, ('threshold',)),
+        ({'deadline_ms': 0.0}, ('deadline_ms',)),
+        ({'threads': 2}, ('threads',)),
+        ({'bundle': 'other'}, ('bundle',)),
+    ],
+)
+def test_what_cannot_be_is_refused_with_a_reason(
+    head: HeadNode, values: dict[str, object], words: tuple[str, ...]
+) -> None:
+    before = head.settings.values
+    reason = change(head, **values)
+    assert reason and all(word in reason for word in words), reason
+    assert head.settings.values == before
+
+
+def test_one_wrong_value_keeps_the_right_ones_out_as_well(head: HeadNode) -> None:
+    policy, before = head.head.policy, head.settings.values
+    assert change(head, threshold=0.5, split=99)
+    assert head.settings.values == before and head.head.policy is policy
+
+
+@pytest.mark.parametrize('spec', [*HEAD, *TAIL, *PLAYER], ids=lambda spec: spec.name)
+def test_every_parameter_has_a_description_and_its_default_fits(spec: Spec) -> None:
+    assert len(spec.description) > 10
+    if spec.choices:
+        assert spec.default in spec.choices
+    if spec.low is not None and spec.high is not None:
+        assert spec.low <= spec.default <= spec.high

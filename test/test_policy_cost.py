@@ -1,0 +1,81 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Costs follow what is measured, and charge what nothing is promised for."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from policies import FACTS
+
+from sparse_split_ros.link.estimate import Link, TailState
+from sparse_split_ros.policy.cost import WEIGHTS, CostModel, PowerReading, Weights
+from sparse_split_ros.policy.plan import PolicyError
+
+UP = Link(TailState.UP, rtt_ms=8.0, jitter_ms=1.0, goodput=100_000.0, loss=0.0)
+
+
+def test_measured_times_replace_the_guess_from_macs() -> None:
+    costs = CostModel(FACTS)
+    costs.measured({0: 2.0, 1: 1.0}, {0: 0.5})
+    assert costs.compute_ms(1, (0,)) == pytest.approx(3.5)
+
+
+def test_one_preempted_frame_hardly_moves_the_mean() -> None:
+    costs = CostModel(FACTS)
+    for _ in range(50):
+        costs.measured({0: 2.0}, {})
+    costs.measured({0: 500.0}, {})
+    assert costs.stage_ms[0] < 2.5
+
+
+def test_a_profile_multiplies_the_robot_and_not_the_tail() -> None:
+    one, ten = CostModel(FACTS), CostModel(FACTS, profile=10)
+    assert ten.compute_ms(2, (0,)) == pytest.approx(10 * one.compute_ms(2, (0,)))
+    assert ten.tail_ms == one.tail_ms
+
+
+def test_bytes_cost_time_by_the_goodput() -> None:
+    costs = CostModel(FACTS)
+    costs.answered(1, 140, 1.0)
+    small = costs.offload(1, 'int4', 5.0, UP)
+    large = costs.offload(1, 'fp16', 5.0, UP)
+    # 300 bytes more at 100 kB/s.
+    assert large - small == pytest.approx(3.0, rel=0.01)
+
+
+@pytest.mark.parametrize('state', [TailState.DOWN, TailState.UNKNOWN, TailState.FOREIGN])
+def test_without_a_tail_asking_costs_a_miss(state: TailState) -> None:
+    costs = CostModel(FACTS, deadline_ms=100)
+    assert costs.offload(1, 'int4', 5.0, Link(state)) == pytest.approx(105.0)
+
+
+def test_a_link_slower_than_the_deadline_is_worse_than_none() -> None:
+    costs = CostModel(FACTS, deadline_ms=50)
+    slow = Link(TailState.UP, rtt_ms=200.0, jitter_ms=5.0, loss=0.3)
+    assert costs.offload(1, 'int4', 5.0, slow) > costs.offload(1, 'int4', 5.0, UP) + 50
+
+
+def test_an_unmeasured_link_has_a_finite_cost() -> None:
+    assert math.isfinite(CostModel(FACTS).offload(0, 'int4', 1.0, Link(TailState.UP)))
+
+
+def test_weights_change_what_counts() -> None:
+    frugal = CostModel(FACTS, WEIGHTS['frugal'])
+    assert frugal.charge(10, 1000, 5, missed=False) == pytest.approx(2 + 20 + 400 * 0.026)
+
+
+@pytest.mark.parametrize('weights', [(-1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (math.nan, 1.0, 0.0)])
+def test_impossible_weights_are_refused(weights: tuple[float, float, float]) -> None:
+    with pytest.raises(PolicyError, match='cost weights'):
+        Weights(*weights)
+
+
+def test_a_power_sensor_is_read_where_there_is_one(tmp_path) -> None:
+    assert PowerReading(tmp_path).watts() is None
+    device = tmp_path / 'hwmon3'
+    device.mkdir()
+    for name, text in (('name', 'ina3221\n'), ('in1_input', '5000\n'), ('curr1_input', '900\n')):
+        (device / name).write_text(text)
+    assert PowerReading(tmp_path).watts() == pytest.approx(4.5)

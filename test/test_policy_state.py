@@ -1,0 +1,82 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Learned state survives a restart, and a foreign or broken file is refused with a reason."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from sparse_split_ros.policy.state import StateError, StateKeeper, load_state, save_state
+
+OURS = {'policy': 'joint', 'fingerprint': 'ab' * 8}
+
+
+def test_what_is_saved_is_restored(tmp_path) -> None:
+    save_state(tmp_path / 'deep' / 'state.json', {'a': [1.5]}, **OURS)
+    assert load_state(tmp_path / 'deep' / 'state.json', **OURS) == {'a': [1.5]}
+    assert [path.name for path in (tmp_path / 'deep').iterdir()] == ['state.json']
+
+
+def test_no_file_is_no_state(tmp_path) -> None:
+    assert load_state(tmp_path / 'none.json', **OURS) is None
+
+
+@pytest.mark.parametrize('change', [{'fingerprint': '00' * 8}, {'policy': 'splitee'}])
+def test_another_bundles_or_policys_state_is_refused(tmp_path, change: dict[str, str]) -> None:
+    save_state(tmp_path / 'state.json', {}, **{**OURS, **change})
+    with pytest.raises(StateError, match=f'saved for {next(iter(change))}'):
+        load_state(tmp_path / 'state.json', **OURS)
+
+
+@pytest.mark.parametrize('text', ['', '{', '[]', 'null', '{"format": 3}', '\x00\xff', '[' * 9999])
+def test_a_corrupt_file_is_refused(tmp_path, text: str) -> None:
+    (tmp_path / 'state.json').write_text(text, encoding='latin-1')
+    with pytest.raises(StateError, match='starting blank'):
+        load_state(tmp_path / 'state.json', **OURS)
+
+
+def test_a_failed_save_keeps_the_old_file(tmp_path) -> None:
+    path = tmp_path / 'state.json'
+    save_state(path, {'a': 1}, **OURS)
+    with pytest.raises(StateError, match='cannot be saved'):
+        save_state(path, {'a': math.nan}, **OURS)
+    assert load_state(path, **OURS) == {'a': 1}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+class Learned:
+    def __init__(self) -> None:
+        self.value = 0
+
+    def state(self) -> dict[str, int]:
+        return {'value': self.value}
+
+    def restore(self, state: dict[str, int]) -> None:
+        self.value = state['value']
+
+
+def test_a_keeper_saves_every_so_often_whatever_the_clock_does(tmp_path) -> None:
+    keeper = StateKeeper(tmp_path / 'state.json', 'joint', 'ab', every_s=5)
+    assert not keeper.due(100.0) and not keeper.due(104.0) and keeper.due(105.0)
+    assert keeper.save(Learned().state(), 105.0) == ''
+    assert not keeper.due(3.0) and keeper.due(8.0)
+
+
+def test_a_keeper_says_once_what_it_cannot_save(tmp_path) -> None:
+    (tmp_path / 'file').write_text('')
+    keeper = StateKeeper(tmp_path / 'file' / 'state.json', 'joint', 'ab')
+    assert 'cannot be saved' in keeper.save(Learned().state(), 0.0)
+    assert keeper.save(Learned().state(), 20.0) == ''
+
+
+def test_a_state_that_does_not_fit_leaves_the_policy_blank(tmp_path) -> None:
+    path = tmp_path / 'state.json'
+    path.write_text(json.dumps(
+        {'format': 'sparse_split_policy/1', 'policy': 'joint', 'fingerprint': 'ab', 'state': {}}
+    ))  # fmt: skip
+    learned = Learned()
+    assert 'refused' in StateKeeper(path, 'joint', 'ab').restore(learned)
+    assert learned.value == 0

@@ -1,0 +1,302 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparse_split_ros.sparsity.patterns import (
+    BLOCK_ROWS,
+    CLASH_FREE,
+    Kind,
+    PatternSpec,
+    SparsityError,
+    count_clash_free,
+    fan_in_step,
+)
+
+SEEDS = st.integers(0, 2**64 - 1)
+
+
+@st.composite
+def single(draw, kinds):
+    """A feasible spec of a pattern of single edges, with any common divisor of the two sides."""
+    common, a, b = draw(st.integers(1, 12)), draw(st.integers(1, 6)), draw(st.integers(1, 6))
+    inputs, outputs = common * a, common * b
+    kind = draw(st.sampled_from(kinds))
+    step = fan_in_step(kind, inputs, outputs)
+    fan_in = draw(st.integers(1, inputs // step)) * step
+    if kind not in CLASH_FREE:
+        return PatternSpec(kind, inputs, outputs, fan_in, draw(SEEDS))
+    z = draw(st.sampled_from([z for z in range(1, inputs + 1) if inputs % z == 0]))
+    dither = draw(st.booleans())
+    return PatternSpec(kind, inputs, outputs, fan_in, draw(SEEDS), parallelism=z, dither=dither)
+
+
+@st.composite
+def blocks(draw):
+    width = draw(st.sampled_from([4, 8, 16]))
+    inputs, outputs = width * draw(st.integers(1, 16)), BLOCK_ROWS * draw(st.integers(1, 8))
+    step = fan_in_step(Kind.BLOCK_REGULAR, inputs, outputs, width)
+    fan_in = draw(st.integers(1, inputs // step)) * step
+    return PatternSpec(Kind.BLOCK_REGULAR, inputs, outputs, fan_in, draw(SEEDS), width)
+
+
+@st.composite
+def n_of_m(draw):
+    width = draw(st.integers(2, 8))
+    inputs, outputs = width * draw(st.integers(1, 10)), draw(st.integers(1, 24))
+    step = fan_in_step(Kind.N_OF_M, inputs, outputs, width)
+    fan_in = draw(st.integers(1, inputs // step)) * step
+    return PatternSpec(Kind.N_OF_M, inputs, outputs, fan_in, draw(SEEDS), width)
+
+
+def is_regular(spec):
+    pattern = spec.draw()
+    mask = pattern.mask()
+    assert mask.shape == (spec.outputs, spec.inputs)
+    assert (mask.sum(axis=1) == spec.fan_in).all()
+    assert (mask.sum(axis=0) == spec.fan_out).all()
+    # A repeated edge would be one edge of the mask and two of the list.
+    assert mask.sum() == pattern.edges == pattern.columns.size * spec.rows
+
+
+@settings(max_examples=300, deadline=None)
+@given(single([*CLASH_FREE, Kind.RANDOM_REGULAR]))
+def test_patterns_of_single_edges_have_exact_fans_and_no_repeated_edge(spec):
+    is_regular(spec)
+
+
+@settings(max_examples=100, deadline=None)
+@given(blocks())
+def test_block_regular_patterns_have_exact_fans_and_whole_blocks(spec):
+    is_regular(spec)
+    mask = spec.draw().mask()
+    tiles = mask.reshape(spec.outputs // BLOCK_ROWS, BLOCK_ROWS, -1, spec.width)
+    filled = tiles.sum(axis=(1, 3))
+    assert np.isin(filled, [0, BLOCK_ROWS * spec.width]).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(n_of_m())
+def test_n_of_m_patterns_have_exact_fans_and_n_in_every_group(spec):
+    is_regular(spec)
+    groups = spec.draw().mask().reshape(spec.outputs, -1, spec.width).sum(axis=2)
+    assert (groups == spec.fan_in * spec.width // spec.inputs).all()
+
+
+@settings(max_examples=300, deadline=None)
+@given(single(CLASH_FREE))
+def test_clash_free_cycles_read_each_memory_once_and_sweeps_each_input_once(spec):
+    cycles = spec.draw().cycles()
+    assert (np.sort(cycles % spec.parallelism, axis=1) == np.arange(spec.parallelism)).all()
+    sweeps = cycles.reshape(spec.fan_out, spec.inputs)
+    assert (np.sort(sweeps, axis=1) == np.arange(spec.inputs)).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(single([Kind.CLASH_FREE_2, Kind.CLASH_FREE_3]))
+def test_types_2_and_3_count_addresses_up_in_every_memory(spec):
+    z, length = spec.parallelism, spec.inputs // spec.parallelism
+    for sweep in spec.draw().cycles().reshape(spec.fan_out, length, z):
+        order = np.take_along_axis(sweep // z, np.argsort(sweep % z, axis=1), axis=1)
+        assert ((np.diff(order, axis=0) - 1) % length == 0).all()
+        if not spec.dither:
+            assert (sweep % z == np.arange(z)).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(single([Kind.CLASH_FREE_3]))
+def test_type_3_repeats_its_first_sweep(spec):
+    sweeps = spec.draw().sources.reshape(spec.fan_out, spec.inputs)
+    assert (sweeps == sweeps[0]).all()
+
+
+@pytest.mark.parametrize('kind', CLASH_FREE)
+def test_no_edge_is_lost_where_a_sweep_ends_inside_an_output(kind):
+    # The published code keeps 66 of these 72 edges.
+    spec = [PatternSpec(kind, 24, 4, 18, seed, parallelism=6) for seed in range(50)]
+    assert {int(one.draw().mask().sum()) for one in spec} == {72}
+
+
+@pytest.mark.parametrize(
+    ('kind', 'shape', 'dither', 'count'),
+    [
+        (Kind.CLASH_FREE_1, (9, 6, 3, 3), False, 46656),
+        (Kind.CLASH_FREE_2, (9, 6, 3, 3), False, 729),
+        (Kind.CLASH_FREE_3, (9, 6, 3, 3), False, 27),
+        (Kind.CLASH_FREE_1, (12, 12, 2, 4), True, 60466176),
+        (Kind.CLASH_FREE_2, (12, 12, 2, 4), True, 236196),
+        (Kind.CLASH_FREE_3, (12, 12, 2, 4), True, 486),
+    ],
+)
+def test_counts_are_the_published_ones(kind, shape, dither, count):
+    inputs, outputs, fan_in, z = shape
+    spec = PatternSpec(kind, inputs, outputs, fan_in, parallelism=z, dither=dither)
+    assert spec.fan_out == 2
+    assert count_clash_free(spec) == count
+
+
+def every_sweep(spec):
+    """The different sweeps of a spec, each as the sets of inputs of its outputs, by brute force."""
+    z, length = spec.parallelism, spec.inputs // spec.parallelism
+    memory_orders = itertools.permutations(range(z)) if spec.dither else [tuple(range(z))]
+    if spec.kind is Kind.CLASH_FREE_1:
+        one = list(itertools.permutations(range(length)))
+    else:
+        one = [tuple((s + t) % length for t in range(length)) for s in range(length)]
+    found = set()
+    for order in memory_orders:
+        for addresses in itertools.product(one, repeat=z):
+            read = [addresses[m][t] * z + m for t in range(length) for m in order]
+            cut = range(0, spec.inputs, spec.fan_in)
+            found.add(tuple(frozenset(read[i : i + spec.fan_in]) for i in cut))
+    return found
+
+
+def every_pattern(spec):
+    """Every pattern of a spec whose sweeps end with a whole output."""
+    sweeps = every_sweep(spec)
+    if spec.kind is Kind.CLASH_FREE_3:
+        return {one * spec.fan_out for one in sweeps}
+    return {sum(some, ()) for some in itertools.product(sweeps, repeat=spec.fan_out)}
+
+
+def drawn(spec):
+    return tuple(frozenset(row) for row in spec.draw().columns.tolist())
+
+
+@pytest.mark.parametrize(
+    ('kind', 'shape', 'dither'),
+    [
+        (Kind.CLASH_FREE_1, (9, 6, 3, 3), False),
+        (Kind.CLASH_FREE_2, (9, 6, 3, 3), False),
+        (Kind.CLASH_FREE_3, (9, 6, 3, 3), False),
+        (Kind.CLASH_FREE_2, (12, 12, 2, 4), True),
+        (Kind.CLASH_FREE_3, (12, 12, 2, 4), True),
+        (Kind.CLASH_FREE_1, (8, 4, 4, 2), True),
+        (Kind.CLASH_FREE_2, (8, 4, 4, 2), True),
+        (Kind.CLASH_FREE_2, (6, 3, 6, 2), True),
+        (Kind.CLASH_FREE_1, (6, 6, 3, 3), True),
+    ],
+)
+def test_enumeration_finds_as_many_patterns_as_counted_and_every_draw_among_them(
+    kind, shape, dither
+):
+    inputs, outputs, fan_in, z = shape
+    spec = PatternSpec(kind, inputs, outputs, fan_in, parallelism=z, dither=dither)
+    patterns = every_pattern(spec)
+    assert len(patterns) == count_clash_free(spec)
+    for seed in range(50):
+        assert drawn(PatternSpec(kind, *shape[:3], seed, parallelism=z, dither=dither)) in patterns
+
+
+def test_draws_reach_every_pattern():
+    specs = [PatternSpec(Kind.CLASH_FREE_3, 9, 6, 3, seed, parallelism=3) for seed in range(400)]
+    # All 27 are missed by 400 fair draws with a probability below 1e-5.
+    assert len({drawn(spec) for spec in specs}) == 27
+
+
+def test_a_count_without_a_formula_is_refused():
+    with pytest.raises(SparsityError, match='no closed count'):
+        count_clash_free(PatternSpec(Kind.CLASH_FREE_1, 24, 4, 18, parallelism=6))
+
+
+@pytest.mark.parametrize('kind', [Kind.RANDOM_REGULAR, Kind.CLASH_FREE_1, Kind.CLASH_FREE_2])
+def test_every_edge_is_as_likely_as_any_other(kind):
+    seeds, (inputs, outputs, fan_in) = 1500, (12, 8, 3)
+    z = 1 if kind is Kind.RANDOM_REGULAR else 4
+    # Without dither a memory always feeds the same outputs.
+    options = {'parallelism': z, 'dither': z > 1}
+    specs = (PatternSpec(kind, inputs, outputs, fan_in, seed, **options) for seed in range(seeds))
+    share = sum(spec.draw().mask().astype(int) for spec in specs) / seeds
+    density = fan_in / inputs
+    # 96 edges within 4.5 standard errors each: false alarm below 1e-3, and the seeds are fixed.
+    assert abs(share - density).max() < 4.5 * math.sqrt(density * (1 - density) / seeds)
+
+
+@pytest.mark.parametrize(
+    ('spec', 'digest'),
+    [
+        (PatternSpec(Kind.RANDOM_REGULAR, 40, 40, 9, 7), '0d2bae45b777c77a'),
+        (
+            PatternSpec(Kind.CLASH_FREE_1, 40, 40, 9, 7, parallelism=8, dither=True),
+            'e47ef174d0349c0f',
+        ),
+        (
+            PatternSpec(Kind.CLASH_FREE_2, 40, 40, 9, 7, parallelism=8, dither=True),
+            '61eb81e90d530c8f',
+        ),
+        (
+            PatternSpec(Kind.CLASH_FREE_3, 40, 40, 9, 7, parallelism=8, dither=True),
+            '599b3f8b910daa86',
+        ),
+        (PatternSpec(Kind.BLOCK_REGULAR, 128, 128, 16, 7, width=4), 'a343946ee351c041'),
+        (PatternSpec(Kind.N_OF_M, 64, 32, 32, 7, width=4), '3f71eb3cc40f4849'),
+    ],
+    ids=lambda value: value.kind.value if isinstance(value, PatternSpec) else '',
+)
+def test_a_seed_gives_the_same_pattern_on_every_machine(spec, digest):
+    assert spec.draw().digest == digest
+
+
+@settings(max_examples=30, deadline=None)
+@given(single([*CLASH_FREE, Kind.RANDOM_REGULAR]))
+def test_a_spec_survives_json(spec):
+    again = PatternSpec.from_json(spec.to_json())
+    assert again == spec
+    assert again.draw().digest == spec.draw().digest
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ((Kind.RANDOM_REGULAR, 64, 128, 0.3), r'density 0\.3 .* k/64; .* 0\.2969 and 0\.3125'),
+        ((Kind.BLOCK_REGULAR, 64, 128, 0.3), r'density 0\.3 .* k/8; .* 0\.25 and 0\.375'),
+        ((Kind.BLOCK_REGULAR, 128, 64, 0.125), r'density 0\.125 .* k/4; .* nearest are 0\.25'),
+        ((Kind.BLOCK_REGULAR, 60, 43, 0.5), r'60 inputs and 43 outputs .* 60 and 32 or 48'),
+        ((Kind.N_OF_M, 64, 30, 0.25), r'density 0\.25 .* k/2; .* 0\.5'),
+        ((Kind.N_OF_M, 30, 64, 0.5), r'30 inputs .* M = 4 .* 28 or 32'),
+        ((Kind.RANDOM_REGULAR, 64, 128, 0.0), r'density is 0\.0, expected more than 0'),
+        ((Kind.RANDOM_REGULAR, 64, 128, math.nan), r'density is nan'),
+        ((Kind.BLOCK_REGULAR, 64, 64, 0.5, 0, 5), r'block width 5, expected 4, 8 or 16'),
+        ((Kind.RANDOM_REGULAR, 0, 64, 0.5), r'inputs is 0'),
+    ],
+)
+def test_what_cannot_be_is_refused_and_the_nearest_named(arguments, message):
+    with pytest.raises(SparsityError, match=message):
+        PatternSpec.of_density(*arguments)
+
+
+def test_an_infeasible_fan_in_or_parallelism_is_refused():
+    with pytest.raises(SparsityError, match=r'fan-in 5 .* nearest are 0\.05 and 0\.1'):
+        PatternSpec(Kind.RANDOM_REGULAR, 80, 20, 5)
+    with pytest.raises(SparsityError, match=r'parallelism 7 .* 40 inputs .* are 5 and 8'):
+        PatternSpec(Kind.CLASH_FREE_1, 40, 40, 9, parallelism=7)
+    with pytest.raises(SparsityError, match='no parallelism'):
+        PatternSpec(Kind.RANDOM_REGULAR, 40, 40, 9, parallelism=8)
+
+
+def test_the_nearest_density_is_taken_when_asked_for():
+    spec = PatternSpec.of_density(Kind.BLOCK_REGULAR, 64, 128, 0.3, nearest=True)
+    assert spec.density == 0.25
+    assert PatternSpec.of_density(Kind.BLOCK_REGULAR, 64, 128, 0.01, nearest=True).density == 0.125
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '',
+        '[]',
+        '{"kind":"random-regular"}',
+        PatternSpec(Kind.RANDOM_REGULAR, 8, 8, 2).to_json().replace('random', 'randy'),
+        PatternSpec(Kind.RANDOM_REGULAR, 8, 8, 2).to_json().replace('"fan_in":2', '"fan_in":"2"'),
+        PatternSpec(Kind.RANDOM_REGULAR, 8, 8, 2).to_json().replace('"fan_in":2', '"fan_in":9'),
+    ],
+)
+def test_text_that_is_no_pattern_is_refused(text):
+    with pytest.raises(SparsityError):
+        PatternSpec.from_json(text)
