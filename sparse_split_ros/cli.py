@@ -264,7 +264,10 @@ def _add_bundle_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
         ),
         epilog='examples:\n  sparse-split inspect gtsrb32\n  sparse-split inspect runs/mine/bundle',
     )
-    inspect.add_argument('bundle', metavar='BUNDLE', help='a shipped name, or a directory')
+    inspect.add_argument(
+        'bundle', metavar='BUNDLE', nargs='?', default='gtsrb32',
+        help='a shipped name, or a directory (%(default)s)',
+    )  # fmt: skip
     inspect.set_defaults(run=_inspect)
 
     profile = commands.add_parser(
@@ -280,7 +283,10 @@ def _add_bundle_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
             '  sparse-split profile gtsrb32 --device cuda'
         ),
     )
-    profile.add_argument('bundle', metavar='BUNDLE', help='a shipped name, or a directory')
+    profile.add_argument(
+        'bundle', metavar='BUNDLE', nargs='?', default='gtsrb32',
+        help='a shipped name, or a directory (%(default)s)',
+    )  # fmt: skip
     profile.add_argument('--engine', choices=('onnxruntime', 'torch'), default='onnxruntime')
     profile.add_argument('--device', choices=('cpu', 'cuda', 'tensorrt'), default='cpu')
     profile.add_argument('--threads', type=int, default=1, help='threads (%(default)s)')

@@ -357,8 +357,8 @@ class Outage:
                 self._recovered = outcome.received
                 self._board.tail = 'up'
                 self._board.say(
-                    f'recovered {self._recovered_ms():.0f} ms after the new tail announced itself; '
-                    f'{len(self._fallbacks)} fallbacks'
+                    f'first answer {self._first_answer_ms():.0f} ms after the new tail announced '
+                    f'itself; {len(self._late())} of {len(self._fallbacks)} fallbacks after that'
                 )
 
     def _noticed_ms(self) -> float:
@@ -369,9 +369,15 @@ class Outage:
         heard = (at for who, at in self._witness.tails.items() if who not in self._known)
         return min(heard, default=math.nan)
 
-    def _recovered_ms(self) -> float:
+    def _first_answer_ms(self) -> float:
+        """From the announcement to the first answer, which also waits for a doubtful frame."""
         # Head and demo hear the announcement each for themselves, the head perhaps first.
         return max(0.0, (self._recovered - self._announced()) * 1e3)
+
+    def _late(self) -> list[Outcome]:
+        """The doubtful frames that found no tail although it was there again."""
+        announced = self._announced()
+        return [each for each in self._fallbacks if each.wall > announced]
 
     def figures(self) -> dict[str, Any]:
         """What was measured, in s since the first frame and in ms; None for what did not happen."""
@@ -383,7 +389,7 @@ class Outage:
             'recovered_s': self._recovered,
             'noticed_ms': self._noticed_ms(),
             'longest_wait_ms': max((each.latency for each in waited), default=math.nan),
-            'recovered_ms': self._recovered_ms(),
+            'first_answer_ms': self._first_answer_ms(),
         }
         return {
             **{name: None if math.isnan(value) else value for name, value in figures.items()},
@@ -391,15 +397,16 @@ class Outage:
             'last_frame': self._fallbacks[-1].index if self._fallbacks else None,
             'waited': len(waited),
             'fallbacks': len(self._fallbacks),
+            'fallbacks_after_return': len(self._late()),
         }
 
     def problems(self) -> list[str]:
         """What should have happened and did not."""
         if math.isnan(self._killed):
             return ['the run ended before the tail could be killed, play more frames']
-        announced = self._announced()
-        after = [each for each in self._fallbacks if each.wall > announced + _RECOVERY_S]
-        if after and math.isnan(self._recovered):
+        long_after = self._announced() + _RECOVERY_S
+        after = [each for each in self._fallbacks if each.wall > long_after]
+        if after:
             return [f'{len(after)} frames fell back long after the tail was there again']
         return []
 

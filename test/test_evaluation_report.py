@@ -25,8 +25,8 @@ from sparse_split_ros.policy.decision import Reason, Route
 
 OUTAGE = {
     'killed_s': 1.0, 'restarted_s': 1.5, 'announced_s': 1.9, 'recovered_s': 2.0,
-    'noticed_ms': 123.4, 'longest_wait_ms': 100.5, 'recovered_ms': 45.6, 'first_frame': 31,
-    'last_frame': 58, 'waited': 2, 'fallbacks': 12,
+    'noticed_ms': 123.4, 'longest_wait_ms': 100.5, 'first_answer_ms': 45.6, 'first_frame': 31,
+    'last_frame': 58, 'waited': 2, 'fallbacks': 12, 'fallbacks_after_return': 0,
 }  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def test_errors_are_said_first(page: str) -> None:
 
 def test_the_outage_is_told_in_words(page: str) -> None:
     assert 'noticed 123 ms later: 2 frames waited' in words(page)
-    assert 'first answer 45.6 ms after it had announced itself' in words(page)
+    assert 'Once it had announced itself, 0 frames of them still found nobody' in words(page)
 
 
 def test_a_tail_that_was_killed_without_consequence_is_told_as_such(tmp_path: Path) -> None:

@@ -219,3 +219,12 @@ def test_live_changes_are_taken_whole_or_not_at_all(change: dict[str, object]) -
     assert policy.costs.weights == WEIGHTS['latency'] and policy.target == 0.01
     apply_live(policy, Settings(target_disagreement=0.05, deadline_ms=40.0))
     assert policy.target == 0.05 and policy.costs.deadline_ms == 40.0
+
+
+def test_without_calibration_it_first_looks_and_then_answers_early() -> None:
+    policy = joint(calibration=None, target=0.02, profile=1.0)
+    run = simulate(policy, [Segment(TABLE.only('day').shuffled(1, 6000))], profile=1.0)
+    assert policy._scenes['day'].labelled > 400
+    assert (run.exit[:300] < FACTS.final).mean() < 0.2
+    assert (run.exit[-1000:] < FACTS.final).mean() > 0.5
+    assert run.disagreement()[2000:].max() < 0.02

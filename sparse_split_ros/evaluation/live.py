@@ -235,9 +235,9 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     }
     if outage := summary.get('tail_outage'):
         rows['tail'] = (
-            f'loss noticed after {_number(outage["noticed_ms"])} ms, recovered '
-            f'{_number(outage["recovered_ms"])} ms after it announced itself again, '
-            f'{outage["fallbacks"]} fallbacks'
+            f'loss noticed after {_number(outage["noticed_ms"])} ms, {outage["fallbacks"]} '
+            f'fallbacks, {outage["fallbacks_after_return"]} of them after the new tail had '
+            'announced itself'
         )
     table = Table(**_PLAIN, show_header=False)
     table.add_column(style='dim')

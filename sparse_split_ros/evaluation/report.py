@@ -151,10 +151,9 @@ def _cards(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             (f'{payload["mean"]:,.0f} B', f'sent per doubtful frame; at most {payload["max"]:,.0f}')
         )
     outage = summary.get('tail_outage')
-    if outage and outage['recovered_ms'] is not None:
-        cards.append(
-            (_ms(outage['recovered_ms']), 'from the return of the killed tail to its first answer')
-        )
+    if outage and outage['first_answer_ms'] is not None:
+        late = str(outage['fallbacks_after_return'])
+        cards.append((late, 'doubtful frames found no tail once the killed one was back'))
     return cards
 
 
@@ -288,10 +287,12 @@ def _outage_text(outage: Mapping[str, Any] | None, span: tuple[float, float] | N
             f'waited for a whole deadline, {_ms(outage["longest_wait_ms"])} at most. From then on '
             f'doubtful frames were answered on the robot, {outage["fallbacks"]} in all.'
         )
-    if outage['recovered_ms'] is not None:
+    if outage['first_answer_ms'] is not None:
+        late = outage['fallbacks_after_return']
         text += (
-            ' The tail was started again, and gave its first answer '
-            f'{_ms(outage["recovered_ms"])} after it had announced itself.'
+            f' The tail was started again. Once it had announced itself, {_frames(late)} of them '
+            f'still found nobody, and it gave its first answer {_ms(outage["first_answer_ms"])} '
+            'later, when there was a frame to ask about.'
         )
     return [text]
 

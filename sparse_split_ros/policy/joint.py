@@ -65,6 +65,10 @@ _KEEP = 8
 # Another plan must be so much cheaper to be worth a change.
 _STICKY = 0.98
 _EXPLORE = 0.01
+# So many labelled frames of a scene are gathered before its cheapest arm is looked for.
+_ENOUGH = 400
+# And so many more while no exit is known well enough to answer.
+_PATIENCE = 5000
 # Evidence, ln 1/δ, at which the watch raises an alarm, and what it bets on.
 _ALARM = math.log(1e3)
 _ODDS = 5.0
@@ -118,6 +122,9 @@ class _SceneState:
         self.live_weights = np.zeros(_SAMPLE)
         self.filled = 0
         self.seen = 0
+        # Answers whose truth is known; a scene with calibration starts as if it had enough.
+        self.labelled = 0
+        self.looking = False
         self.due = _FIRST_REFRESHES[0]
         self.candidates: list[Candidate] = []
         # Those that can be the cheapest on some link.
@@ -148,7 +155,8 @@ class _SceneState:
         for column in bins.T:
             key = key * (BINS + 2) + column + 1
         _, first, kind = np.unique(key, return_index=True, return_inverse=True)
-        return bins[first], np.bincount(kind, weights, minlength=len(first))
+        mass: NDArray[np.float64] = np.bincount(kind, weights, len(first)).astype(np.float64)
+        return bins[first], mass
 
 
 class JointPolicy:
@@ -237,6 +245,11 @@ class JointPolicy:
         return plan
 
     def _cheapest(self, state: _SceneState, link: Link) -> Candidate:
+        if state.looking:
+            # Nothing is known of exits that are not evaluated: look at all of them first.
+            return max(
+                state.candidates, key=lambda item: (len(item.arm.exits), item.kept, item.arm.split)
+            )
         if not state.contenders:
             # Nothing keeps the promise: come as close as possible.
             return min(state.candidates, key=lambda item: item.risk)
@@ -308,6 +321,7 @@ class JointPolicy:
         ])  # fmt: skip
         weights = np.full(len(bins), _SAMPLE_WORTH / max(len(bins), 1))
         state = _SceneState(SceneRisk(exits, self._shape.copy(), counts, scale), bins, weights)
+        state.labelled = _PATIENCE if known is not None else 0
         self._scenes[name] = state
         self._refresh(state)
         return state
@@ -329,6 +343,8 @@ class JointPolicy:
             found += self._tried(arm, risk, levels, bins, weights, slack)
         state.candidates = found
         state.contenders = self._contenders(found)
+        useful = any(item.kept and sum(item.stops) > 0.3 for item in found)
+        state.looking = state.labelled < (_ENOUGH if useful else _PATIENCE)
         self._candidate = None
 
     def _tried(
@@ -485,6 +501,7 @@ class JointPolicy:
             self._check_feedback(state, row, label)
             if self.feedback.poisoned:
                 return
+        state.labelled += 1
         risk.learn(labelled)
         risk.recent.append(labelled)
         state.add(labelled)
@@ -594,6 +611,7 @@ class JointPolicy:
             risk.answers, risk.coding, risk.scale, risk.caution = numbers
             scene.live[: len(live)], scene.live_weights[: len(live)] = live, weights
             scene.filled = len(live)
+            scene.labelled = max(scene.labelled, int(max(map(sum, risk.counts), default=0.0)))
             self._refresh(scene)
 
 
