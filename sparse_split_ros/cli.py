@@ -379,13 +379,17 @@ def _add_training_commands(commands: argparse._SubParsersAction[_Parser]) -> Non
         ),
         epilog=(
             'examples:\n'
+            '  sparse-split train config/training/own_classes.yaml --data photos --out runs/mine\n'
             '  sparse-split train config/training/gtsrb32.yaml --data DATA --out runs/gtsrb32\n'
             '  sparse-split train config/training/gtsrb32.yaml --out runs/gtsrb32 --resume'
         ),
     )
     train.add_argument('config', metavar='CONFIG', type=Path)
     train.add_argument('--out', type=Path, help='run directory (runs/NAME OF CONFIG)')
-    train.add_argument('--data', type=Path, help='data directory (SPARSE_SPLIT_DATA)')
+    train.add_argument(
+        '--data', type=Path,
+        help='data directory, or your folder of class folders (SPARSE_SPLIT_DATA)',
+    )  # fmt: skip
     train.add_argument('--resume', action='store_true', help='go on where it stopped')
     train.set_defaults(run=_train)
 
@@ -396,11 +400,15 @@ def _add_training_commands(commands: argparse._SubParsersAction[_Parser]) -> Non
             'Calibrates a checkpoint, writes its bundle, and proves that the bundle answers as\n'
             'the network does. An older bundle is replaced only when all is well.'
         ),
-        epilog='examples:\n  sparse-split export runs/gtsrb32/best.safetensors models/gtsrb32',
+        epilog=(
+            'examples:\n'
+            '  sparse-split export runs/mine bundles/mine --data photos\n'
+            '  sparse-split export runs/gtsrb32/best.safetensors models/gtsrb32 --data DATA'
+        ),
     )
     export.add_argument('checkpoint', metavar='CHECKPOINT', type=Path)
     export.add_argument('bundle', metavar='BUNDLE', type=Path)
-    export.add_argument('--data', type=Path, help='data directory (SPARSE_SPLIT_DATA)')
+    export.add_argument('--data', type=Path, help='the data of the training (SPARSE_SPLIT_DATA)')
     export.set_defaults(run=_export)
 
 

@@ -80,7 +80,7 @@ def test_help_needs_no_middleware_and_no_network() -> None:
     [
         ([], 'COMMAND'),
         (['fly'], "'fly'"),
-        (['inspect'], 'BUNDLE'),
+        (['classify', 'gtsrb32'], 'IMAGE'),
         (['inspect', 'no-such-bundle'], "no bundle 'no-such-bundle'"),
         (['profile', 'no-such-bundle'], "no bundle 'no-such-bundle'"),
         (['profile', '{bundle}', '--repeats', '0'], '--repeats 0'),

@@ -8,6 +8,7 @@ before, so a training run that was killed goes on exactly as if it had not been.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,10 +22,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from sparse_split_ros.data import weather
 from sparse_split_ros.data.drive import SCENES, random_crop
+from sparse_split_ros.data.folder import read_rgb, scan
 from sparse_split_ros.data.gtsrb import load_packed
 from sparse_split_ros.data.signs import CLASSES
+from sparse_split_ros.runtime.preprocess import resize_to
 
 Images = NDArray[np.uint8]
+Colour = tuple[float, float, float]
 
 
 class DatasetError(ValueError):
@@ -64,6 +68,22 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.images)
 
+    def digest(self) -> str:
+        """SHA-256 of images and labels, to know them again."""
+        both = (np.ascontiguousarray(part) for part in (self.images, self.labels))
+        return hashlib.sha256(b''.join(part.tobytes() for part in both)).hexdigest()
+
+    def statistics(self) -> tuple[Colour, Colour]:
+        """Mean and standard deviation of red, green and blue in 0 to 1, to three places."""
+        # From a histogram, which is exact and needs no copy of the images in floating point.
+        levels = np.arange(256) / 255
+        counts = np.stack([np.bincount(self.images[..., c].ravel(), None, 256) for c in range(3)])
+        mean = counts @ levels / counts.sum(axis=1)
+        variance = counts @ levels**2 / counts.sum(axis=1) - mean**2
+        # Images of one flat colour have no spread to divide by.
+        std = np.sqrt(np.maximum(variance, 1e-4))
+        return _rounded(mean), _rounded(std)
+
     def take(self, chosen: NDArray[np.int64]) -> LabelledImages:
         """The images at these indices."""
         return replace(
@@ -87,6 +107,11 @@ def join(first: LabelledImages, second: LabelledImages) -> LabelledImages:
     )
 
 
+def _rounded(colour: NDArray[np.float64]) -> Colour:
+    red, green, blue = (round(float(value), 3) for value in colour)
+    return red, green, blue
+
+
 def find_data(path: str | os.PathLike[str] | None) -> Path:
     """The data directory: `path`, else the variable SPARSE_SPLIT_DATA. Raises DatasetError."""
     given = path or os.environ.get('SPARSE_SPLIT_DATA')
@@ -97,13 +122,24 @@ def find_data(path: str | os.PathLike[str] | None) -> Path:
     return Path(given)
 
 
-def load_gtsrb(data: str | os.PathLike[str] | None, split: str) -> LabelledImages:
+def load_gtsrb(data: str | os.PathLike[str] | None, split: str, size: int = 32) -> LabelledImages:
     """One split ('train', 'select' or 'report') of the packed GTSRB tracks at 32 x 32 pixels."""
+    if size != 32:
+        raise DatasetError(f'GTSRB is packed at 32 x 32 pixels, the network wants {size}')
     packed = load_packed(find_data(data))
     chosen = packed.indices(split)
     # Tracks are numbered within a class.
     groups = packed.labels[chosen] * 10_000 + packed.tracks[chosen]
     return LabelledImages(packed.images[chosen], packed.labels[chosen], groups, CLASSES)
+
+
+def load_folder(data: str | os.PathLike[str] | None, split: str, size: int) -> LabelledImages:
+    """One split of a folder of class folders, resized to size x size as the robot resizes."""
+    folder = scan(find_data(data))
+    files = folder.files(split)
+    images = np.stack([resize_to(read_rgb(path), size, size) for path, _, _ in files])
+    labels, groups = np.array([row[1:] for row in files], np.int64).T
+    return LabelledImages(images, labels, groups, folder.classes)
 
 
 def load_drawn(
@@ -149,6 +185,8 @@ class Augmentation:
     conditions: tuple[str, ...] = ()
     """Which, by the names of data/weather.py; those left out are there to be met unseen."""
     severity: tuple[float, float] = (0.1, 0.8)
+    flip: bool = False
+    """Mirror every other image; not for signs or letters, which would be others."""
 
     def __post_init__(self) -> None:
         unknown = set(self.conditions) - set(weather.CONDITIONS)
@@ -169,7 +207,9 @@ class AugmentedBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self, source: LabelledImages, batch_size: int, seed: int, augmentation: Augmentation
     ) -> None:
         if batch_size > len(source):
-            raise DatasetError(f'batch size {batch_size} for {len(source)} images')
+            raise DatasetError(
+                f'batch_size {batch_size} for {len(source)} training images: lower it in the recipe'
+            )
         self._source = source
         self._batch_size = batch_size
         self._seed = seed
@@ -201,10 +241,9 @@ def batches(
 
 
 def augment(rng: np.random.Generator, image: Images, how: Augmentation) -> Images:
-    """A crop as another detector, camera, light and weather might give it; (H, W, 3) uint8, kept.
-
-    Never mirrored: a mirrored sign is another sign.
-    """
+    """A crop (H, W, 3) uint8 as another detector, camera, light and weather might give it."""
+    if how.flip and rng.random() < 0.5:
+        image = np.ascontiguousarray(image[:, ::-1])
     image = _warp(rng, image)
     if rng.random() < how.weather:
         condition = how.conditions[rng.integers(len(how.conditions))]

@@ -257,7 +257,6 @@ class OnnxEngine(StagedEngine):
         options.log_severity_level = 3
         # Spinning threads take the cores that the camera driver and the middleware need.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-        options.add_session_config_entry('session.set_denormal_as_zero', '1')
         self._options = options
         self._providers = self._choose_providers(device)
         self._warned = False

@@ -32,8 +32,13 @@ def prepare(
 
 
 def resize(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
-    """Resize (H, W, 3) to the input size, by area when shrinking, linear when growing."""
+    """Resize (H, W, 3) to the input size of a bundle; see `resize_to`."""
     _, height, width = spec.shape
+    return resize_to(image, height, width)
+
+
+def resize_to(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Resize (H, W, 3), by area when shrinking, linear when growing."""
     if image.shape[:2] == (height, width):
         return image
     shrinks = image.shape[0] * image.shape[1] > height * width

@@ -33,6 +33,7 @@ from sparse_split_ros.training.calibrate import fit_temperature
 from sparse_split_ros.training.joint import (
     DRAWN_SELECTION,
     Recipe,
+    TrainingError,
     input_spec,
     load_checkpoint,
     load_split,
@@ -69,6 +70,8 @@ def export(
     network, recipe, meta = load_checkpoint(checkpoint)
     training = load_split(recipe, data, 'train')
     selection = load_split(recipe, data, 'select')
+    _check_data(recipe, meta, selection)
+    images = {'train': len(training), 'select': len(selection)}
     if recipe.drawn:
         size = training.images.shape[1]
         training = join(training, load_drawn(len(training) // 8, size, 2 * recipe.seed))
@@ -79,9 +82,10 @@ def export(
         manifest = build_bundle(network, recipe, classes, training, selection, harder, partial)
         record = {
             'commands': [
-                f'sparse-split train config/training/{recipe.name}.yaml --out RUN',
-                'sparse-split export RUN BUNDLE',
+                f'sparse-split train {recipe.name}.yaml --data DATA --out RUN',
+                'sparse-split export RUN BUNDLE --data DATA',
             ],
+            'images': images,
             'steps': meta['steps'],
             'chosen': meta['history'][-1],
         }
@@ -92,6 +96,25 @@ def export(
             exit_ |= {k: reported[str(exit_['stage'])][k] for k in ('accuracy', 'ece')}
         write_manifest(partial, manifest)
     return Bundle.load(directory)
+
+
+def _check_data(recipe: Recipe, meta: Mapping[str, Any], selection: LabelledImages) -> None:
+    """Refuse data other than the run's: images it learned from could be reported as held out.
+
+    Whatever moves the border of a report split changes the selection split, which lies between it
+    and the training split.
+    """
+    if list(selection.classes) != meta['classes']:
+        raise TrainingError(
+            f'the checkpoint knows the classes {", ".join(meta["classes"])}, the data holds '
+            f'{", ".join(selection.classes)}: give the data it was trained on'
+        )
+    known = meta.get('chosen_on', {}).get(recipe.dataset)
+    if known not in (None, selection.digest()):
+        raise TrainingError(
+            'the data has changed since the training, so its report part may hold images that '
+            'were trained on: train again'
+        )
 
 
 def build_bundle(

@@ -21,7 +21,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from sparse_split_ros.data.datasets import (
     batches,
     join,
     load_drawn,
+    load_folder,
     load_gtsrb,
 )
 from sparse_split_ros.networks.staged import StagedNetwork
@@ -53,8 +54,8 @@ DRAWN_SELECTION = 20
 """Drawn signs per class that help to choose the epoch and the temperatures."""
 _EVALUATION_BATCH = 256
 
-Source = Callable[[str | os.PathLike[str] | None, str], LabelledImages]
-SOURCES: dict[str, Source] = {'gtsrb': load_gtsrb}
+Source = Callable[[str | os.PathLike[str] | None, str, int], LabelledImages]
+SOURCES: dict[str, Source] = {'gtsrb': load_gtsrb, 'folder': load_folder}
 
 
 class TrainingError(Exception):
@@ -69,8 +70,9 @@ class Recipe:
     dataset: str
     network: str = 'compact'
     network_arguments: Mapping[str, Any] = field(default_factory=dict)
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    mean: tuple[float, float, float] | None = None
+    """Of red, green and blue in 0 to 1; measured on the training images when left out."""
+    std: tuple[float, float, float] | None = None
     seed: int = 0
     epochs: int = 30
     batch_size: int = 128
@@ -97,6 +99,7 @@ class Recipe:
     """How many drawn signs (data/drive.py) join the training images."""
     weather: float = 0.0
     conditions: tuple[str, ...] = ()
+    flip: bool = False
     split: int = 1
     """The default cut: the one whose coded accuracy counts when the best epoch is chosen."""
     codec: str = 'int4'
@@ -115,6 +118,8 @@ class Recipe:
             raise TrainingError(
                 f'recipe: precision {self.precision!r}, expected float32 or bfloat16'
             )
+        if self.drawn and self.dataset == 'folder':
+            raise TrainingError('recipe: drawn signs join GTSRB only, not classes of your own')
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Recipe:
@@ -151,7 +156,7 @@ class Recipe:
     @property
     def augmentation(self) -> Augmentation:
         """How the training images are changed."""
-        return Augmentation(self.weather, self.conditions)
+        return Augmentation(self.weather, self.conditions, flip=self.flip)
 
 
 def train(
@@ -183,7 +188,15 @@ def load_split(recipe: Recipe, data: str | os.PathLike[str] | None, split: str) 
         raise TrainingError(
             f'unknown data set {recipe.dataset!r}; choose one of {", ".join(SOURCES)}'
         )
-    return SOURCES[recipe.dataset](data, split)
+    size = _network(recipe, 2).input_shape[1]
+    return SOURCES[recipe.dataset](data, split, size)
+
+
+def _network(recipe: Recipe, classes: int) -> StagedNetwork:
+    try:
+        return build(recipe.network, classes, **recipe.network_arguments)
+    except (TypeError, ValueError) as error:
+        raise TrainingError(f'recipe: network {recipe.network!r}: {error}') from error
 
 
 def fit(
@@ -201,7 +214,10 @@ def fit(
     directory = Path(out)
     directory.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(recipe.threads)
-    state = _State(recipe, training.classes)
+    mean, std = training.statistics()
+    recipe = replace(recipe, mean=recipe.mean or mean, std=recipe.std or std)
+    chosen_on = {name: chosen.digest() for name, chosen in selection.items()}
+    state = _State(recipe, training.classes, chosen_on)
     if resume:
         state.restore(directory)
     dataset = AugmentedBatches(training, recipe.batch_size, recipe.seed, recipe.augmentation)
@@ -226,10 +242,12 @@ def fit(
 class _State:
     """What a run is made of and what it takes to go on with it."""
 
-    def __init__(self, recipe: Recipe, classes: tuple[str, ...]) -> None:
+    def __init__(
+        self, recipe: Recipe, classes: tuple[str, ...], chosen_on: Mapping[str, str]
+    ) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.classes = recipe, classes
-        self.network = build(recipe.network, len(classes), **recipe.network_arguments)
+        self.recipe, self.classes, self.chosen_on = recipe, classes, dict(chosen_on)
+        self.network = _network(recipe, len(classes))
         if recipe.split not in self.network.split_stages:
             raise TrainingError(
                 f'recipe: split {recipe.split}, the network has {self.network.split_stages}'
@@ -253,6 +271,7 @@ class _State:
             'format': CHECKPOINT_FORMAT,
             'recipe': asdict(self.recipe),
             'classes': list(self.classes),
+            'chosen_on': self.chosen_on,
             'epoch': self.epoch,
             'steps': self.steps,
             'history': self.history,
@@ -267,9 +286,11 @@ class _State:
 
     def restore(self, directory: Path) -> None:
         meta, tensors = _load(directory / 'last')
-        if meta['recipe'] != json.loads(json.dumps(asdict(self.recipe))):
+        now = json.loads(json.dumps(self.meta()))
+        if any(meta.get(key) != now[key] for key in ('recipe', 'classes', 'chosen_on')):
             raise TrainingError(
-                f'{directory}: the checkpoint is of another recipe; use a new directory'
+                f'{directory}: the checkpoint is of another recipe or other data; use a new '
+                'directory'
             )
         self.network.load_state_dict(_under(tensors, 'network.'))
         self.average.load_state_dict(_under(tensors, 'average.'))
@@ -371,6 +392,8 @@ def normalise(images: Tensor, spec: InputSpec) -> Tensor:
 
 def input_spec(recipe: Recipe, network: StagedNetwork) -> InputSpec:
     """The bundle's input of this recipe."""
+    if recipe.mean is None or recipe.std is None:
+        raise TrainingError('recipe: no mean and std, and no training images to measure them on')
     return InputSpec(network.input_shape, 'rgb', 1 / 255, recipe.mean, recipe.std)
 
 
@@ -434,7 +457,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[StagedNetwork, Recipe
     stem = given / 'best' if given.is_dir() else given.with_suffix('')
     meta, tensors = _load(stem)
     recipe = Recipe.from_mapping(meta['recipe'])
-    network = build(recipe.network, len(meta['classes']), **recipe.network_arguments)
+    network = _network(recipe, len(meta['classes']))
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
