@@ -97,10 +97,11 @@ class Publisher(Subset, Generic[M]):
         :raises InvalidHandle: if the publisher was destroyed.
         :raises RCLError: if its context was shut down.
         """
-        if self._destroyed:
-            raise InvalidHandle(f'publisher of {self.topic_name} was destroyed')
+        # A shutdown destroys every publisher; what a signal did is not this caller's mistake.
         if not self._context.ok():
             raise RCLError(f'cannot publish on {self.topic_name}: the context was shut down')
+        if self._destroyed:
+            raise InvalidHandle(f'publisher of {self.topic_name} was destroyed')
         if isinstance(msg, self.msg_type):
             cdr = serialize(msg)
         elif isinstance(msg, bytes):

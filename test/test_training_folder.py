@@ -1,0 +1,228 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""A folder of class folders becomes a bundle of those classes; what is wrong with it is named."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+torch = pytest.importorskip('torch')
+pytest.importorskip('onnx')
+
+from sparse_split_ros.cli import main  # noqa: E402
+from sparse_split_ros.data.datasets import Augmentation, augment, load_folder  # noqa: E402
+from sparse_split_ros.data.folder import FolderError, scan  # noqa: E402
+from sparse_split_ros.runtime.bundle import Bundle  # noqa: E402
+from sparse_split_ros.training.export import export  # noqa: E402
+from sparse_split_ros.training.joint import (  # noqa: E402
+    Recipe,
+    TrainingError,
+    load_checkpoint,
+    load_split,
+    train,
+)
+
+torch.set_num_threads(1)
+
+CLASSES = ('blue cup', 'green box')
+RECIPE = {
+    'name': 'tiny',
+    'dataset': 'folder',
+    'network_arguments': {'widths': [8, 12, 16], 'blocks': 1, 'code_channels': [2, 4, 4]},
+    'epochs': 3,
+    'batch_size': 8,
+    'threads': 1,
+    'workers': 0,
+    'average': 0.8,
+}
+
+
+def draw(path: Path, label: int, rng: np.random.Generator) -> None:
+    """One image of some size, blue or green."""
+    height, width = rng.integers(20, 60, 2)
+    image = rng.integers(0, 60, (height, width, 3), dtype=np.uint8)
+    image[..., label] += 150
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twenty images of each class, of several formats."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        for index in range(20):
+            suffix = ('png', 'jpg', 'bmp')[index % 3]
+            draw(tmp_path / 'photos' / name / f'{index}.{suffix}', label, rng)
+    return tmp_path / 'photos'
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with photos, recipe.yaml and the run of it."""
+    directory = tmp_path_factory.mktemp('trained')
+    rng = np.random.default_rng(1)
+    for label, name in enumerate(CLASSES):
+        for index in range(40):
+            draw(directory / 'photos' / name / f'{index}.png', label, rng)
+    (directory / 'recipe.yaml').write_text(yaml.safe_dump(RECIPE))
+    train(directory / 'recipe.yaml', directory / 'run', directory / 'photos')
+    return directory
+
+
+def names(photos: Path, split: str) -> set[str]:
+    return {str(path.relative_to(photos)) for path, _, _ in scan(photos).files(split)}
+
+
+def test_every_image_falls_to_one_part(photos: Path) -> None:
+    parts = [names(photos, split) for split in ('train', 'select', 'report')]
+    assert [len(part) for part in parts] == [28, 4, 8]
+    assert len(set.union(*parts)) == 40
+
+
+def test_the_division_is_the_same_wherever_the_folder_lies(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / 'moved')
+    assert names(photos, 'report') == names(tmp_path / 'moved', 'report')
+
+
+def test_a_folder_inside_a_class_stays_together(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    for label, name in enumerate(CLASSES):
+        for index in range(24):
+            draw(tmp_path / name / f'object {index // 4}' / f'{index}.png', label, rng)
+    folder = scan(tmp_path)
+    owner = {
+        path.parent: split
+        for split in ('train', 'select', 'report')
+        for path, _, _ in folder.files(split)
+    }
+    for split in ('train', 'select', 'report'):
+        assert {owner[path.parent] for path, _, _ in folder.files(split)} == {split}
+    assert len(set(load_folder(tmp_path, 'train', 32).groups)) == 8
+
+
+def test_images_of_any_size_come_as_rgb_of_the_network_s_size(photos: Path) -> None:
+    recipe = Recipe.from_mapping({**RECIPE, 'network_arguments': {'size': 64}})
+    data = load_split(recipe, photos, 'select')
+    assert data.images.shape == (4, 64, 64, 3)
+    assert data.classes == CLASSES
+    # OpenCV wrote blue first; the network reads red first.
+    assert data.images.mean(axis=(1, 2)).argmax(axis=1).tolist() == [2, 2, 1, 1]
+
+
+def test_mean_and_std_are_of_the_training_part(trained: Path) -> None:
+    _, recipe, _ = load_checkpoint(trained / 'run')
+    images = load_split(recipe, trained / 'photos', 'train').images / 255
+    assert recipe.mean == pytest.approx(images.mean(axis=(0, 1, 2)), abs=1e-3)
+    assert recipe.std == pytest.approx(images.std(axis=(0, 1, 2)), abs=1e-3)
+
+
+def test_the_bundle_knows_the_classes_and_reports_only_what_it_saw(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, target = str(trained / 'photos'), str(trained / 'bundle')
+    assert main(['export', str(trained / 'run'), target, '--data', photos]) == 0
+    bundle = Bundle.load(target)
+    assert bundle.classes == CLASSES
+    assert set(bundle.training['report']) == {'folder'}
+    assert bundle.training['images'] == {'train': 56, 'select': 8}
+    assert bundle.training['report']['folder']['frames'] == 16
+    assert bundle.training['report']['folder']['exits']['3']['accuracy'] > 0.9
+    image = next((trained / 'photos' / CLASSES[1]).iterdir())
+    capsys.readouterr()
+    assert main(['classify', target, str(image)]) == 0
+    assert 'green' in capsys.readouterr().out
+
+
+def test_data_that_changed_after_the_training_is_not_reported_on(
+    trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained / 'photos', tmp_path / 'photos')
+    rng = np.random.default_rng(3)
+    for index in range(10):
+        draw(tmp_path / 'photos' / CLASSES[0] / f'more {index}.png', 0, rng)
+    with pytest.raises(TrainingError, match='the data has changed since the training'):
+        export(trained / 'run', tmp_path / 'bundle', tmp_path / 'photos')
+    for index in range(3):
+        draw(tmp_path / 'photos' / 'red ball' / f'{index}.png', 2, rng)
+    with pytest.raises(TrainingError, match='the checkpoint knows the classes blue cup, green box'):
+        export(trained / 'run', tmp_path / 'bundle', tmp_path / 'photos')
+
+
+def test_a_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / 'recipe.yaml'
+    recipe.write_text(yaml.safe_dump(RECIPE))
+    nowhere = str(tmp_path / 'nowhere')
+    assert main(['train', str(recipe), '--data', nowhere, '--out', str(tmp_path / 'run')]) == 2
+    assert capsys.readouterr().err == f'error: {nowhere}: no such data directory\n'
+
+
+def test_one_class_is_too_few(photos: Path) -> None:
+    shutil.rmtree(photos / CLASSES[1])
+    with pytest.raises(FolderError, match="at least two class folders in it, found 'blue cup'"):
+        scan(photos)
+
+
+def test_an_empty_class_is_named(photos: Path) -> None:
+    (photos / 'nothing').mkdir()
+    (photos / 'nothing' / 'notes.txt').write_text('no image')
+    with pytest.raises(FolderError, match='nothing: no image in this class folder'):
+        scan(photos)
+
+
+def test_a_class_that_cannot_be_divided_is_named(photos: Path) -> None:
+    shutil.copytree(photos / CLASSES[0], photos / 'few' / 'one object')
+    with pytest.raises(FolderError, match='few: 1 to divide into train, select, report'):
+        scan(photos)
+
+
+@pytest.mark.parametrize('content', [b'', b'no image', b'\x89PNG\r\n\x1a\n'])
+def test_an_unreadable_image_is_named(photos: Path, content: bytes) -> None:
+    for path in (photos / CLASSES[0]).iterdir():
+        path.write_bytes(content)
+    with pytest.raises(FolderError, match=r'blue cup.*not a readable image'):
+        load_folder(photos, 'train', 32)
+
+
+def test_hidden_files_and_notes_are_passed_over(photos: Path) -> None:
+    before = names(photos, 'train')
+    (photos / '.cache').mkdir()
+    (photos / CLASSES[0] / '.0.png').write_bytes(b'')
+    (photos / CLASSES[0] / 'Thumbs.db').write_bytes(b'')
+    assert names(photos, 'train') == before
+
+
+def test_a_size_the_network_cannot_have_is_named(photos: Path) -> None:
+    recipe = Recipe.from_mapping({**RECIPE, 'network_arguments': {'size': 48}})
+    with pytest.raises(TrainingError, match='size 48: expected a multiple of 32'):
+        load_split(recipe, photos, 'train')
+
+
+def test_drawn_signs_do_not_join_other_classes() -> None:
+    with pytest.raises(TrainingError, match='drawn signs join GTSRB only'):
+        Recipe.from_mapping({**RECIPE, 'drawn': 100})
+
+
+def test_only_a_recipe_that_says_so_mirrors() -> None:
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[:, :16] = 255
+
+    def mirrored(flip: bool) -> int:
+        seen = (
+            augment(np.random.default_rng(i), image, Augmentation(flip=flip)) for i in range(40)
+        )
+        return sum(bool(one[:, :12].mean() < one[:, 20:].mean()) for one in seen)
+
+    assert mirrored(False) == 0
+    assert 8 < mirrored(True) < 32
+
+
+def test_the_committed_recipe_is_valid() -> None:
+    path = Path(__file__).parents[1] / 'config' / 'training' / 'own_classes.yaml'
+    assert Recipe.load(path).dataset == 'folder'
