@@ -334,9 +334,9 @@ def _profile(options: argparse.Namespace) -> int:
 def _classify(options: argparse.Namespace) -> int:
     from rich.table import Table
 
+    from sparse_split_ros.data.images import ImageError, decode_compressed
     from sparse_split_ros.runtime.bundle import Bundle, bundle_path
     from sparse_split_ros.runtime.engine import load_engine
-    from sparse_split_ros.runtime.images import ImageError, decode_compressed
     from sparse_split_ros.runtime.preprocess import prepare
 
     bundle = Bundle.load(bundle_path(options.bundle))

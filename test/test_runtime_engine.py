@@ -13,9 +13,9 @@ import pytest
 from bundles import make_bundle, make_identity_bundle
 from numpy.typing import NDArray
 
+from sparse_split_ros.data.images import ImageError
 from sparse_split_ros.runtime.bundle import Bundle, BundleError, InputSpec, write_manifest
 from sparse_split_ros.runtime.engine import Engine, EngineError, load_engine, softmax
-from sparse_split_ros.runtime.images import ImageError
 from sparse_split_ros.runtime.preprocess import prepare
 
 NONE = [None, None, None]

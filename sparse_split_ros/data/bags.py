@@ -41,8 +41,8 @@ from rosbags.rosbag2 import (
 )
 from rosbags.serde import SerdeError
 
+from sparse_split_ros.data.images import ImageError, decode_compressed, decode_image
 from sparse_split_ros.embedded.types import typestore
-from sparse_split_ros.runtime.images import ImageError, decode_compressed, decode_image
 
 if sys.version_info >= (3, 14):
     from compression.zstd import ZstdError

@@ -24,8 +24,8 @@ from sparse_split_ros.data import weather
 from sparse_split_ros.data.drive import SCENES, random_crop
 from sparse_split_ros.data.folder import read_rgb, scan
 from sparse_split_ros.data.gtsrb import load_packed
+from sparse_split_ros.data.images import resize_to
 from sparse_split_ros.data.signs import CLASSES
-from sparse_split_ros.runtime.preprocess import resize_to
 
 Images = NDArray[np.uint8]
 Colour = tuple[float, float, float]

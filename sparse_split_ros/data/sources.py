@@ -20,8 +20,8 @@ import numpy.typing as npt
 from sparse_split_ros.data.bags import Frame, read_bag, write_bag
 from sparse_split_ros.data.drive import Drive, render_drive
 from sparse_split_ros.data.gtsrb import GtsrbError, load_packed
+from sparse_split_ros.data.images import ImageError, decode_compressed
 from sparse_split_ros.data.signs import CLASSES
-from sparse_split_ros.runtime.images import ImageError, decode_compressed
 
 IMAGE_SUFFIXES = frozenset(
     {'.png', '.jpg', '.jpeg', '.bmp', '.ppm', '.pgm', '.webp', '.tif', '.tiff'}

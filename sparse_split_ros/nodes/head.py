@@ -19,6 +19,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
+from sparse_split_ros.data.images import ImageError
 from sparse_split_ros.link.announcement import Announcement, AnnouncementError
 from sparse_split_ros.link.estimate import TailState
 from sparse_split_ros.link.frame import FEATURE_FORMAT, FrameError, ReplyFrame
@@ -51,7 +52,6 @@ from sparse_split_ros.ros import (
 from sparse_split_ros.runtime.bundle import Bundle, bundle_path
 from sparse_split_ros.runtime.engine import load_engine
 from sparse_split_ros.runtime.head import Head, Step, compute
-from sparse_split_ros.runtime.images import ImageError
 from sparse_split_ros.runtime.preprocess import prepare
 
 # How long a worker may take to finish its frame at shutdown, within the 2 s a node has to end.

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_split_ros.data.images import decode_compressed, decode_image
 from sparse_split_ros.policy.decision import Decision, Route
 from sparse_split_ros.ros import (
     Classification,
@@ -25,7 +26,6 @@ from sparse_split_ros.ros import (
     ObjectHypothesis,
     VisionClass,
 )
-from sparse_split_ros.runtime.images import decode_compressed, decode_image
 
 RGB = NDArray[np.uint8]
 

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_split_ros.data.images import ImageError, resize_to
 from sparse_split_ros.runtime.bundle import InputSpec
-from sparse_split_ros.runtime.images import ImageError
 
 
 def prepare(
@@ -32,18 +31,9 @@ def prepare(
 
 
 def resize(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
-    """Resize (H, W, 3) to the input size of a bundle; see `resize_to`."""
+    """Resize (H, W, 3) to the input size of a bundle, as the training data was."""
     _, height, width = spec.shape
     return resize_to(image, height, width)
-
-
-def resize_to(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Resize (H, W, 3), by area when shrinking, linear when growing."""
-    if image.shape[:2] == (height, width):
-        return image
-    shrinks = image.shape[0] * image.shape[1] > height * width
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=method)  # type: ignore[return-value]
 
 
 def normalise(images: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:

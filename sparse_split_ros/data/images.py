@@ -1,6 +1,8 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Image messages to arrays, without cv_bridge (which breaks where NumPy's major version differs).
+"""Images of messages and files as arrays, resized one way for training and robot alike.
+
+There is no cv_bridge in it, which breaks where NumPy's major version differs.
 
 Encodings are the names of ``sensor_msgs/image_encodings.hpp``. Every decoder returns an RGB image
 of shape (H, W, 3), uint8, contiguous, that owns its memory.
@@ -151,3 +153,12 @@ def _stated_size(data: memoryview) -> tuple[int, int] | None:
         # 0xFF may be repeated as filling before a marker.
         at += 1 if marker == 0xFF else 2 + length
     return None
+
+
+def resize_to(image: RGB, height: int, width: int) -> NDArray[np.uint8]:
+    """Resize (H, W, 3), by area when shrinking, linear when growing."""
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = image.shape[0] * image.shape[1] > height * width
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=method)  # type: ignore[return-value]
