@@ -655,14 +655,16 @@ def test_the_graph_shows_endpoints_and_nodes(world: World) -> None:
     other = world.node('tail', namespace='/robot')
     other.create_subscription(String, 'status', print, LATCHED)
     world.spin_until(matched(publisher))
+    # Endpoints and the nodes they belong to are announced apart, in any order.
     world.spin_until(lambda: other.count_publishers('/robot/status') == 1)
-    assert other.count_subscribers('status') == 1
+    world.spin_until(lambda: other.count_subscribers('status') == 1)
+    for asker in (node, other):
+        world.spin_until(lambda asker=asker: {'head', 'tail'} <= set(asker.get_node_names()))
     (info,) = other.get_publishers_info_by_topic('/robot/status')
     assert (info.node_name, info.node_namespace) == ('head', '/robot')
     assert info.topic_type == 'std_msgs/msg/String'
     assert info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
     assert ('/robot/status', ['std_msgs/msg/String']) in other.get_topic_names_and_types()
-    assert {'head', 'tail'} <= set(node.get_node_names())
     assert ('head', '/robot') in node.get_node_names_and_namespaces()
     node.destroy_node()
     world.spin_until(lambda: other.count_publishers('/robot/status') == 0)
