@@ -27,6 +27,7 @@ from sparse_split_ros.embedded.transport import (
     Port,
     Transport,
     domain_from_environment,
+    load_transport,
     open_transport,
 )
 
@@ -400,6 +401,8 @@ def init(
     signal_handler_options: SignalHandlerOptions | None = None,
 ) -> None:
     """Start a context, by default the one everything uses that names no other."""
+    # An import that a signal interrupts fails in odd ways, so the slow one comes before handlers.
+    load_transport()
     default = context is None or context is get_default_context()
     (get_default_context() if context is None else context).init(args, domain_id=domain_id)
     if signal_handler_options is None:

@@ -132,7 +132,12 @@ class Transport(Protocol):
 
 
 def open_transport(domain_id: int) -> Transport:
-    """Return the transport of a domain: the one the environment names, or the best installed.
+    """Return the transport of a domain; raises what :func:`load_transport` does."""
+    return load_transport()(domain_id)
+
+
+def load_transport() -> Callable[[int], Transport]:
+    """Import the transport the environment names, or the best installed; return how to join.
 
     :raises TransportError: if none is installed or the name is unknown.
     """
@@ -142,11 +147,11 @@ def open_transport(domain_id: int) -> Transport:
     if wanted == 'dds' or (not wanted and find_spec('cyclonedds') is not None):
         from sparse_split_ros.embedded import dds
 
-        return dds.join(domain_id)
+        return dds.join
     if find_spec('zenoh') is not None:
         from sparse_split_ros.embedded import zenoh
 
-        return zenoh.join(domain_id)
+        return zenoh.join
     raise TransportError('no network layer: pip install "cyclonedds>=11.0.1,<12" or eclipse-zenoh')
 
 
