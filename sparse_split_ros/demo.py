@@ -12,9 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -39,6 +37,7 @@ from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
 from sparse_split_ros.evaluation.report import Report, machine, versions, write_report
 from sparse_split_ros.link.announcement import Announcement, AnnouncementError
 from sparse_split_ros.nodes import qos
+from sparse_split_ros.nodes.domain import private_domain
 from sparse_split_ros.nodes.messages import image_message, named
 from sparse_split_ros.policy.decision import Reason, Route
 from sparse_split_ros.runtime.bundle import Bundle, bundle_path
@@ -427,14 +426,15 @@ def run_demo(options: Options, console: Console) -> int:
     """Show the whole system and write its report; returns the exit status.
 
     0 means that every accepted frame got exactly one answer and both nodes ended in order; 1 that
-    something did not hold, which is said. Raises DemoError, BundleError, BagError and SourceError.
+    something did not hold, which is said. Raises DemoError, DomainError, BundleError, BagError
+    and SourceError.
     """
     began = time.monotonic()
     bundle = Bundle.load(bundle_path(options.bundle))
     source, frames = _frames(options, console)
     rate = options.rate or max(1.0, _duration(frames) / _PLAY_S)
     options.out.mkdir(parents=True, exist_ok=True)
-    with _private_domain() as domain, _quick_switches():
+    with private_domain(_DOMAINS) as domain, _quick_switches():
         record = _play(options, bundle, frames, rate, console)
     summary = {
         'kind': 'demo',
@@ -501,43 +501,6 @@ def _cache() -> Path:
 
 def _duration(frames: Sequence[Frame]) -> float:
     return max(0.1, (frames[-1].stamp_ns - frames[0].stamp_ns) * 1e-9)
-
-
-@contextmanager
-def _private_domain() -> Iterator[int]:
-    """A domain of this host that nobody uses, for this process and its children."""
-    domain = _free_domain()
-    ours = {
-        'ROS_DOMAIN_ID': str(domain),
-        'ROS_LOCALHOST_ONLY': '1',
-        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-    }
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    try:
-        yield domain
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _free_domain() -> int:
-    """The number of a domain whose discovery ports are free; raises DemoError."""
-    domains = random.SystemRandom().sample(_DOMAINS, len(_DOMAINS))
-    for domain in domains:
-        # The ports of the first participants, from the DDSI-RTPS specification, 9.6.1.1.
-        first = 7400 + 250 * domain + 10
-        try:
-            for port in range(first, first + 8, 2):
-                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                    probe.bind(('', port))
-        except OSError:
-            continue
-        return domain
-    raise DemoError(f'every domain from {_DOMAINS[0]} to {_DOMAINS[-1]} is in use on this host')
 
 
 @contextmanager

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from sparse_split_ros import ros
-from sparse_split_ros.nodes import qos
+from sparse_split_ros.nodes import domain, qos
 from sparse_split_ros.nodes.messages import image_message
 from sparse_split_ros.ros import (
     Classification,
@@ -46,38 +44,9 @@ DEEP = QoSProfile(depth=2000)
 BLACK = np.zeros((32, 32, 3), np.uint8)
 
 
-def free_domain() -> int:
-    """A domain whose first discovery ports (DDSI-RTPS, 9.6.1.1) are free on this host."""
-    for domain in random.SystemRandom().sample(_DOMAINS, len(_DOMAINS)):
-        try:
-            for port in range(7410 + 250 * domain, 7418 + 250 * domain, 2):
-                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                    probe.bind(('', port))
-        except OSError:
-            continue
-        return domain
-    raise RuntimeError('every domain is in use on this host')
-
-
-@contextmanager
-def private_domain() -> Iterator[int]:
+def private_domain() -> AbstractContextManager[int]:
     """A free domain of this host for this process and those it starts."""
-    domain = free_domain()
-    ours = {
-        'ROS_DOMAIN_ID': str(domain),
-        'ROS_LOCALHOST_ONLY': '1',
-        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-    }
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    try:
-        yield domain
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    return domain.private_domain(_DOMAINS)
 
 
 class Process:

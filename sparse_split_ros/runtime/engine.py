@@ -100,7 +100,7 @@ def load_engine(
     if name == 'onnxruntime':
         return OnnxEngine(bundle, device, threads, stages)
     if name == 'torch':
-        from sparse_split_ros.runtime.torch_engine import TorchEngine
+        from sparse_split_ros.networks.torch_engine import TorchEngine
 
         return TorchEngine(bundle, device, threads, stages)
     raise EngineError(f'unknown engine {name!r}; choose one of {", ".join(ENGINES)}')
