@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from sparse_split_ros.networks.bottleneck import Bottleneck
 from sparse_split_ros.networks.exits import conv_exit, final_exit
 from sparse_split_ros.networks.staged import StagedNetwork
+from sparse_split_ros.sparsity.layers import sparsify
+from sparse_split_ros.sparsity.patterns import Kind
 
 
 class Residual(nn.Module):
@@ -44,36 +46,51 @@ def compact(
     classes: int,
     size: int = 32,
     widths: tuple[int, int, int] = (32, 64, 104),
+    stem: int | None = None,
     blocks: int = 2,
+    exit_channels: tuple[int, int, int] | None = None,
+    encoder_channels: tuple[int, int, int] = (32, 48, 32),
     code_channels: tuple[int, int, int] = (4, 11, 11),
     bits: int = 4,
+    density: float = 1.0,
+    pattern_seed: int = 0,
 ) -> StagedNetwork:
     """Our own family for square inputs of 32, 64 or 96 pixels: four stages, three cuts.
 
     Most of the work lies behind the second cut, so that a robot does a quarter of it: the stem
     halves the side at once, `blocks` residual blocks follow after the cut at a quarter of the side.
+    `widths` are the channels of stages 0, 1 and 2, and 3; `stem` those of the first convolution.
+
+    With a `density` below 1 the network is predefined sparse: block-regular patterns drawn from
+    `pattern_seed`, at each layer's nearest feasible density; the first convolution and the exits'
+    linear layers stay dense. Layers become sparse where their channels are multiples of 16.
     """
     if size % 32:
         raise ValueError(f'size {size}: expected a multiple of 32')
     a, b, c = widths
+    stem = a if stem is None else stem
+    hidden = (a, 40, 32) if exit_channels is None else exit_channels
     stages = [
-        nn.Sequential(conv(3, a, 5, 2), conv(a, a)),
+        nn.Sequential(conv(3, stem, 5, 2), conv(stem, a)),
         conv(a, b, 3, 2),
         nn.Sequential(*(Residual(b) for _ in range(blocks))),
         nn.Sequential(conv(b, c, 3, 2), Residual(c)),
     ]
     exits = {
-        0: conv_exit(a, size // 2, a, classes),
-        1: conv_exit(b, size // 4, 40, classes),
-        2: conv_exit(b, size // 4, 32, classes),
+        0: conv_exit(a, size // 2, hidden[0], classes),
+        1: conv_exit(b, size // 4, hidden[1], classes),
+        2: conv_exit(b, size // 4, hidden[2], classes),
         3: final_exit(c, size // 8, classes),
     }
     bottlenecks = {
-        0: Bottleneck(a, code_channels[0], 32, 2, bits),
-        1: Bottleneck(b, code_channels[1], 48, 2, bits),
-        2: Bottleneck(b, code_channels[2], 32, 2, bits),
+        0: Bottleneck(a, code_channels[0], encoder_channels[0], 2, bits),
+        1: Bottleneck(b, code_channels[1], encoder_channels[1], 2, bits),
+        2: Bottleneck(b, code_channels[2], encoder_channels[2], 2, bits),
     }
-    return StagedNetwork(stages, exits, bottlenecks, (3, size, size))
+    network = StagedNetwork(stages, exits, bottlenecks, (3, size, size))
+    if density < 1:
+        sparsify(network, density, Kind.BLOCK_REGULAR, pattern_seed, width=8, nearest=True)
+    return network
 
 
 NETWORKS: dict[str, Callable[..., StagedNetwork]] = {'compact': compact}

@@ -1,0 +1,126 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Commands that look at a bundle: `inspect`, `profile`, `classify`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sparse_split_ros.commands.parser import Commands, UsageError, console
+
+
+def add(commands: Commands) -> None:
+    """Add `inspect`, `profile` and `classify`."""
+    inspect = commands.add_parser(
+        'inspect',
+        help='the stage table of a bundle',
+        description=(
+            'Prints what each stage, exit and split of a bundle weighs, costs and achieves, after\n'
+            'checking every file of it against its hash.'
+        ),
+        epilog='examples:\n  sparse-split inspect gtsrb32\n  sparse-split inspect runs/mine/bundle',
+    )
+    inspect.add_argument(
+        'bundle', metavar='BUNDLE', nargs='?', default='gtsrb32',
+        help='a shipped name, or a directory (%(default)s)',
+    )  # fmt: skip
+    inspect.set_defaults(run=_inspect)
+
+    profile = commands.add_parser(
+        'profile',
+        help="measure a bundle's stage times on this machine",
+        description=(
+            'Measures the median time of every stage and exit at batch 1, and keeps the figures\n'
+            'in profile.json beside the bundle, where inspect shows them.'
+        ),
+        epilog=(
+            'examples:\n'
+            '  sparse-split profile gtsrb32\n'
+            '  sparse-split profile gtsrb32 --device cuda'
+        ),
+    )
+    profile.add_argument(
+        'bundle', metavar='BUNDLE', nargs='?', default='gtsrb32',
+        help='a shipped name, or a directory (%(default)s)',
+    )  # fmt: skip
+    profile.add_argument('--engine', choices=('onnxruntime', 'torch'), default='onnxruntime')
+    profile.add_argument('--device', choices=('cpu', 'cuda', 'tensorrt'), default='cpu')
+    profile.add_argument('--threads', type=int, default=1, help='threads (%(default)s)')
+    profile.add_argument('--repeats', type=int, default=200, help='runs (%(default)s)')
+    profile.set_defaults(run=_profile)
+
+    classify = commands.add_parser(
+        'classify',
+        help='what every exit says of some pictures',
+        description=(
+            'Runs the whole network on pictures of one sign each, as a detector crops them, and\n'
+            'shows the answer and the confidence of every exit, and who would have answered.'
+        ),
+        epilog='examples:\n  sparse-split classify gtsrb32 stop.png yield.jpg',
+    )
+    classify.add_argument('bundle', metavar='BUNDLE', help='a shipped name, or a directory')
+    classify.add_argument('images', metavar='IMAGE', nargs='+', type=Path)
+    classify.add_argument(
+        '--threshold', type=float, help="confidence that is enough (the bundle's own)"
+    )
+    classify.set_defaults(run=_classify)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from sparse_split_ros.runtime.inspect import inspect
+
+    inspect(options.bundle, console())
+    return 0
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from sparse_split_ros.runtime.inspect import inspect
+    from sparse_split_ros.runtime.profile import profile
+
+    for name, least in (('threads', 0), ('repeats', 1)):
+        if getattr(options, name) < least:
+            raise UsageError(f'--{name} {getattr(options, name)} is less than {least}')
+    out = console()
+    with out.status('measuring'):
+        profile(options.bundle, options.engine, options.device, options.threads, options.repeats)
+    inspect(options.bundle, out)
+    return 0
+
+
+def _classify(options: argparse.Namespace) -> int:
+    from rich.table import Table
+
+    from sparse_split_ros.data.images import ImageError, decode_compressed
+    from sparse_split_ros.runtime.bundle import Bundle, bundle_path
+    from sparse_split_ros.runtime.engine import load_engine
+    from sparse_split_ros.runtime.preprocess import prepare
+
+    bundle = Bundle.load(bundle_path(options.bundle))
+    threshold = bundle.defaults.threshold if options.threshold is None else options.threshold
+    if not 0 <= threshold <= 1:
+        raise UsageError(f'--threshold {threshold:g} is outside 0 to 1')
+    engine = load_engine(bundle)
+    exits = [exit_.stage for exit_ in bundle.exits]
+    evaluated = [0.0 if stage in exits else None for stage in range(bundle.final + 1)]
+    table = Table('picture', *(f'exit {stage}' for stage in exits), 'who answers')
+    for path in options.images:
+        try:
+            image = decode_compressed(path.read_bytes())
+        except ImageError as error:
+            raise ImageError(f'{path}: {error}') from error
+        x = prepare(image, bundle.input)
+        result = engine.run(x, 0, bundle.final, evaluated, stop=False)
+        scores = {stage: result.exits[stage][0] for stage in exits}
+        sure = [
+            stage for stage in exits
+            if stage <= bundle.defaults.split and scores[stage].max() >= threshold
+        ]  # fmt: skip
+        who = f'[green]robot, exit {sure[0]}' if sure else f'[dodger_blue2]tail, exit {exits[-1]}'
+        table.add_row(
+            path.name,
+            *(f'{bundle.classes[s.argmax()]} {s.max():.1%}' for s in scores.values()),
+            who,
+        )
+    console().print(table)
+    return 0

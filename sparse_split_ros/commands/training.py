@@ -1,0 +1,72 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Commands of the workshop: `train` and `export`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sparse_split_ros.commands.parser import Commands, console
+
+
+def add(commands: Commands) -> None:
+    """Add `train` and `export`."""
+    train = commands.add_parser(
+        'train',
+        help='train a network by a recipe (needs torch)',
+        description=(
+            'Trains all stages and exits jointly by the recipe CONFIG, a YAML file, and writes\n'
+            'checkpoints and a log.'
+        ),
+        epilog=(
+            'examples:\n'
+            '  sparse-split train config/training/own_classes.yaml --data photos --out runs/mine\n'
+            '  sparse-split train config/training/gtsrb32.yaml --data DATA --out runs/gtsrb32\n'
+            '  sparse-split train config/training/gtsrb32.yaml --out runs/gtsrb32 --resume'
+        ),
+    )
+    train.add_argument('config', metavar='CONFIG', type=Path)
+    train.add_argument('--out', type=Path, help='run directory (runs/NAME OF CONFIG)')
+    train.add_argument(
+        '--data', type=Path,
+        help='data directory, or your folder of class folders (SPARSE_SPLIT_DATA)',
+    )  # fmt: skip
+    train.add_argument('--resume', action='store_true', help='go on where it stopped')
+    train.set_defaults(run=_train)
+
+    export = commands.add_parser(
+        'export',
+        help='make a bundle of a checkpoint (needs torch)',
+        description=(
+            'Calibrates a checkpoint, writes its bundle, and proves that the bundle answers as\n'
+            'the network does. An older bundle is replaced only when all is well.'
+        ),
+        epilog=(
+            'examples:\n'
+            '  sparse-split export runs/mine bundles/mine --data photos\n'
+            '  sparse-split export runs/gtsrb32/best.safetensors models/gtsrb32 --data DATA'
+        ),
+    )
+    export.add_argument('checkpoint', metavar='CHECKPOINT', type=Path)
+    export.add_argument('bundle', metavar='BUNDLE', type=Path)
+    export.add_argument('--data', type=Path, help='the data of the training (SPARSE_SPLIT_DATA)')
+    export.set_defaults(run=_export)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from sparse_split_ros.training.joint import train
+
+    out = options.out or Path('runs') / options.config.stem
+    best = train(options.config, out, options.data, options.resume)
+    console().print(f'best checkpoint: {best}', highlight=False, soft_wrap=True)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from sparse_split_ros.runtime.inspect import inspect
+    from sparse_split_ros.training.export import export
+
+    bundle = export(options.checkpoint, options.bundle, options.data)
+    inspect(bundle.path, console())
+    return 0
