@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # Tests of training need torch; TORCH=0 leaves it (and them) out.
 TORCH ?= 1
+EXTRAS_0 := embedded,report,test
+EXTRAS_1 := $(EXTRAS_0),train,vision
+NATIVE := $(wildcard sparse_split_ros/native/*.?pp sparse_split_ros/native/kernels/*.?pp)
 
 .PHONY: help demo test lint bench clean
 
@@ -35,14 +38,16 @@ bench: $(VENV)/.test
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: setup.py constraints.txt | $(VENV)/bin/python
+$(VENV)/.run: setup.py constraints.txt $(NATIVE) | $(VENV)/bin/python
 	@echo 'Setting up $(VENV) (once, about a minute) ...'
 	$(PIP) -e '.[embedded,report]'
+	@$(BIN)/python -c 'import sparse_split_ros.native._native' 2>/dev/null || \
+	  echo 'Without the native engine, which needs g++ and python3-dev: ONNX Runtime does the work.'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
-	$(PIP) -e '.[embedded,report,test]'
-	@if [ '$(TORCH)' = 1 ]; then echo 'Installing torch ...'; $(PIP) -e '.[train]'; fi
+	@if [ '$(TORCH)' = 1 ]; then echo 'Installing torch ...'; fi
+	$(PIP) -e '.[$(EXTRAS_$(TORCH))]'
 	@touch $@
 
 clean:

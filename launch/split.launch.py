@@ -23,7 +23,7 @@ ARGUMENTS = (
     ('image', 'image', 'Image topic; with image_transport compressed its /compressed sibling'),
     ('image_transport', '', 'raw or compressed'),
     ('bundle', '', 'Bundle: a directory, or the name of a shipped one'),
-    ('engine', '', 'What runs the network: onnxruntime or torch'),
+    ('engine', '', 'What runs the network: auto, native, native-int8, onnxruntime or torch'),
     ('device', '', 'Where it runs: cpu, cuda or tensorrt'),
     ('params_file', str(PARAMETERS), 'Parameter file'),
     ('use_sim_time', '', 'true when a bag publishes /clock'),

@@ -10,7 +10,17 @@ import sys
 from collections.abc import Callable, Sequence
 
 from sparse_split_ros import __version__
-from sparse_split_ros.commands import bags, bundles, demo, nodes, training
+from sparse_split_ros.commands import (
+    bags,
+    bundles,
+    demo,
+    download,
+    evaluate,
+    nodes,
+    prune,
+    simulate,
+    training,
+)
 from sparse_split_ros.commands.parser import Parser
 
 _DESCRIPTION = """\
@@ -79,7 +89,8 @@ def _guarded(command: Callable[[], int]) -> int:
 def _missing(error: ModuleNotFoundError) -> str:
     extras = {
         'torch': 'train', 'onnx': 'train', 'safetensors': 'train', 'tqdm': 'train',
-        'matplotlib': 'report', 'jinja2': 'report', 'cyclonedds': 'embedded', 'zenoh': 'embedded',
+        'torchvision': 'vision', 'matplotlib': 'report', 'jinja2': 'report', 'joblib': 'report',
+        'cyclonedds': 'embedded', 'zenoh': 'embedded',
     }  # fmt: skip
     extra = extras.get((error.name or '').partition('.')[0])
     how = f"pip install 'sparse_split_ros[{extra}]'" if extra else f'pip install {error.name}'
@@ -90,7 +101,7 @@ def _parser() -> Parser:
     parser = Parser(prog='sparse-split', description=_DESCRIPTION, epilog=_EXAMPLES)
     parser.add_argument('--version', action='version', version=f'sparse-split {__version__}')
     commands = parser.add_subparsers(metavar='COMMAND', required=True, title='commands')
-    for group in (demo, bags, bundles, training, nodes):
+    for group in (demo, bags, bundles, evaluate, simulate, download, training, prune, nodes):
         group.add(commands)
     return parser
 

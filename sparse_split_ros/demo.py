@@ -32,9 +32,11 @@ from sparse_split_ros.data.bags import Frame, write_bag
 from sparse_split_ros.data.drive import Drive, render_drive
 from sparse_split_ros.data.sources import open_source
 from sparse_split_ros.evaluation.ledger import Key, Ledger
-from sparse_split_ros.evaluation.live import Board, summary_table
+from sparse_split_ros.evaluation.live import Board
 from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
-from sparse_split_ros.evaluation.report import Report, machine, versions, write_report
+from sparse_split_ros.evaluation.provenance import machine, versions
+from sparse_split_ros.evaluation.report import Report, write_report
+from sparse_split_ros.evaluation.tables import summary_table
 from sparse_split_ros.link.announcement import Announcement, AnnouncementError
 from sparse_split_ros.nodes import qos
 from sparse_split_ros.nodes.domain import private_domain
@@ -533,7 +535,9 @@ def _play(
 ) -> _Record:
     """Start both nodes, send them the frames, end them, and say what became of it all."""
     given = {'bundle': bundle.path.resolve()}
-    head = Role('head', options.out, {**given, 'deadline_ms': DEADLINE_MS, 'seed': options.seed})
+    # A machine that can show all this is fast enough to leave the tail nothing to do.
+    chosen = {'policy': 'fixed', 'deadline_ms': DEADLINE_MS, 'seed': options.seed}
+    head = Role('head', options.out, {**given, **chosen})
     tail = Role('tail', options.out, given)
     board = Board(console, len(frames))
     ros.init(args=[], signal_handler_options=ros.SignalHandlerOptions.NO)

@@ -107,6 +107,47 @@ def make_identity_bundle(
     )  # fmt: skip
 
 
+def make_level_bundle(path: str | os.PathLike[str], *, classes: int = 40) -> Bundle:
+    """Write a two-stage bundle whose two exits always agree: the class is how red the image is.
+
+    Class k is the level 255 * k / (classes - 1); half way between two levels is full of doubt.
+    """
+    directory = Path(path)
+    directory.mkdir(parents=True, exist_ok=True)
+    pick = np.zeros((1, 3, 1, 1))
+    pick[0, 0] = 1.0
+    shape = (1, 8, 8)
+    levels = np.linspace(-2, 2, classes)[:, None]
+    stages, exits = [], []
+    for index, (first, body, weights) in enumerate((
+        ((3, 8, 8), helper.make_node('Conv', ['x', 'w'], ['y']), {'w': pick}),
+        (shape, helper.make_node('Identity', ['x'], ['y']), {}),
+    )):  # fmt: skip
+        size_of = _save(directory / f'stage_{index}.onnx', [body], first, shape, **weights)
+        stages.append(_record(f'stage_{index}.onnx', 0, size_of, 1000) | {
+            'name': f'stage {index}', 'output_shape': list(shape)
+        })  # fmt: skip
+        # The nearest level: -(x - c)² / 2 without the term in x alone, which all classes share.
+        nodes = [
+            helper.make_node('GlobalAveragePool', ['x'], ['p']),
+            helper.make_node('Flatten', ['p'], ['f']),
+            helper.make_node('Gemm', ['f', 'w', 'b'], ['y'], transB=1),
+        ]
+        model = f'exit_{index}.onnx'
+        size_of = _save(
+            directory / model, nodes, shape, (classes,),
+            w=2000 * levels, b=-1000 * levels[:, 0] ** 2,
+        )  # fmt: skip
+        record = _record(model, 2 * classes, size_of, classes)
+        exits.append(record | {'stage': index, 'temperature': 1.0, 'accuracy': None, 'ece': None})
+    split = {'stage': 0, 'shape': list(shape), 'encoder': None, 'decoder': None}
+    split['codecs'] = {'none': {'mean_bytes': 256, 'disagreement': 0.0}}
+    return _write(
+        directory, 'levels', [f'level {k}' for k in range(classes)], 8, stages, exits, [split],
+        {'split': 0, 'threshold': 0.9, 'codec': 'none'},
+    )  # fmt: skip
+
+
 def _write(
     directory: Path,
     name: str,

@@ -13,7 +13,8 @@ from sparse_split_ros.policy.decision import Reason, Route
 DECISION = {
     'class': 'stop', 'route': 'offboard', 'reason': 'answered', 'exit': '2', 'split': '1',
     'confidence': '0.875', 'scene': 'night', 'payload_bytes': '321', 'total_ms': '7.5',
-    'compute_ms': '1.25', 'offboard_ms': '5', 'tail_ms': '2',
+    'compute_ms': '1.25', 'offboard_ms': '5', 'tail_ms': '2', 'queue_ms': '0.5',
+    'prepare_ms': '0.25', 'codec': 'int8', 'threshold': '0.9', 'audit': 'False',
 }  # fmt: skip
 
 

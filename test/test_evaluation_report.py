@@ -20,7 +20,8 @@ pytest.importorskip('jinja2')
 
 from sparse_split_ros.evaluation import pictures
 from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
-from sparse_split_ros.evaluation.report import Report, machine, versions, write_report
+from sparse_split_ros.evaluation.provenance import machine, versions
+from sparse_split_ros.evaluation.report import Report, write_report
 from sparse_split_ros.policy.decision import Reason, Route
 
 OUTAGE = {

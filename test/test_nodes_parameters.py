@@ -13,6 +13,8 @@ from processes import private_domain
 from sparse_split_ros import ros
 from sparse_split_ros.nodes.head import HeadNode
 from sparse_split_ros.nodes.parameters import HEAD, PLAYER, TAIL, Spec
+from sparse_split_ros.policy.cost import WEIGHTS
+from sparse_split_ros.policy.joint import JointPolicy
 from sparse_split_ros.ros import Context, Parameter
 
 
@@ -39,7 +41,7 @@ def change(head: HeadNode, **values: object) -> str:
 
 
 def test_the_bundles_defaults_hold_where_nothing_is_set(head: HeadNode) -> None:
-    plan = head._policy(head.settings.values).choose(None, None)  # type: ignore[arg-type]
+    plan = head.head.policy.choose(None, None)  # type: ignore[arg-type]
     defaults = head.bundle.defaults
     assert (plan.split, plan.codec) == (defaults.split, defaults.codec)
     assert plan.thresholds[0] == defaults.threshold
@@ -60,6 +62,12 @@ def test_tuning_is_taken_at_once(head: HeadNode) -> None:
         ({'split': 3}, ('no split after stage 3', '[0, 1]')),
         ({'codec': 'none+zstd'}, ('none+zstd', 'not calibrated')),
         ({'codec': 'jpeg'}, ('codec', 'jpeg', 'int8')),
+        ({'policy': 'guess'}, ('policy', 'guess', 'joint')),
+        ({'policy': 'joint', 'codec': 'none+zstd'}, ('none+zstd', 'int8')),
+        ({'target_disagreement': 0.9}, ('target_disagreement',)),
+        ({'cost_weights': 'free'}, ('cost_weights', 'latency')),
+        ({'audit_budget': 0.5}, ('audit_budget',)),
+        ({'robot_profile': 2.0}, ('robot_profile',)),
         ({'roi': [1, 2]}, ('roi', '4 numbers')),
         ({'threshold': 1.5}, ('threshold',)),
         ({'deadline_ms': 0.0}, ('deadline_ms',)),
@@ -74,6 +82,18 @@ def test_what_cannot_be_is_refused_with_a_reason(
     reason = change(head, **values)
     assert reason and all(word in reason for word in words), reason
     assert head.settings.values == before
+
+
+def test_a_policy_keeps_what_it_learned_through_live_changes(head: HeadNode) -> None:
+    assert change(head, policy='joint', codec='', target_disagreement=0.02) == ''
+    policy = head.head.policy
+    assert isinstance(policy, JointPolicy) and policy.target == 0.02
+    assert change(head, target_disagreement=0.005, audit_budget=0.05, deadline_ms=80.0) == ''
+    assert change(head, cost_weights='frugal') == ''
+    assert head.head.policy is policy
+    assert (policy.target, policy.budget.share, policy.costs.deadline_ms) == (0.005, 0.05, 80.0)
+    assert policy.costs.weights == WEIGHTS['frugal'] and head.head.deadline == 0.08
+    assert change(head, policy='fixed') == ''
 
 
 def test_one_wrong_value_keeps_the_right_ones_out_as_well(head: HeadNode) -> None:

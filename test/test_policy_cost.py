@@ -11,6 +11,8 @@ from policies import FACTS
 
 from sparse_split_ros.link.estimate import Link, TailState
 from sparse_split_ros.policy.cost import WEIGHTS, CostModel, PowerReading, Weights
+from sparse_split_ros.policy.factory import Settings, apply_power, make_policy
+from sparse_split_ros.policy.joint import JointPolicy
 from sparse_split_ros.policy.plan import PolicyError
 
 UP = Link(TailState.UP, rtt_ms=8.0, jitter_ms=1.0, goodput=100_000.0, loss=0.0)
@@ -28,6 +30,14 @@ def test_one_preempted_frame_hardly_moves_the_mean() -> None:
         costs.measured({0: 2.0}, {})
     costs.measured({0: 500.0}, {})
     assert costs.stage_ms[0] < 2.5
+
+
+def test_what_comes_before_and_after_the_stages_is_charged() -> None:
+    costs = CostModel(FACTS)
+    local, asked = costs.local(3, (3,)), costs.offload(1, 'int4', 5.0, UP)
+    costs.around(2.0, 1, 0.5)
+    assert costs.local(3, (3,)) == pytest.approx(local + 2.0)
+    assert costs.offload(1, 'int4', 5.0, UP) == pytest.approx(asked + 0.5)
 
 
 def test_a_profile_multiplies_the_robot_and_not_the_tail() -> None:
@@ -79,3 +89,12 @@ def test_a_power_sensor_is_read_where_there_is_one(tmp_path) -> None:
     for name, text in (('name', 'ina3221\n'), ('in1_input', '5000\n'), ('curr1_input', '900\n')):
         (device / name).write_text(text)
     assert PowerReading(tmp_path).watts() == pytest.approx(4.5)
+
+
+def test_a_power_reading_moves_what_energy_costs() -> None:
+    policy = make_policy('joint', FACTS, Settings(weights='frugal'))
+    assert isinstance(policy, JointPolicy)
+    for _ in range(100):
+        apply_power(policy, 15.0)
+    apply_power(policy, math.nan)
+    assert policy.costs.watts == pytest.approx(15.0, rel=0.01)

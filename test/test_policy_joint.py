@@ -110,7 +110,7 @@ def test_a_poisoned_tail_is_reported_and_teaches_nothing(kind: str) -> None:
     assert 'poisoned' in str(policy.diagnostics()['feedback'])
     after = policy._scenes['day'].risk.curve
     # What the robot's own last exit says goes on teaching; confident bins hardly move by it.
-    assert np.abs(after - before)[:, 16:].max() < 0.05
+    assert np.abs(after - before)[:, 16:].mean() < 0.01
     assert policy.choose(DAY, UP).split == FACTS.final
 
 
@@ -157,9 +157,11 @@ def test_an_audit_teaches_when_its_answer_comes() -> None:
     counts = policy._scenes['day'].risk.counts[0]
     assert sum(counts) == 0
     policy.observe_reply(5, reply(5, 3), late=False)
-    assert sum(counts) == 1
+    once = sum(counts)
+    # One in four is audited: neighbours are often of one object and count less than one each.
+    assert once == pytest.approx(1 / (1 + 14 * plan.audit_probability))
     policy.observe_reply(5, reply(5, 3), late=False)
-    assert sum(counts) == 1
+    assert sum(counts) == once
 
 
 def test_scenes_without_end_take_no_memory_without_end() -> None:

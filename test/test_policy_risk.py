@@ -14,12 +14,8 @@ from sparse_split_ros.policy.plan import PolicyError
 from sparse_split_ros.policy.risk import (
     BINS,
     EDGES,
-    Budget,
     Calibration,
-    FeedbackCheck,
     Labelled,
-    Objects,
-    PageHinkley,
     Sample,
     SceneRisk,
     betting_upper_bound,
@@ -28,6 +24,7 @@ from sparse_split_ros.policy.risk import (
     falling,
     threshold_of,
 )
+from sparse_split_ros.policy.watch import Budget, FeedbackCheck, Objects, PageHinkley
 
 
 def scene(exits: int = 1, rate: float = 0.1) -> SceneRisk:
@@ -183,7 +180,7 @@ def test_a_tail_that_comes_to_its_senses_is_trusted_again() -> None:
     check = FeedbackCheck()
     for label in range(0, 80, 2):
         check.add(label + 1, label, 0.8)
-    assert check.poisoned and 'chance' in check.reason
+    assert check.poisoned and 'agrees with the robot on 0 of' in check.reason
     for label in range(40):
         check.add(label, label, 0.8)
     assert not check.poisoned

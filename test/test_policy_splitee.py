@@ -102,7 +102,7 @@ def test_regret_of_the_published_loop_is_several_times_ours() -> None:
     ours, published, paired = 0.0, 0.0, 0.0
     for seed in range(4):
         confidence = stream(seed)
-        learner = make_learner('i-splitee', 7)
+        learner = make_learner('isplitee', 7)
         table = rewards(learner, confidence)
         gaps = table.mean(0).max() - table.mean(0)
         stays = confidence >= learner.threshold

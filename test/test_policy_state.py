@@ -58,18 +58,11 @@ class Learned:
         self.value = state['value']
 
 
-def test_a_keeper_saves_every_so_often_whatever_the_clock_does(tmp_path) -> None:
-    keeper = StateKeeper(tmp_path / 'state.json', 'joint', 'ab', every_s=5)
-    assert not keeper.due(100.0) and not keeper.due(104.0) and keeper.due(105.0)
-    assert keeper.save(Learned().state(), 105.0) == ''
-    assert not keeper.due(3.0) and keeper.due(8.0)
-
-
 def test_a_keeper_says_once_what_it_cannot_save(tmp_path) -> None:
     (tmp_path / 'file').write_text('')
     keeper = StateKeeper(tmp_path / 'file' / 'state.json', 'joint', 'ab')
-    assert 'cannot be saved' in keeper.save(Learned().state(), 0.0)
-    assert keeper.save(Learned().state(), 20.0) == ''
+    assert 'cannot be saved' in keeper.save(Learned().state())
+    assert keeper.save(Learned().state()) == ''
 
 
 def test_a_state_that_does_not_fit_leaves_the_policy_blank(tmp_path) -> None:
@@ -78,5 +71,16 @@ def test_a_state_that_does_not_fit_leaves_the_policy_blank(tmp_path) -> None:
         {'format': 'sparse_split_policy/1', 'policy': 'joint', 'fingerprint': 'ab', 'state': {}}
     ))  # fmt: skip
     learned = Learned()
-    assert 'refused' in StateKeeper(path, 'joint', 'ab').restore(learned)
-    assert learned.value == 0
+    well, text = StateKeeper(path, 'joint', 'ab').restore(learned)
+    assert not well and 'refused' in text and learned.value == 0
+
+
+def test_a_refused_file_is_moved_aside_and_not_overwritten(tmp_path) -> None:
+    path = tmp_path / 'state.json'
+    save_state(path, {'value': 7}, policy='joint', fingerprint='cd' * 8)
+    keeper = StateKeeper(path, 'joint', 'ab' * 8)
+    well, text = keeper.restore(Learned())
+    assert not well and 'cdcd' in text and 'state.json.refused' in text
+    assert keeper.save({'value': 1}) == ''
+    kept = json.loads((tmp_path / 'state.json.refused').read_text())
+    assert kept['state'] == {'value': 7}

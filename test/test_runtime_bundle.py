@@ -14,7 +14,7 @@ import pytest
 from bundles import make_bundle
 
 from sparse_split_ros.runtime import bundle as bundle_module
-from sparse_split_ros.runtime.bundle import Bundle, BundleError, bundle_path
+from sparse_split_ros.runtime.bundle import Bundle, BundleError, bundle_path, write_manifest
 
 
 @pytest.fixture
@@ -55,6 +55,46 @@ def test_profile_is_read_and_does_not_move_the_fingerprint(directory: Path) -> N
     bundle = Bundle.load(directory)
     assert bundle.fingerprint == before
     assert bundle.profile() == {'machine': 'desk'}
+
+
+def with_graph(directory: Path) -> dict[str, Any]:
+    """Add the files for engines that are not ONNX; the manifest without its hashes."""
+    (directory / 'graph.json').write_text('{}')
+    (directory / 'weights.safetensors').write_bytes(b'')
+    manifest: dict[str, Any] = json.loads((directory / 'manifest.json').read_text())
+    del manifest['files'], manifest['format']
+    return manifest | {'graph': 'graph.json', 'weights': 'weights.safetensors'}
+
+
+def test_graph_and_weights_are_optional_and_hashed(directory: Path) -> None:
+    assert Bundle.load(directory).graph is None
+    bundle = write_manifest(directory, with_graph(directory))
+    assert (bundle.graph, bundle.weights) == ('graph.json', 'weights.safetensors')
+    (directory / 'graph.json').write_text('{ }')
+    with pytest.raises(BundleError, match=r'graph\.json: SHA-256 is'):
+        Bundle.load(directory)
+
+
+def test_graph_without_weights_is_refused(directory: Path) -> None:
+    manifest = with_graph(directory)
+    del manifest['weights']
+    with pytest.raises(BundleError, match='both "graph" and "weights", or neither'):
+        write_manifest(directory, manifest)
+
+
+def test_rows_of_numbers_stand_on_one_line(directory: Path) -> None:
+    manifest = with_graph(directory)
+    manifest['training'] = {'rows': [[1, -2.5, 3e-05], []], 'words': ['[\n1\n]', 'a']}
+    assert write_manifest(directory, manifest).training == manifest['training']
+    assert '[1, -2.5, 3e-05]' in (directory / 'manifest.json').read_text()
+
+
+def test_costs_of_a_part_are_numbers(directory: Path) -> None:
+    edit(directory, lambda m: m['stages'][1].update(account={'energy_uj': 2.5}))
+    assert Bundle.load(directory).stages[1].account == {'energy_uj': 2.5}
+    edit(directory, lambda m: m['stages'][1].update(account={'energy_uj': 'much'}))
+    with pytest.raises(BundleError, match='energy_uj: expected a number'):
+        Bundle.load(directory)
 
 
 def test_missing_directory_is_named(tmp_path: Path) -> None:

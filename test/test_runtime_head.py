@@ -20,7 +20,8 @@ from sparse_split_ros.policy.decision import Reason, Route
 from sparse_split_ros.policy.plan import Plan
 from sparse_split_ros.policy.scene import Scene
 from sparse_split_ros.runtime.bundle import Bundle
-from sparse_split_ros.runtime.head import Head, Step, compute
+from sparse_split_ros.runtime.engine import load_engine
+from sparse_split_ros.runtime.head import Computed, Head, Step, compute, slowed
 
 DEADLINE = 0.125  # a power of two: sums of times stay exact
 SURE, DOUBTFUL = 0.95, 0.5
@@ -361,3 +362,40 @@ def test_the_threshold_means_the_same_to_the_network_and_the_decision(
     step = robot.frame(0, confidence, 1.0)
     confident = float(np.float32(confidence)) >= 0.9
     assert (step.frame is None) == confident
+
+
+def test_a_decision_tells_what_every_evaluated_exit_said(robot: Robot) -> None:
+    (decision,) = robot.frame(2, SURE, 1.0).decisions
+    assert [(said.stage, said.label) for said in decision.exits] == [(0, 2)]
+    robot.frame(3, DOUBTFUL, 2.0)
+    (decision,) = robot.reply(2, 2.05).decisions
+    assert [said.stage for said in decision.exits] == [0, 1]
+    assert decision.exits[1].confidence == pytest.approx(DOUBTFUL)
+
+
+def test_what_the_engine_measured_reaches_the_decision(bundle: Bundle) -> None:
+    head = Head(bundle, StaticPolicy(PLAN), deadline=DEADLINE, session=5)
+    ticket = head.begin(0, None, Scene(), 1.0, 1.0)
+    x = np.zeros((1, *bundle.input.shape), np.float32)
+    computed = slowed(compute(load_engine(bundle, 'onnxruntime'), ticket, x), 4.0)
+    (decision,) = head.computed(ticket.sequence, computed, 1.01).decisions
+    assert decision.stage_ms.keys() >= {0} and decision.exit_ms.keys() == {
+        said.stage for said in decision.exits
+    }
+    assert decision.times.compute == computed.compute_ms > sum(decision.stage_ms.values()) > 0
+
+
+def test_slowness_multiplies_every_time_and_nothing_else(robot: Robot) -> None:
+    once = Computed({}, None, None, 3.0, 2.0, {0: 1.0}, {0: 0.5})
+    ten = slowed(once, 10.0)
+    assert (ten.compute_ms, ten.stage_ms, ten.exit_ms) == (20.0, {0: 10.0}, {0: 5.0})
+    assert (ten.prepare_ms, once.compute_ms) == (3.0, 2.0)
+
+
+def test_a_robot_that_holds_everything_audits_itself_without_a_tail(bundle: Bundle) -> None:
+    robot = Robot(bundle, Plan(2, (0.9, None, 0.0), '', audit_probability=1.0))
+    step = robot.frame(2, SURE, 1.0)
+    (decision,) = step.decisions
+    assert step.frame is None and decision.audit
+    assert (decision.route, decision.exit, decision.label) == (Route.LOCAL, 0, 2)
+    assert [(said.stage, said.label) for said in decision.exits] == [(0, 2), (2, 3)]

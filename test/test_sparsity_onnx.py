@@ -70,7 +70,7 @@ def named(spec):
 @pytest.mark.parametrize('spec', SPECS, ids=named)
 def test_a_linear_layer_answers_in_onnxruntime_as_in_torch(spec, bias, rows):
     layer, x, graph = SparseLinear(spec.draw(), bias), torch.randn(rows, spec.inputs), Graph()
-    _, y = graph.run(write_linear(graph, layer, 'x'), x)
+    _, y = graph.run(write_linear(graph, layer, 'x', layer.weight, layer.bias), x)
     np.testing.assert_allclose(y, layer(x).detach().numpy(), rtol=1e-5, atol=1e-5)
 
 
@@ -94,7 +94,8 @@ def test_block_regular_layers_are_a_gather_and_a_grouped_convolution():
     linear, conv = Graph(), Graph()
     pattern = SPECS[2].draw()
     layer = SparseConv2d(pattern, 3)
-    write_linear(linear, SparseLinear(pattern), 'x')
+    flat = SparseLinear(pattern)
+    write_linear(linear, flat, 'x', flat.weight, flat.bias)
     write_conv(conv, layer, 'x', layer.weight, layer.bias)
     assert [node.op_type for node in linear.nodes] == ['Gather', 'Unsqueeze', 'Conv', 'Flatten']
     assert [node.op_type for node in conv.nodes] == ['Gather', 'Conv']

@@ -21,24 +21,27 @@ from sparse_split_ros.link.codec import Codec  # noqa: E402
 from sparse_split_ros.networks.staged import StagedNetwork  # noqa: E402
 from sparse_split_ros.networks.zoo import build  # noqa: E402
 from sparse_split_ros.runtime.bundle import Bundle, default_bundle_path  # noqa: E402
-from sparse_split_ros.runtime.engine import load_engine, softmax  # noqa: E402
+from sparse_split_ros.runtime.engine import choose_engine, load_engine, softmax  # noqa: E402
 from sparse_split_ros.runtime.inspect import stage_table  # noqa: E402
-from sparse_split_ros.runtime.profile import profile  # noqa: E402
+from sparse_split_ros.runtime.profile import key, profile  # noqa: E402
+from sparse_split_ros.training.assemble import build_bundle, verify  # noqa: E402
 from sparse_split_ros.training.calibrate import (  # noqa: E402
     expected_calibration_error,
     fit_temperature,
     interval,
+    reliability,
+    risk_coverage,
 )
-from sparse_split_ros.training.export import build_bundle, export, verify  # noqa: E402
-from sparse_split_ros.training.joint import (  # noqa: E402
+from sparse_split_ros.training.export import export  # noqa: E402
+from sparse_split_ros.training.measure import measure, prepare_set  # noqa: E402
+from sparse_split_ros.training.predict import accuracy, normalise, predict  # noqa: E402
+from sparse_split_ros.training.program import ExportError, trace  # noqa: E402
+from sparse_split_ros.training.recipe import (  # noqa: E402
     Recipe,
     TrainingError,
-    accuracy,
-    normalise,
-    predict,
+    input_spec,
+    load_split,
 )
-from sparse_split_ros.training.measure import measure, prepare_set  # noqa: E402
-from sparse_split_ros.training.onnx_graph import ExportError, to_onnx  # noqa: E402
 
 
 @pytest.fixture(scope='module')
@@ -65,8 +68,6 @@ def bundle(network: StagedNetwork, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def _spec(network: StagedNetwork):  # type: ignore[no-untyped-def]
-    from sparse_split_ros.training.joint import input_spec
-
     return input_spec(RECIPE, network)
 
 
@@ -97,7 +98,7 @@ def test_a_network_that_moved_on_is_not_verified(network: StagedNetwork, bundle:
 
 
 def test_batch_norm_is_folded_away(bundle: Bundle) -> None:
-    for name in bundle.files:
+    for name in (name for name in bundle.files if name.endswith('.onnx')):
         graph = onnx.load_model_from_string(bundle.read(name)).graph
         assert 'BatchNormalization' not in {node.op_type for node in graph.node}
 
@@ -137,7 +138,8 @@ def test_profile_is_kept_beside_the_bundle(bundle: Bundle) -> None:
     assert set(times['encoder_ms']) == {'0', '1', '2'}
     kept = Bundle.load(bundle.path)
     assert kept.fingerprint == before
-    assert kept.profile()['engines']['onnxruntime/cpu/1']['stage_ms'] == times['stage_ms']
+    stored = kept.profile()['engines'][key(choose_engine(kept), 'cpu', 1)]
+    assert stored['stage_ms'] == times['stage_ms']
 
 
 def test_temperature_undoes_overconfidence() -> None:
@@ -155,6 +157,31 @@ def test_calibration_error_is_the_gap_by_hand() -> None:
     assert error == pytest.approx((0.1 + 0.1) / 2)
 
 
+def test_reliability_has_bins_of_equal_mass() -> None:
+    confidence = np.linspace(0.5, 1, 30)
+    points = reliability(confidence, confidence > 0.7, bins=4)
+    assert sorted(count for _, _, count in points) == [7, 7, 8, 8]
+    assert points[0][1] == 0
+    assert points[-1][1] == 1
+
+
+def test_risk_and_coverage_by_hand() -> None:
+    confidence = np.array([0.9, 0.8, 0.7, 0.6])
+    correct = np.array([True, False, True, True])
+    area, excess = risk_coverage(confidence, correct)
+    assert area == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    # In the best order the one error comes last.
+    assert excess == pytest.approx(area - (1 / 4) / 4)
+    assert risk_coverage(confidence, np.sort(correct)[::-1])[1] == pytest.approx(0)
+
+
+def test_equal_confidences_have_one_risk() -> None:
+    correct = np.array([True, False, True, False])
+    same = np.full(4, 0.5)
+    assert risk_coverage(same, correct)[0] == pytest.approx(0.5)
+    assert risk_coverage(same, correct[::-1])[0] == pytest.approx(0.5)
+
+
 def test_interval_is_wider_when_whole_tracks_fail() -> None:
     correct = np.repeat([True, False, True, True], 25)
     by_track = interval(correct, np.repeat(np.arange(4), 25))
@@ -165,7 +192,7 @@ def test_interval_is_wider_when_whole_tracks_fail() -> None:
 
 def test_an_operation_without_counterpart_is_named() -> None:
     with pytest.raises(ExportError, match='Softplus'):
-        to_onnx(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Softplus()), (3, 4, 4), 'x')
+        trace(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Softplus()), torch.zeros(1, 3, 4, 4))
 
 
 def test_an_exported_bundle_replaces_the_old_one_only_when_all_is_well(tmp_path: Path) -> None:
@@ -179,7 +206,7 @@ def test_an_exported_bundle_replaces_the_old_one_only_when_all_is_well(tmp_path:
 
 def test_shipped_bundle_keeps_its_promises() -> None:
     bundle = Bundle.load(default_bundle_path())
-    assert sum(f.stat().st_size for f in bundle.path.iterdir() if f.name != 'profile.json') <= 3e6
+    assert sum(file.stat().st_size for file in bundle.path.glob('*.onnx')) <= 3e6
     report = bundle.training['report']
     exits = report['gtsrb']['exits']
     assert exits[str(bundle.final)]['accuracy'] >= 0.95
@@ -193,8 +220,6 @@ def test_shipped_bundle_keeps_its_promises() -> None:
 
 
 def test_shipped_bundle_reads_real_signs() -> None:
-    from sparse_split_ros.training.joint import load_split
-
     beside = Path(__file__).parents[2] / 'shared' / 'data'
     data = os.environ.get('SPARSE_SPLIT_DATA') or (beside if beside.is_dir() else None)
     if data is None:

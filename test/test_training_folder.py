@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -16,17 +17,14 @@ torch = pytest.importorskip('torch')
 pytest.importorskip('onnx')
 
 from sparse_split_ros.cli import main  # noqa: E402
-from sparse_split_ros.data.datasets import Augmentation, augment, load_folder  # noqa: E402
-from sparse_split_ros.data.folder import FolderError, scan  # noqa: E402
+from sparse_split_ros.data.augment import Augmentation, augment  # noqa: E402
+from sparse_split_ros.data.folder import FolderError, load_folder, scan  # noqa: E402
+from sparse_split_ros.policy.factory import bundle_calibration  # noqa: E402
 from sparse_split_ros.runtime.bundle import Bundle  # noqa: E402
+from sparse_split_ros.training.checkpoint import load_checkpoint  # noqa: E402
 from sparse_split_ros.training.export import export  # noqa: E402
-from sparse_split_ros.training.joint import (  # noqa: E402
-    Recipe,
-    TrainingError,
-    load_checkpoint,
-    load_split,
-    train,
-)
+from sparse_split_ros.training.joint import train  # noqa: E402
+from sparse_split_ros.training.recipe import Recipe, TrainingError, load_split  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -138,6 +136,18 @@ def test_the_bundle_knows_the_classes_and_reports_only_what_it_saw(
     capsys.readouterr()
     assert main(['classify', target, str(image)]) == 0
     assert 'green' in capsys.readouterr().out
+    assert main(['inspect', target]) == 0
+    assert 'energy of all of it, estimated' in ' '.join(capsys.readouterr().out.split())
+
+    calibration = bundle_calibration(bundle)
+    assert calibration is not None
+    assert calibration.splits == (0, 1, 2)
+    assert sum(len(sample.confidence) for sample in calibration.scenes.values()) == 8
+    record = json.loads((trained / 'run' / 'report.json').read_text())
+    assert record['fingerprint'] == bundle.fingerprint.hex()
+    assert record['report'] == bundle.training['report']
+    exit_ = record['report']['folder']['exits']['3']
+    assert {'accuracy', 'ece', 'aurc', 'excess_aurc'} <= set(exit_)
 
 
 def test_data_that_changed_after_the_training_is_not_reported_on(

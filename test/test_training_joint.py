@@ -6,32 +6,27 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import resource
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 torch = pytest.importorskip('torch')
 
+from sparse_split_ros.data.augment import Augmentation, AugmentedBatches, augment  # noqa: E402
 from sparse_split_ros.data.datasets import (  # noqa: E402
-    Augmentation,
-    AugmentedBatches,
     DatasetError,
     LabelledImages,
-    augment,
     find_data,
     join,
 )
 from sparse_split_ros.training import joint  # noqa: E402
-from sparse_split_ros.training.joint import (  # noqa: E402
-    Recipe,
-    TrainingError,
-    accuracy,
-    fit,
-    joint_loss,
-    load_checkpoint,
-    predict,
-)
+from sparse_split_ros.training.checkpoint import load, load_checkpoint, save  # noqa: E402
+from sparse_split_ros.training.joint import fit, joint_loss  # noqa: E402
+from sparse_split_ros.training.predict import accuracy, predict  # noqa: E402
+from sparse_split_ros.training.recipe import Recipe, TrainingError, input_spec  # noqa: E402
 
 # A second thread waits more than it works on networks this small.
 torch.set_num_threads(1)
@@ -66,7 +61,7 @@ def test_a_tiny_run_learns_at_every_exit_and_behind_the_bottleneck(tmp_path: Pat
     network, loaded, meta = load_checkpoint(best)
     assert loaded == Recipe.from_mapping(meta['recipe'])
     test = blobs(48, 2)
-    spec = joint.input_spec(loaded, network)
+    spec = input_spec(loaded, network)
     plain = predict(network, test.images, spec)
     assert all(accuracy(logits, test.labels) > 0.9 for logits in plain.values())
     assert accuracy(predict(network, test.images, spec, split=1)[3], test.labels) > 0.9
@@ -98,11 +93,59 @@ def test_a_killed_run_resumes_to_the_same_weights(
         fit(RECIPE, blobs(48, 0), selection, tmp_path / 'killed')
     monkeypatch.undo()
     fit(RECIPE, blobs(48, 0), selection, tmp_path / 'killed', resume=True)
-    _, whole = joint._load(tmp_path / 'whole' / 'last')
-    _, killed = joint._load(tmp_path / 'killed' / 'last')
+    _, whole = load(tmp_path / 'whole' / 'last')
+    _, killed = load(tmp_path / 'killed' / 'last')
     assert whole.keys() == killed.keys()
     for name, tensor in whole.items():
         torch.testing.assert_close(killed[name], tensor, rtol=0, atol=0, msg=name)
+
+
+def test_a_checkpoint_from_before_a_setting_existed_resumes(tmp_path: Path) -> None:
+    one = dataclasses.replace(RECIPE, epochs=1)
+    fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
+    for name in ('last', 'best'):
+        meta, tensors = load(tmp_path / name)
+        del meta['recipe']['patience']
+        save(tmp_path / name, meta, tensors)
+    best = fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path, resume=True)
+    assert load_checkpoint(best)[1].patience == 0
+
+
+def test_a_run_without_progress_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.3, 0.5, 0.4, 0.5, 0.9])
+    monkeypatch.setattr(joint, '_score', lambda *_: {'score': next(scores)})
+    patient = dataclasses.replace(RECIPE, epochs=5, patience=2)
+    selection = {'blobs': blobs(12, 1)}
+    fit(patient, blobs(32, 0), selection, tmp_path)
+    assert len(load(tmp_path / 'last')[0]['history']) == 4
+    fit(patient, blobs(32, 0), selection, tmp_path, resume=True)
+    assert len(load(tmp_path / 'last')[0]['history']) == 4
+
+
+def test_a_run_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip('matplotlib')
+    fit(dataclasses.replace(RECIPE, epochs=2), blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
+    picture = cv2.imread(str(tmp_path / 'curves.png'))
+    assert picture.shape[1] > 2 * picture.shape[0]
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+
+
+def test_a_full_disk_is_one_error_and_keeps_what_was_good(tmp_path: Path) -> None:
+    one = dataclasses.replace(RECIPE, epochs=1)
+    selection = {'blobs': blobs(12, 1)}
+    fit(one, blobs(32, 0), selection, tmp_path)
+    kept = {name: (tmp_path / name).read_bytes() for name in ('best.safetensors', 'log.csv')}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # To a process, a file that may not grow is a disk that is full.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(TrainingError, match=r'cannot be written .* the older one is kept'):
+            fit(one, blobs(32, 0), selection, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert all((tmp_path / name).read_bytes() == data for name, data in kept.items())
+    assert not list(tmp_path.glob('*.partial'))
+    load_checkpoint(tmp_path)
 
 
 def test_resuming_with_another_recipe_is_refused(tmp_path: Path) -> None:
@@ -189,9 +232,9 @@ def test_a_split_the_network_lacks_is_refused(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     one = dataclasses.replace(RECIPE, epochs=1)
     best = fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
-    meta, tensors = joint._load(best)
+    meta, tensors = load(best)
     meta['recipe']['network_arguments']['widths'] = [8, 12, 24]
-    joint._save(tmp_path / 'other', meta, tensors)
+    save(tmp_path / 'other', meta, tensors)
     with pytest.raises(TrainingError, match="is not of network 'compact'"):
         load_checkpoint(tmp_path / 'other.safetensors')
 

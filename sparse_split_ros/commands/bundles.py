@@ -1,6 +1,6 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that look at a bundle: `inspect`, `profile`, `classify`."""
+"""Commands that look at a bundle: `inspect`, `profile`, `classify`, `confidences`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sparse_split_ros.commands.parser import Commands, UsageError, console
 
 
 def add(commands: Commands) -> None:
-    """Add `inspect`, `profile` and `classify`."""
+    """Add `inspect`, `profile`, `classify` and `confidences`."""
     inspect = commands.add_parser(
         'inspect',
         help='the stage table of a bundle',
@@ -44,7 +44,11 @@ def add(commands: Commands) -> None:
         'bundle', metavar='BUNDLE', nargs='?', default='gtsrb32',
         help='a shipped name, or a directory (%(default)s)',
     )  # fmt: skip
-    profile.add_argument('--engine', choices=('onnxruntime', 'torch'), default='onnxruntime')
+    profile.add_argument(
+        '--engine', default='auto',
+        choices=('auto', 'native', 'native-int8', 'onnxruntime', 'torch'),
+        help='auto is native where it can, else onnxruntime (%(default)s)',
+    )  # fmt: skip
     profile.add_argument('--device', choices=('cpu', 'cuda', 'tensorrt'), default='cpu')
     profile.add_argument('--threads', type=int, default=1, help='threads (%(default)s)')
     profile.add_argument('--repeats', type=int, default=200, help='runs (%(default)s)')
@@ -65,6 +69,49 @@ def add(commands: Commands) -> None:
         '--threshold', type=float, help="confidence that is enough (the bundle's own)"
     )
     classify.set_defaults(run=_classify)
+
+    confidences = commands.add_parser(
+        'confidences',
+        help='a table of what every exit says of every image of a data set',
+        description=(
+            'Runs the whole network on labelled images and writes one line for each: its label,\n'
+            'and the answer and calibrated confidence of every exit. Policies can then be studied\n'
+            'without the network.\n\n'
+            'columns of TABLE.csv, with names for classes:\n'
+            '  image           place of the image in its split\n'
+            '  track           what shows one thing, such as the frames of one sign\n'
+            '  condition       weather put onto the image, with its level; day: none\n'
+            '  scene           light and weather as the robot would have measured them\n'
+            '  label           the truth\n'
+            '  exit_K          the answer of the exit after stage K\n'
+            '  confidence_K    its calibrated confidence, 0 to 1\n'
+            '  coded_S         the answer of the tail behind a cut after stage S\n\n'
+            'TABLE.npz holds the same as arrays, with numbers for names: label, track, condition,\n'
+            'scene (N,); prediction, confidence (N, exits); coded (N, splits); stages and splits\n'
+            'number the columns, conditions and scenes name the numbers.'
+        ),
+        epilog=(
+            'examples:\n'
+            '  sparse-split confidences gtsrb32 DATA table.csv\n'
+            '  sparse-split confidences gtsrb32 DATA fog.npz --condition fog:3 --condition fog:5\n'
+            '  sparse-split confidences bundles/mine photos table.npz --split select'
+        ),
+    )
+    confidences.add_argument('bundle', metavar='BUNDLE', help='a shipped name, or a directory')
+    confidences.add_argument('data', metavar='DATA', type=Path, help='the directory of the data')
+    confidences.add_argument('table', metavar='TABLE', type=Path, help='.csv or .npz to write')
+    confidences.add_argument(
+        '--dataset', default='', help='how DATA is laid out (as in the training of the bundle)'
+    )
+    confidences.add_argument(
+        '--split', default='report', choices=('train', 'select', 'report'),
+        help='which part of the data (%(default)s)',
+    )  # fmt: skip
+    confidences.add_argument(
+        '--condition', action='append', default=[], metavar='NAME:LEVEL',
+        help='show every image in this weather too, at level 1 to 5; can be repeated',
+    )  # fmt: skip
+    confidences.set_defaults(run=_confidences)
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -124,3 +171,30 @@ def _classify(options: argparse.Namespace) -> int:
         )
     console().print(table)
     return 0
+
+
+def _confidences(options: argparse.Namespace) -> int:
+    from sparse_split_ros.evaluation.confidences import confidences
+
+    conditions = [('day', 0), *map(_condition, options.condition)]
+    table = confidences(
+        options.bundle, options.data, options.table, options.dataset, options.split, conditions
+    )
+    right = (table.prediction == table.label[:, None]).mean(axis=0)
+    shown = ', '.join(f'exit {s} {r:.2%}' for s, r in zip(table.stages, right, strict=True))
+    console().print(
+        f'{len(table)} rows in {options.table}: {shown}', highlight=False, soft_wrap=True
+    )
+    return 0
+
+
+def _condition(text: str) -> tuple[str, int]:
+    from sparse_split_ros.data.weather import CONDITIONS, LEVELS
+
+    name, _, level = text.partition(':')
+    if name not in CONDITIONS or not level.isdecimal() or not 1 <= int(level) <= LEVELS:
+        raise UsageError(
+            f'--condition {text!r}: expected NAME:LEVEL with level 1 to {LEVELS}, and as name one '
+            f'of {", ".join(CONDITIONS)}'
+        )
+    return name, int(level)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from sparse_split_ros.commands.parser import Commands, console
@@ -17,13 +18,15 @@ def add(commands: Commands) -> None:
         help='train a network by a recipe (needs torch)',
         description=(
             'Trains all stages and exits jointly by the recipe CONFIG, a YAML file, and writes\n'
-            'checkpoints and a log.'
+            'checkpoints, a log, and a picture of its curves.'
         ),
         epilog=(
             'examples:\n'
             '  sparse-split train config/training/own_classes.yaml --data photos --out runs/mine\n'
             '  sparse-split train config/training/gtsrb32.yaml --data DATA --out runs/gtsrb32\n'
-            '  sparse-split train config/training/gtsrb32.yaml --out runs/gtsrb32 --resume'
+            '  sparse-split train config/training/gtsrb32.yaml --out runs/gtsrb32 --resume\n'
+            'on four GPUs, or on several machines with --nnodes:\n'
+            '  torchrun --nproc-per-node 4 -m sparse_split_ros.cli train CONFIG --data DATA'
         ),
     )
     train.add_argument('config', metavar='CONFIG', type=Path)
@@ -33,6 +36,10 @@ def add(commands: Commands) -> None:
         help='data directory, or your folder of class folders (SPARSE_SPLIT_DATA)',
     )  # fmt: skip
     train.add_argument('--resume', action='store_true', help='go on where it stopped')
+    train.add_argument(
+        '--device', choices=('auto', 'cpu', 'cuda'), default='auto',
+        help='where to compute; auto is a GPU if there is one (%(default)s)',
+    )  # fmt: skip
     train.set_defaults(run=_train)
 
     export = commands.add_parser(
@@ -58,8 +65,9 @@ def _train(options: argparse.Namespace) -> int:
     from sparse_split_ros.training.joint import train
 
     out = options.out or Path('runs') / options.config.stem
-    best = train(options.config, out, options.data, options.resume)
-    console().print(f'best checkpoint: {best}', highlight=False, soft_wrap=True)
+    best = train(options.config, out, options.data, options.resume, options.device)
+    if os.environ.get('RANK', '0') == '0':  # torchrun starts several of us
+        console().print(f'best checkpoint: {best}', highlight=False, soft_wrap=True)
     return 0
 
 

@@ -131,6 +131,14 @@ def read_bag(path: str | os.PathLike[str], image_topic: str | None = None) -> It
             raise BagError(f"bag {bag} is truncated: '{topic}' gave {count} of {expected} images")
 
 
+def count_images(path: str | os.PathLike[str], image_topic: str | None = None) -> int:
+    """How many frames :func:`read_bag` will find if nothing is damaged. Raises BagError."""
+    bag = Path(path)
+    with contextlib.closing(_open(bag)) as reader:
+        images = _image_connections(bag, list(reader.connections), image_topic)
+        return sum(connection.msgcount for connection in images)
+
+
 def write_bag(
     path: str | os.PathLike[str],
     frames: Iterable[Frame],
@@ -172,6 +180,60 @@ def write_bag(
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
     return count
+
+
+def read_messages(
+    path: str | os.PathLike[str], kinds: Sequence[str]
+) -> Iterator[tuple[str, str, int, Any]]:
+    """Topic, type, time of receipt in ns and message of all messages of some types, in order.
+
+    Raises BagError for an unreadable or damaged bag.
+    """
+    bag = Path(path)
+    with contextlib.closing(_open(bag)) as reader:
+        wanted = [each for each in reader.connections if each.msgtype in kinds]
+        if not wanted:  # to rosbags, no connections are all of them
+            return
+        try:
+            for connection, received, raw in reader.messages(wanted):
+                message = _deserialize(bag, connection, raw)
+                yield connection.topic, connection.msgtype, received, message
+        except _DAMAGE as error:
+            raise BagError(f'bag {bag} is damaged or truncated: {_reason(error)}') from error
+
+
+class Recording:
+    """A bag that grows while messages come; a context manager. Not safe for threads."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.count = 0
+        self._bag = Path(path)
+        self._channels: dict[tuple[str, str], Connection] = {}
+        if self._bag.exists():
+            raise BagError(f'bag {self._bag} exists already: remove it or choose another name')
+        try:
+            self._writer = Writer(self._bag, version=9, storage_plugin=StoragePlugin.MCAP)
+            self._writer.open()
+        except (OSError, WriterError) as error:
+            raise BagError(f'bag {self._bag} cannot be written: {error}') from error
+
+    def write(self, topic: str, kind: str, received_ns: int, cdr: bytes) -> None:
+        """Add one serialised message of the type ``kind``. Raises BagError."""
+        try:
+            if (topic, kind) not in self._channels:
+                self._channels[topic, kind] = self._writer.add_connection(
+                    topic, kind, typestore=typestore(), offered_qos_profiles=[_qos()]
+                )
+            self._writer.write(self._channels[topic, kind], received_ns, cdr)
+        except (OSError, WriterError) as error:
+            raise BagError(f'bag {self._bag} cannot be written: {error}') from error
+        self.count += 1
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
 
 
 def _open(bag: Path) -> Reader:

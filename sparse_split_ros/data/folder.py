@@ -5,12 +5,16 @@
 An image that lies directly in its class folder stands alone. A folder inside a class folder is one
 group, such as the frames of one object or of one recording, and is never torn apart, as frames that
 look alike on both sides of a division flatter the result.
+
+A folder that holds `train` and `test`, and perhaps `val`, with the class folders in each, is
+divided already, and stays so.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +22,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from sparse_split_ros.data.datasets import LabelledImages, find_data
 from sparse_split_ros.data.gtsrb import REPORT_SHARE, SELECT_SHARE, SPLITS
+from sparse_split_ros.data.images import resize_to
 from sparse_split_ros.data.sources import IMAGE_SUFFIXES
+
+_GIVEN = {'train': 'train', 'select': 'val', 'report': 'test'}
+"""The folder of each split, in a folder that is divided already."""
+
+Groups = dict[str, list[Path]]
 
 
 class FolderError(ValueError):
@@ -28,18 +39,18 @@ class FolderError(ValueError):
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """Where the images of each class lie: `groups[k]` are the groups of `classes[k]`, by name."""
+    """Where the images of each class lie: `groups[split][k]` are those of `classes[k]`, by name."""
 
     classes: tuple[str, ...]
-    groups: tuple[dict[str, list[Path]], ...]
+    groups: dict[str, tuple[Groups, ...]]
 
     def files(self, split: str) -> list[tuple[Path, int, int]]:
         """File, label and group number of every image of a split; 'train', 'select', 'report'."""
         if split not in SPLITS:
             raise FolderError(f'unknown split {split!r}: expected one of {", ".join(SPLITS)}')
         found, number = [], 0
-        for label, groups in enumerate(self.groups):
-            for name in _part(list(groups), split):
+        for label, groups in enumerate(self.groups[split]):
+            for name in groups:
                 found += [(file, label, number) for file in groups[name]]
                 number += 1
         return found
@@ -54,47 +65,34 @@ def scan(root: str | os.PathLike[str]) -> ClassFolder:
     folder = Path(root)
     if not folder.is_dir():
         raise FolderError(f'{folder}: no such folder; expected one that holds a folder per class')
-    classes = [path for path in sorted(folder.iterdir()) if path.is_dir() and _shown(path)]
-    if len(classes) < 2:
-        names = ', '.join(repr(path.name) for path in classes) or 'none'
-        raise FolderError(f'{folder}: expected at least two class folders in it, found {names}')
-    return ClassFolder(tuple(path.name for path in classes), tuple(map(_groups, classes)))
+    if {path.name for path in _folders(folder)} in ({'train', 'test'}, {'train', 'val', 'test'}):
+        return _divided(folder)
+    classes = _classes(folder)
+    groups = [_groups(path, len(SPLITS)) for path in classes]
+    parts = {
+        split: tuple({name: found[name] for name in divide(found, split)} for found in groups)
+        for split in SPLITS
+    }
+    return ClassFolder(tuple(path.name for path in classes), parts)
 
 
-def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
-    """Any image that OpenCV decodes, as (H, W, 3) uint8 RGB. Raises FolderError."""
-    try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, cv2.error) as error:
-        raise FolderError(f'{path}: not a readable image: {_line(error)}') from error
-    if image is None:
-        raise FolderError(f'{path}: not a readable image; mend it or take it away')
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+def load_folder(data: str | os.PathLike[str] | None, split: str, size: int) -> LabelledImages:
+    """One split of a folder of class folders, resized to size x size as the robot resizes."""
+    folder = scan(find_data(data))
+    files = folder.files(split)
+    images = np.stack([resize_to(read_rgb(path), size, size) for path, _, _ in files])
+    labels, groups = np.array([row[1:] for row in files], np.int64).T
+    return LabelledImages(images, labels, groups, folder.classes)
 
 
-def _groups(folder: Path) -> dict[str, list[Path]]:
-    """The images of a class by the path, relative to it, of what must stay together."""
-    groups: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob('*')):
-        inside = path.relative_to(folder)
-        hidden = any(part.startswith('.') for part in inside.parts)
-        if not hidden and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-            groups.setdefault(inside.parts[0], []).append(path)
-    if not groups:
-        raise FolderError(f'{folder}: no image in this class folder')
-    if len(groups) < len(SPLITS):
-        raise FolderError(
-            f'{folder}: {len(groups)} to divide into {", ".join(SPLITS)}, expected at least '
-            f'{len(SPLITS)} images, or folders of images that belong together'
-        )
-    return groups
+def divide(names: Iterable[str], split: str, report_share: float = REPORT_SHARE) -> list[str]:
+    """The names of one class that fall to a split: ordered by a hash, 20 % report, 10 % select.
 
-
-def _part(names: list[str], split: str) -> list[str]:
-    """The names of one class that fall to a split: ordered by a hash, 20 % report, 10 % select."""
+    A `report_share` of 0 is for what has a test set of its own.
+    """
     ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
-    report = max(1, round(REPORT_SHARE * len(names)))
-    train = report + max(1, round(SELECT_SHARE * len(names)))
+    report = max(1, round(report_share * len(ordered))) if report_share else 0
+    train = report + max(1, round(SELECT_SHARE * len(ordered)))
     return {
         'report': ordered[:report],
         'select': ordered[report:train],
@@ -102,8 +100,82 @@ def _part(names: list[str], split: str) -> list[str]:
     }[split]
 
 
-def _shown(path: Path) -> bool:
-    return not path.name.startswith('.')
+def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
+    """Any image that OpenCV decodes, as (H, W, 3) uint8 RGB. Raises FolderError."""
+    try:
+        return decode_rgb(np.fromfile(path, np.uint8), str(path))
+    except OSError as error:
+        raise FolderError(f'{path}: not a readable image: {_line(error)}') from error
+
+
+def decode_rgb(data: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.uint8]:
+    """The bytes of an image file as (H, W, 3) uint8 RGB. Raises FolderError with its `name`."""
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise FolderError(f'{name}: not a readable image: {_line(error)}') from error
+    if image is None:
+        raise FolderError(f'{name}: not a readable image; mend it or take it away')
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+
+
+def _divided(folder: Path) -> ClassFolder:
+    """A folder with `train` and `test`; what is to select is taken from `train` without `val`."""
+    names = {
+        split: tuple(p.name for p in _classes(folder / part))
+        for split, part in _GIVEN.items()
+        if (folder / part).is_dir()
+    }
+    for split, found in names.items():
+        if found != names['train']:
+            odd = sorted(set(found) ^ set(names['train']))
+            raise FolderError(
+                f'{folder}: train and {_GIVEN[split]} differ in the classes {", ".join(odd)}'
+            )
+    least = 1 if 'select' in names else 2
+    groups = {
+        split: tuple(
+            _groups(path, least if split == 'train' else 1)
+            for path in _classes(folder / _GIVEN[split])
+        )
+        for split in names
+    }
+    if 'select' not in groups:
+        whole = groups['train']
+        for split in ('train', 'select'):
+            groups[split] = tuple({n: g[n] for n in divide(g, split, 0)} for g in whole)
+    return ClassFolder(names['train'], groups)
+
+
+def _classes(folder: Path) -> list[Path]:
+    classes = _folders(folder)
+    if len(classes) < 2:
+        names = ', '.join(repr(path.name) for path in classes) or 'none'
+        raise FolderError(f'{folder}: expected at least two class folders in it, found {names}')
+    return classes
+
+
+def _folders(folder: Path) -> list[Path]:
+    shown = (path for path in sorted(folder.iterdir()) if not path.name.startswith('.'))
+    return [path for path in shown if path.is_dir()]
+
+
+def _groups(folder: Path, least: int) -> Groups:
+    """The images of a class by the path, relative to it, of what must stay together."""
+    groups: Groups = {}
+    for path in sorted(folder.rglob('*')):
+        inside = path.relative_to(folder)
+        hidden = any(part.startswith('.') for part in inside.parts)
+        if not hidden and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+            groups.setdefault(inside.parts[0], []).append(path)
+    if not groups:
+        raise FolderError(f'{folder}: no image in this class folder')
+    if len(groups) < least:
+        raise FolderError(
+            f'{folder}: {len(groups)} to divide into {", ".join(SPLITS[:least])}, expected at '
+            f'least {least} images, or folders of images that belong together'
+        )
+    return groups
 
 
 def _line(error: Exception) -> str:

@@ -8,6 +8,7 @@ Frames of one physical sign look alike, so the benchmark is divided by track and
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import zipfile
@@ -45,8 +46,8 @@ class PackedGtsrb:
 
     def indices(self, split: str) -> npt.NDArray[np.int64]:
         """Indices of the frames of one split, tracks one after the other, each in time order."""
-        if split not in (*SPLITS, 'all'):
-            raise GtsrbError(f"unknown split '{split}': expected one of all, {', '.join(SPLITS)}")
+        if split != 'all':
+            checked(split)
         order = np.lexsort((self.frames, self.tracks, self.labels))
         if split == 'all':
             return order
@@ -79,6 +80,47 @@ def divide_tracks(
         splits[mine & np.isin(track_column, numbers[:report])] = 'report'
         splits[mine & np.isin(track_column, numbers[report : report + select])] = 'select'
     return splits
+
+
+def checked(split: str) -> str:
+    """The split, if it is one of the tracks'. Raises GtsrbError."""
+    if split not in SPLITS:
+        raise GtsrbError(f"unknown split '{split}': expected one of {', '.join(SPLITS)}")
+    return split
+
+
+def training_files(
+    root: str | os.PathLike[str],
+) -> tuple[list[Path], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Files, labels (N,) and tracks (N,) of the original training images below `root`.
+
+    They lie in Training/LABEL/TRACK_FRAME.ppm; tracks come one after the other, in time order.
+    Raises GtsrbError.
+    """
+    files = sorted(Path(root).glob('Training/*/*_*.ppm'))
+    try:
+        numbers = [(int(f.parent.name), int(f.stem.partition('_')[0])) for f in files]
+    except ValueError as error:
+        raise GtsrbError(f'{root}: expected Training/LABEL/TRACK_FRAME.ppm: {error}') from error
+    if not files or not 0 <= numbers[-1][0] <= 42:
+        raise GtsrbError(f'{root}: no images of labels 0 to 42 in Training/LABEL/TRACK_FRAME.ppm')
+    labels, tracks = np.array(numbers, np.int64).T
+    return files, labels, tracks
+
+
+def test_files(root: str | os.PathLike[str]) -> tuple[list[Path], npt.NDArray[np.int64]]:
+    """Files and labels (N,) of the competition's test images below `root`. Raises GtsrbError."""
+    table = Path(root).parent / 'GT-final_test.csv'
+    images = Path(root) / 'Final_Test' / 'Images'
+    try:
+        with table.open(newline='', encoding='utf-8') as file:
+            rows = [
+                (row['Filename'], int(row['ClassId']))
+                for row in csv.DictReader(file, delimiter=';')
+            ]
+    except (OSError, ValueError, KeyError) as error:
+        raise GtsrbError(f'{table}: not the labels of the test images: {error}') from error
+    return [images / name for name, _ in rows], np.array([label for _, label in rows], np.int64)
 
 
 def load_packed(path: str | os.PathLike[str]) -> PackedGtsrb:

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -114,7 +115,7 @@ def _frames(
     if suffix in BAG_SUFFIXES:
         return read_bag(path, image_topic)
     if suffix == '.npz':
-        return _tracks(path, split, rate)
+        return _arrays(path, split, rate)
     if suffix in VIDEO_SUFFIXES:
         return _video(path, rate)
     if suffix in IMAGE_SUFFIXES:
@@ -173,6 +174,40 @@ def _folder(path: Path, rate: float) -> Iterator[Frame]:
 def _folder_label(root: Path, file: Path) -> str | None:
     parts = file.relative_to(root).parts
     return parts[0] if len(parts) > 1 else None
+
+
+def _arrays(path: Path, split: str, rate: float) -> Iterator[Frame]:
+    """The packed GTSRB, or `images` (N, H, W[, 3]) uint8, RGB or grey, with `labels` (N,) or none.
+
+    Labels are class numbers, or names; `classes`, if it is there, names the numbers.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as packed:
+            if 'track' in packed:
+                return _tracks(path, split, rate)
+            columns = {name: packed[name] for name in ('images', 'labels', 'classes')
+                       if name in packed}  # fmt: skip
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise SourceError(f'{path} is not a readable .npz of arrays: {error}') from error
+    images, labels = columns.get('images'), columns.get('labels')
+    if images is None or images.dtype != np.uint8 or not len(images) or not (
+        images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
+    ):  # fmt: skip
+        found = 'none' if images is None else f'{images.dtype} {images.shape}'
+        raise SourceError(f"{path}: expected 'images' (N, H, W, 3) uint8, found {found}")
+    if labels is not None and labels.shape != (len(images),):
+        raise SourceError(f'{path}: {len(images)} images, but labels of shape {labels.shape}')
+    names = columns.get('classes')
+    if names is not None and labels is not None:
+        if not np.issubdtype(labels.dtype, np.integer) or not (
+            labels.min() >= 0 and labels.max() < len(names)
+        ):
+            raise SourceError(f'{path}: labels are no numbers of its {len(names)} classes')
+        labels = names[labels]
+    return (
+        Frame(_stamp(i, rate), 'camera', image, None if labels is None else str(labels[i]))
+        for i, image in enumerate(images)
+    )
 
 
 def _tracks(path: Path, split: str, rate: float) -> Iterator[Frame]:

@@ -81,6 +81,11 @@ class Ledger:
             compute=float(values['compute_ms']),
             offboard=float(values['offboard_ms']),
             tail=float(values['tail_ms']),
+            queue=float(values['queue_ms']),
+            prepare=float(values['prepare_ms']),
+            codec=values['codec'],
+            threshold=float(values['threshold']),
+            audit=values['audit'] == 'True' and int(values['payload_bytes']) > 0,
         )
         self.answered.append(outcome)
         return outcome

@@ -97,6 +97,13 @@ def load_spec(name_or_path: str | os.PathLike[str]) -> LinkSpec:
         raise LinkModelError(f'{path}: {error}') from error
 
 
+def load_link(name_or_path: str) -> LinkSpec | TraceModel:
+    """A preset by name, a YAML file, or a recorded trace (.csv). Raises LinkModelError."""
+    if name_or_path.endswith('.csv'):
+        return TraceModel(name_or_path)
+    return load_spec(name_or_path)
+
+
 class LinkModel:
     """One way out and one way back, each a first-in first-out queue at the link's rate.
 
@@ -161,6 +168,12 @@ class TraceModel:
             raise LinkModelError(f'{path}: not a trace: {error!r}') from error
         if not self._rows or sorted(self._times) != self._times or self._times[0] < 0:
             raise LinkModelError(f'{path}: expected rows of ascending time_s >= 0')
+        self.name = Path(path).name
+
+    def mean(self) -> LinkSpec:
+        """A steady link of this trace's mean round trip, rate and loss."""
+        rtt, loss, rate = (sum(column) / len(column) for column in zip(*self._rows))
+        return LinkSpec(self.name, rate, delay_ms=rtt / 2, loss=loss / 2)
 
     def send(self, size: int, now: float, *, back: bool = False) -> float | None:
         """As :meth:`LinkModel.send`; half of the round trip is spent each way."""

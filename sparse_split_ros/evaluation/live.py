@@ -7,7 +7,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -214,42 +213,3 @@ class Board:
                 bar.append('█' * round(tally.share(route) * _BAR_WIDTH), style=STYLES[route])
             table.add_row(scene, str(tally.count), tally.accuracy, tally.percentile(95), bar)
         return table
-
-
-def summary_table(summary: Mapping[str, Any]) -> Table:
-    """The figures of a run that matter first."""
-    latency, payload = summary['latency_ms'], summary['payload_bytes']
-    rows = {
-        'frames': f'{summary["frames"]} sent, {summary["received"]} received, '
-        f'{summary["accepted"]} accepted, {summary["dropped"]} dropped, '
-        f'{summary["answered"]} answered',
-        'accuracy': _percent(summary['accuracy']),
-        'routes': ', '.join(
-            f'{name} {_percent(share)} (right {_percent(summary["accuracy_by_route"][name])})'
-            for name, share in summary['route_share'].items()
-        ),
-        'latency': ', '.join(f'{name} {_number(value)}' for name, value in latency.items()) + ' ms',
-        'deadline': f'{_percent(summary["deadline_hits"])} within {summary["deadline_ms"]:g} ms',
-        'payload': ', '.join(f'{name} {_number(value)}' for name, value in payload.items())
-        + ' bytes per frame sent',
-    }
-    if outage := summary.get('tail_outage'):
-        rows['tail'] = (
-            f'loss noticed after {_number(outage["noticed_ms"])} ms, {outage["fallbacks"]} '
-            f'fallbacks, {outage["fallbacks_after_return"]} of them after the new tail had '
-            'announced itself'
-        )
-    table = Table(**_PLAIN, show_header=False)
-    table.add_column(style='dim')
-    table.add_column(overflow='fold')
-    for name, text in rows.items():
-        table.add_row(name, Text(text))
-    return table
-
-
-def _percent(share: float | None) -> str:
-    return '–' if share is None else f'{share:.1%}'
-
-
-def _number(value: float | None) -> str:
-    return '–' if value is None else f'{value:,.1f}' if value < 100 else f'{value:,.0f}'

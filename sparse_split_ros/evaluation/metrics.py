@@ -24,16 +24,19 @@ DEADLINE_GRACE_MS = 5.0
 Key = TypeVar('Key', bound=Hashable)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """One frame of a run and what became of it.
 
     ``time`` is the frame's own, in s since the first one; ``wall`` is when it was published, in s
-    since the run began, NaN in virtual time. ``label`` and ``scene`` are the truth where it is
-    known. Everything after them is empty when no answer came: then ``route`` is None. ``latency``
-    runs from the image's arrival at the head to its decision, ``end_to_end`` from its publication
-    to the receipt of its answer; ``offboard``, from sending features to the answer or the deadline,
-    and ``tail``, the tail's own share of that, are 0 when none were sent. All of these in ms.
+    since the run began. ``label`` and ``scene`` are the truth where it is known. Everything after
+    them is empty for a frame that was never decided: then ``route`` is None. ``answer`` None with a
+    route is a rival of the head that had nothing to say. ``latency`` runs from the image's arrival
+    at the head to its decision, ``end_to_end`` from its publication to the receipt of its answer;
+    ``offboard``, from sending to the answer or the deadline, and ``tail``, the tail's own share of
+    that, are 0 when nothing was sent. All of these in ms. Known in replay only: ``full``, what the
+    full, uncompressed network says; ``macs`` on the robot; ``cost`` in ms equivalents; the
+    ``tail_state`` and round-trip time ``rtt`` in ms as the head saw them.
     """
 
     index: int
@@ -54,6 +57,16 @@ class Outcome:
     compute: float = math.nan
     offboard: float = 0.0
     tail: float = 0.0
+    queue: float = math.nan
+    prepare: float = math.nan
+    codec: str = ''
+    threshold: float = math.nan
+    audit: bool = False
+    full: str | None = None
+    macs: int = 0
+    cost: float = math.nan
+    tail_state: str = ''
+    rtt: float = math.nan
 
     @property
     def received(self) -> float:
@@ -62,10 +75,22 @@ class Outcome:
 
     @property
     def correct(self) -> bool | None:
-        """Whether the answer is right; None without an answer or without the truth."""
+        """Whether the answer is right; None without a decision or without the truth."""
         if self.route is None or self.label is None:
             return None
         return self.answer == self.label
+
+    @property
+    def where(self) -> str | None:
+        """The true scene, or else the one that the head measured; None where neither is known."""
+        return self.scene or self.measured_scene or None
+
+    @property
+    def differs(self) -> bool | None:
+        """Whether the answer is not the full network's; None where either is not known."""
+        if self.route is None or self.full is None or self.answer is None:
+            return None
+        return self.answer != self.full
 
 
 @dataclass(frozen=True)
@@ -135,7 +160,7 @@ def confusions(outcomes: Iterable[Outcome]) -> Counter[tuple[str, str]]:
 def worst(outcomes: Iterable[Outcome], limit: int) -> list[Outcome]:
     """Wrong answers, the most confident first, one per true class and answer."""
     wrong = sorted(
-        (outcome for outcome in outcomes if outcome.correct is False),
+        (each for each in outcomes if each.correct is False and each.answer is not None),
         key=lambda outcome: (-outcome.confidence, outcome.index),
     )
     first: dict[tuple[str | None, str | None], Outcome] = {}
@@ -144,22 +169,55 @@ def worst(outcomes: Iterable[Outcome], limit: int) -> list[Outcome]:
     return list(first.values())[:limit]
 
 
+def reliability(outcomes: Iterable[Outcome], bins: int = 10) -> list[tuple[float, float, int]]:
+    """(mean confidence, accuracy, count) of answers of known truth by equal steps of confidence.
+
+    Bins without an answer are left out.
+    """
+    known = [(each.confidence, each.correct is True) for each in outcomes
+             if each.correct is not None and each.answer is not None]  # fmt: skip
+    if not known:
+        return []
+    confidence, right = (np.array(column, float) for column in zip(*known))
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    return [
+        (float(confidence[here].mean()), float(right[here].mean()), int(here.sum()))
+        for here in (place == index for index in range(bins))
+        if here.any()
+    ]
+
+
+def calibration_error(outcomes: Iterable[Outcome]) -> float | None:
+    """Expected calibration error over ten bins (Guo et al., ICML 2017); None without any truth."""
+    bins = reliability(outcomes)
+    total = sum(count for _, _, count in bins)
+    return sum(abs(mean - share) * count for mean, share, count in bins) / total if total else None
+
+
 def summarise(outcomes: Sequence[Outcome], counts: Counts, deadline_ms: float) -> dict[str, Any]:
     """The figures of a run under their stable names, as ``summary.json`` holds them.
 
     Shares and accuracies are in [0, 1] and None where nothing was there to count. ``payload_bytes``
-    is that of frames whose features were sent. ``deadline_hits`` is the share of answers at most
-    DEADLINE_GRACE_MS after the deadline.
+    is that of frames that sent something. ``deadline_hits`` is the share of decided frames with an
+    answer at most DEADLINE_GRACE_MS after the deadline. Where a decision is no answer, it is wrong.
+    ``disagreement`` is that of local and offboard answers with the full network: fallbacks are
+    promised nothing.
     """
-    answered = [outcome for outcome in outcomes if outcome.route is not None]
-    latency = [outcome.latency for outcome in answered]
-    end_to_end = [outcome.end_to_end for outcome in answered if outcome.end_to_end >= 0]
-    sent = [float(outcome.payload_bytes) for outcome in answered if outcome.payload_bytes]
-    trips = [outcome.offboard for outcome in answered if outcome.route is Route.OFFBOARD]
-    routes = grouped(answered, lambda outcome: outcome.route)
-    exits = grouped(answered, lambda outcome: outcome.exit)
-    count = max(1, len(answered))
-    hits = sum(value <= deadline_ms + DEADLINE_GRACE_MS for value in latency)
+    decided = [outcome for outcome in outcomes if outcome.route is not None]
+    answered = [outcome for outcome in decided if outcome.answer is not None]
+    latency = [outcome.latency for outcome in decided]
+    end_to_end = [outcome.end_to_end for outcome in decided if outcome.end_to_end >= 0]
+    sent = [float(outcome.payload_bytes) for outcome in decided if outcome.payload_bytes]
+    trips = [outcome.offboard for outcome in decided if outcome.route is Route.OFFBOARD]
+    routes = grouped(decided, lambda outcome: outcome.route)
+    exits = grouped(decided, lambda outcome: outcome.exit)
+    count = max(1, len(decided))
+    hits = sum(outcome.latency <= deadline_ms + DEADLINE_GRACE_MS for outcome in answered)
+    differing = [
+        outcome.differs for outcome in answered
+        if outcome.differs is not None and outcome.route is not Route.FALLBACK
+    ]  # fmt: skip
+    replayed = [outcome for outcome in decided if outcome.full is not None]
     return {
         'frames': len(outcomes),
         'received': counts.received,
@@ -168,20 +226,24 @@ def summarise(outcomes: Sequence[Outcome], counts: Counts, deadline_ms: float) -
         'rejected': counts.rejected,
         'failed': counts.failed,
         'answered': len(answered),
-        'labelled': sum(outcome.correct is not None for outcome in answered),
-        'accuracy': accuracy(answered),
+        'labelled': sum(outcome.correct is not None for outcome in decided),
+        'accuracy': accuracy(decided),
         'accuracy_by_route': {
             route.value: accuracy(routes.get(route, ())) for route in Route
         },
         'accuracy_by_scene': {
             scene: accuracy(group)
-            for scene, group in grouped(answered, lambda outcome: outcome.scene).items()
+            for scene, group in grouped(decided, lambda outcome: outcome.where).items()
         },
+        'accuracy_full': _accuracy_full(replayed),
+        'calibration_error': calibration_error(answered),
+        'disagreement': _mean(differing),
         'route_share': {route.value: len(routes.get(route, ())) / count for route in Route},
         'exit_share': {str(stage): len(exits[stage]) / count for stage in sorted(exits)},
+        'audit_share': sum(outcome.audit for outcome in decided) / count,
         'reasons': {
             reason.value: len(group)
-            for reason, group in grouped(answered, lambda outcome: outcome.reason).items()
+            for reason, group in grouped(decided, lambda outcome: outcome.reason).items()
         },
         'latency_ms': spread(latency, 'mean', 'p50', 'p95', 'p99', 'max'),
         'latency_by_route_ms': {
@@ -193,18 +255,29 @@ def summarise(outcomes: Sequence[Outcome], counts: Counts, deadline_ms: float) -
         },
         'end_to_end_ms': spread(end_to_end, 'mean', 'p50', 'p95', 'p99', 'max'),
         'round_trip_ms': spread(trips, 'mean', 'p50', 'p95', 'p99', 'max'),
-        'jitter_ms': spread(_jitter(answered), 'mean', 'p95', 'max'),
-        'mean_frame_rate': _frame_rate(answered),
+        'jitter_ms': spread(_jitter(decided), 'mean', 'p95', 'max'),
+        'mean_frame_rate': _frame_rate(decided),
         'missed_frames': len(outcomes) - len(answered),
         'deadline_ms': deadline_ms,
-        'deadline_hits': hits / count if answered else None,
+        'deadline_hits': hits / count if decided else None,
         'payload_bytes': spread(sent, 'mean', 'p95', 'max'),
         'sent_bytes': int(sum(sent)),
+        'robot_macs_mean': _mean([outcome.macs for outcome in replayed]),
+        'cost_mean': _mean([each.cost for each in decided if not math.isnan(each.cost)]),
     }  # fmt: skip
 
 
+def _mean(values: Sequence[float | bool]) -> float | None:
+    return float(sum(values) / len(values)) if values else None
+
+
+def _accuracy_full(replayed: Sequence[Outcome]) -> float | None:
+    """What the full network would have achieved on the same frames."""
+    return _mean([each.full == each.label for each in replayed if each.label is not None])
+
+
 def _moments(answered: Sequence[Outcome]) -> list[float]:
-    """When the answers were received, in s, in order; [] in virtual time."""
+    """When the answers were received, in s, in order."""
     return sorted(each.received for each in answered if not math.isnan(each.received))
 
 

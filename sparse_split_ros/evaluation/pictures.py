@@ -6,64 +6,39 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from io import BytesIO
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import cv2
-import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from sparse_split_ros.evaluation.metrics import Outcome, confusions, grouped, wilson
+from sparse_split_ros.evaluation.style import (
+    INK,
+    NONE,
+    QUIET,
+    ROUTE_COLOURS,
+    WRONG,
+    Times,
+    bare,
+    draw_scenes,
+    figure,
+    shade,
+    times_of,
+)
 from sparse_split_ros.policy.decision import Route
-
-matplotlib.use('Agg')
-
-from matplotlib import pyplot
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 RGB = NDArray[np.uint8]
 
-# As in the annotated images of the head.
-ROUTE_COLOURS = {Route.LOCAL: '#3cc85a', Route.OFFBOARD: '#468cff', Route.FALLBACK: '#ff9628'}
-_SCENE_COLOURS = {
-    'day': '#ffd76a', 'dusk': '#d98f78', 'night': '#2f3c66', 'glare': '#fff0b8',
-    'fog': '#c5ccd6', 'rain': '#7d9cbd', 'snow': '#e6f0f7',
-}  # fmt: skip
-_OTHER_SCENES = ('#b8a6d9', '#9fd0c6', '#e3b7a0', '#a7c48f')
-_INK, _QUIET, _LINE, _WRONG, _NONE = '#1f2733', '#6b7686', '#e3e7ee', '#d3273e', '#b9c0cb'
 # Local exits from the first to the last: the deeper, the darker.
 _LOCAL_SHADES = LinearSegmentedColormap.from_list('local', ['#a9e8b6', '#3cc85a', '#1b8a38'])
 _MOST_CONFUSED = 14
 # Of half a second each in the shipped drive, half the approach to a sign.
 _STRETCHES = 84
-_STYLE: Any = {
-    'font.size': 9.5, 'text.color': _INK, 'axes.labelcolor': _QUIET, 'axes.edgecolor': _LINE,
-    'xtick.color': _QUIET, 'ytick.color': _QUIET, 'axes.spines.top': False,
-    'axes.spines.right': False, 'axes.grid': True, 'grid.color': _LINE, 'axes.axisbelow': True,
-    'legend.frameon': False, 'xtick.major.size': 0, 'ytick.major.size': 0, 'figure.dpi': 160,
-    'savefig.facecolor': 'white',
-}  # fmt: skip
-
-Times = NDArray[np.float64]
-
-
-@contextmanager
-def _figure(width: float, height: float) -> Iterator[tuple[Figure, BytesIO]]:
-    """A figure of inches; what the buffer holds afterwards is its PNG."""
-    buffer = BytesIO()
-    with pyplot.rc_context(_STYLE):
-        figure = pyplot.figure(figsize=(width, height), layout='constrained')
-        try:
-            yield figure, buffer
-            figure.savefig(buffer, format='png')
-        finally:
-            pyplot.close(figure)
 
 
 def drive_strip(
@@ -72,28 +47,28 @@ def drive_strip(
     outage: tuple[float, float] | None = None,
 ) -> bytes:
     """Thumbnails, scenes, routes and mistakes along the drive; ``outage`` in its seconds."""
-    with _figure(11, 2.5) as (figure, buffer):
-        thumbnails, scenes, routes, wrong = figure.subplots(
+    with figure(11, 2.5) as (canvas, buffer):
+        thumbnails, scenes, routes, wrong = canvas.subplots(
             4, 1, sharex=True, gridspec_kw={'height_ratios': [3.4, 1, 2.2, 1], 'hspace': 0.04}
         )
-        times, end = _times(outcomes)
-        _draw_scenes(scenes, outcomes, end)
-        colours = [to_rgb(ROUTE_COLOURS[each.route] if each.route else _NONE) for each in outcomes]
+        times, end = times_of(outcomes)
+        draw_scenes(scenes, outcomes, end)
+        colours = [to_rgb(ROUTE_COLOURS[each.route] if each.route else NONE) for each in outcomes]
         routes.pcolormesh([*times, end], [0, 1], [colours], antialiased=False)
         mistakes = [time for time, each in zip(times, outcomes) if each.correct is False]
-        wrong.vlines(mistakes, 0, 1, color=_WRONG, lw=0.9)
+        wrong.vlines(mistakes, 0, 1, color=WRONG, lw=0.9)
         if outage is not None:
-            _shade(routes, outage, text='tail gone')
-            _shade(wrong, outage)
+            shade(routes, outage, text='tail gone')
+            shade(wrong, outage)
         for axes, name in ((routes, 'route'), (wrong, 'wrong'), (scenes, 'scene')):
             axes.set_ylabel(name, rotation=0, ha='right', va='center')
         for axes in (thumbnails, scenes, routes, wrong):
-            _bare(axes)
+            bare(axes)
             axes.set_xlim(0, end)
             axes.set_ylim(0, 1)
         wrong.tick_params(labelbottom=True)
         # Only the finished layout tells how many squares fit.
-        figure.draw_without_rendering()
+        canvas.draw_without_rendering()
         place = thumbnails.get_window_extent()
         count = max(1, round(place.width / place.height))
         _draw_thumbnails(thumbnails, outcomes, images, end, count)
@@ -103,20 +78,20 @@ def drive_strip(
 
 def accuracy_bars(outcomes: Sequence[Outcome]) -> bytes | None:
     """Accuracy by scene and by route, each with its 95 % interval; None without any truth."""
-    scenes = grouped(outcomes, lambda each: each.scene if each.correct is not None else None)
+    scenes = grouped(outcomes, lambda each: each.where if each.correct is not None else None)
     routes = grouped(outcomes, lambda each: each.route if each.correct is not None else None)
     if not routes:
         return None
     rows = max(len(scenes), len(routes), 3)
-    with _figure(11, 0.9 + 0.34 * rows) as (figure, buffer):
-        left, right = figure.subplots(1, 2, sharex=True, gridspec_kw={'wspace': 0.06})
+    with figure(11, 0.9 + 0.34 * rows) as (canvas, buffer):
+        left, right = canvas.subplots(1, 2, sharex=True, gridspec_kw={'wspace': 0.06})
         _draw_accuracy(left, {name: (group, '#5b6b84') for name, group in scenes.items()}, rows)
         by_route = {
             route.value: (routes[route], ROUTE_COLOURS[route]) for route in Route if route in routes
         }
         _draw_accuracy(right, by_route, rows)
-        left.set_title('by scene', loc='left', fontsize=10, color=_QUIET)
-        right.set_title('by route', loc='left', fontsize=10, color=_QUIET)
+        left.set_title('by scene', loc='left', fontsize=10, color=QUIET)
+        right.set_title('by route', loc='left', fontsize=10, color=QUIET)
         left.set_xlim(0, 1.3)
         left.set_xticks(np.linspace(0, 1, 6))
         left.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -131,8 +106,8 @@ def latency_rows(outcomes: Sequence[Outcome], deadline_ms: float) -> bytes:
     low = min([*everything, deadline_ms]) * 0.8
     high = max([*everything, deadline_ms]) * 1.3
     edges = np.geomspace(low, high, 110)
-    with _figure(11, 0.7 + 0.95 * max(1, len(routes))) as (figure, buffer):
-        rows = figure.subplots(
+    with figure(11, 0.7 + 0.95 * max(1, len(routes))) as (canvas, buffer):
+        rows = canvas.subplots(
             max(1, len(routes)), 1, sharex=True, squeeze=False, gridspec_kw={'hspace': 0.08}
         )[:, 0]
         for axes, route in zip(rows, routes):
@@ -144,12 +119,12 @@ def latency_rows(outcomes: Sequence[Outcome], deadline_ms: float) -> bytes:
             top = counts.max() * 1.45
             axes.set_ylim(0, top)
             median, p95 = np.percentile(values, (50, 95))
-            axes.vlines(median, 0, top * 0.8, color=_INK, lw=1)
+            axes.vlines(median, 0, top * 0.8, color=INK, lw=1)
             text = f'{route.value}\n{len(values)} frames\np50 {median:.1f}  p95 {p95:.1f} ms'
             axes.text(1.01, 0.5, text, transform=axes.transAxes, va='center', linespacing=1.4)
-            axes.axvline(deadline_ms, color=_QUIET, lw=1, ls=(0, (4, 3)))
-            _bare(axes)
-        rows[0].text(deadline_ms, rows[0].get_ylim()[1], ' deadline', color=_QUIET, va='top')
+            axes.axvline(deadline_ms, color=QUIET, lw=1, ls=(0, (4, 3)))
+            bare(axes)
+        rows[0].text(deadline_ms, rows[0].get_ylim()[1], ' deadline', color=QUIET, va='top')
         bottom = rows[-1]
         bottom.set_xscale('log')
         bottom.set_xlim(low, high)
@@ -164,7 +139,7 @@ def latency_rows(outcomes: Sequence[Outcome], deadline_ms: float) -> bytes:
 def exit_use(outcomes: Sequence[Outcome], outage: tuple[float, float] | None = None) -> bytes:
     """Which exit answered and how often rightly, in short stretches of the drive."""
     answered = [each for each in outcomes if each.route is not None]
-    _, end = _times(outcomes)
+    _, end = times_of(outcomes)
     edges = np.linspace(0.0, end, _STRETCHES + 1)
     width = end / _STRETCHES
 
@@ -180,12 +155,12 @@ def exit_use(outcomes: Sequence[Outcome], outage: tuple[float, float] | None = N
         for stage in sorted({each.exit for each in answered if each.route is route})
     ]
     local = [stage for route, stage in groups if route is Route.LOCAL]
-    with _figure(11, 3.6) as (figure, buffer):
-        accuracy, shares, scenes = figure.subplots(
+    with figure(11, 3.6) as (canvas, buffer):
+        accuracy, shares, scenes = canvas.subplots(
             3, 1, sharex=True, gridspec_kw={'height_ratios': [2.2, 4.2, 0.7], 'hspace': 0.04}
         )
         with np.errstate(invalid='ignore'):
-            accuracy.stairs(right / known, edges, color=_INK, lw=1.4, baseline=None)
+            accuracy.stairs(right / known, edges, color=INK, lw=1.4, baseline=None)
         accuracy.set_ylim(-0.02, 1.08)
         accuracy.set_yticks([0, 0.5, 1])
         accuracy.set_ylabel('right')
@@ -209,9 +184,9 @@ def exit_use(outcomes: Sequence[Outcome], outage: tuple[float, float] | None = N
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             axes.grid(False, axis='x')
             if outage is not None:
-                _shade(axes, outage)
-        _draw_scenes(scenes, outcomes, end)
-        _bare(scenes)
+                shade(axes, outage)
+        draw_scenes(scenes, outcomes, end)
+        bare(scenes)
         scenes.set_xlim(0, end)
         scenes.tick_params(labelbottom=True)
         scenes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g} s'))
@@ -219,13 +194,13 @@ def exit_use(outcomes: Sequence[Outcome], outage: tuple[float, float] | None = N
 
 
 def payload_dots(
-    outcomes: Sequence[Outcome], input_bytes: int, outage: tuple[float, float] | None = None
+    outcomes: Sequence[Outcome], input_bytes: int | None, outage: tuple[float, float] | None = None
 ) -> bytes:
     """The bytes each frame sent, beside what its network input would have taken."""
-    times, end = _times(outcomes)
+    times, end = times_of(outcomes)
     sizes = np.array([each.payload_bytes for each in outcomes])
-    with _figure(11, 2.6) as (figure, buffer):
-        axes = figure.subplots()
+    with figure(11, 2.6) as (canvas, buffer):
+        axes = canvas.subplots()
         for route in Route:
             colour = ROUTE_COLOURS[route]
             mine = np.array([each.route is route for each in outcomes])
@@ -235,14 +210,15 @@ def payload_dots(
                 times[silent], 0.0, 0.05, color=colour, lw=0.8,
                 transform=axes.get_xaxis_transform(),
             )  # fmt: skip
-        axes.axhline(input_bytes, color=_QUIET, lw=1, ls=(0, (4, 3)))
-        axes.text(
-            end, input_bytes * 1.06, f'the network input, uncoded: {input_bytes:,} bytes',
-            color=_QUIET, ha='right', va='bottom',
-        )  # fmt: skip
-        least = sizes[sizes > 0].min() if sizes.any() else input_bytes
+        shown = [*sizes[sizes > 0].tolist(), *([] if input_bytes is None else [input_bytes])] or [1]
+        if input_bytes is not None:
+            axes.axhline(input_bytes, color=QUIET, lw=1, ls=(0, (4, 3)))
+            axes.text(
+                end, input_bytes * 1.06, f'the network input, uncoded: {input_bytes:,} bytes',
+                color=QUIET, ha='right', va='bottom',
+            )  # fmt: skip
         axes.set_yscale('log')
-        axes.set_ylim(min(least, input_bytes) / 1.8, max(sizes.max(), input_bytes) * 1.7)
+        axes.set_ylim(min(shown) / 1.8, max(shown) * 1.7)
         axes.set_xlim(0, end)
         axes.set_ylabel('bytes sent')
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g} s'))
@@ -251,7 +227,7 @@ def payload_dots(
         axes.yaxis.set_minor_locator(NullLocator())
         axes.grid(False, axis='x')
         if outage is not None:
-            _shade(axes, outage, text='tail gone')
+            shade(axes, outage, text='tail gone')
     return buffer.getvalue()
 
 
@@ -267,18 +243,18 @@ def confusion_matrix(outcomes: Sequence[Outcome]) -> bytes | None:
     names = sorted((name for name, _ in involved.most_common(_MOST_CONFUSED)), key=_natural)
     matrix = np.array([[counts[truth, answer] for answer in names] for truth in names])
     side = 2.2 + 0.34 * len(names)
-    with _figure(min(11, side + 1.6), side) as (figure, buffer):
-        axes = figure.subplots()
-        shades = LinearSegmentedColormap.from_list('wrong', ['#ffffff', '#f7b3bc', _WRONG])
+    with figure(min(11, side + 1.6), side) as (canvas, buffer):
+        axes = canvas.subplots()
+        shades = LinearSegmentedColormap.from_list('wrong', ['#ffffff', '#f7b3bc', WRONG])
         axes.imshow(matrix, cmap=shades, vmin=0, vmax=max(1, matrix.max()))
         for row, column in np.argwhere(matrix):
             value = matrix[row, column]
             axes.text(
                 column, row, str(value), ha='center', va='center', fontsize=9,
-                color='white' if value > 0.6 * matrix.max() else _INK,
+                color='white' if value > 0.6 * matrix.max() else INK,
             )  # fmt: skip
         for position in range(len(names)):
-            axes.text(position, position, '·', ha='center', va='center', color=_NONE)
+            axes.text(position, position, '·', ha='center', va='center', color=NONE)
         axes.set_xticks(range(len(names)), names, rotation=45, ha='right', rotation_mode='anchor')
         axes.set_yticks(range(len(names)), names)
         axes.set_xlabel('answered')
@@ -301,13 +277,6 @@ def thumbnail(image: RGB, side: int = 128) -> bytes:
     return bytes(cv2.imencode('.png', small)[1])
 
 
-def _times(outcomes: Sequence[Outcome]) -> tuple[Times, float]:
-    """When each frame begins, and when the last one ends, in s."""
-    times = np.array([each.time for each in outcomes])
-    step = (times[-1] - times[0]) / max(1, len(times) - 1)
-    return times, float(times[-1] + max(step, 1e-3))
-
-
 def _draw_thumbnails(
     axes: Axes, outcomes: Sequence[Outcome], images: Mapping[int, RGB], end: float, count: int
 ) -> None:
@@ -323,28 +292,6 @@ def _draw_thumbnails(
             axes.imshow(image, extent=extent, aspect='auto', cmap='gray', interpolation='bicubic')
 
 
-def _draw_scenes(axes: Axes, outcomes: Sequence[Outcome], end: float) -> None:
-    """One labelled block per stretch of a scene."""
-    starts = [
-        position for position, each in enumerate(outcomes)
-        if position == 0 or each.scene != outcomes[position - 1].scene
-    ]  # fmt: skip
-    names = sorted({each.scene or '' for each in outcomes} - _SCENE_COLOURS.keys())
-    others = {name: _OTHER_SCENES[i % len(_OTHER_SCENES)] for i, name in enumerate(names)}
-    for start, stop in zip(starts, [*starts[1:], len(outcomes)]):
-        name = outcomes[start].scene or ''
-        left = outcomes[start].time
-        right = outcomes[stop].time if stop < len(outcomes) else end
-        colour = {**others, **_SCENE_COLOURS}[name] if name else _LINE
-        axes.axvspan(left, right, color=colour, lw=0)
-        if (right - left) / end > 0.04:
-            dark = np.dot(to_rgb(colour), (0.299, 0.587, 0.114)) < 0.5
-            axes.text(
-                (left + right) / 2, 0.47, name, ha='center', va='center', fontsize=8.5,
-                color='white' if dark else _INK, transform=axes.get_xaxis_transform(),
-            )  # fmt: skip
-
-
 def _draw_accuracy(
     axes: Axes, groups: Mapping[str, tuple[Sequence[Outcome], str]], rows: int
 ) -> None:
@@ -353,11 +300,11 @@ def _draw_accuracy(
         share = right / len(group)
         low, high = wilson(right, len(group))
         axes.barh(row, share, color=colour, height=0.62, alpha=0.9)
-        axes.hlines(row, low, high, color=_INK, lw=1.1)
+        axes.hlines(row, low, high, color=INK, lw=1.1)
         axes.text(1.03, row, f'{share:.1%} of {len(group)}', va='center', fontsize=9)
     axes.set_yticks(range(len(groups)), list(groups))
     axes.set_ylim(rows - 0.4, -0.6)
-    axes.tick_params(axis='y', labelcolor=_INK)
+    axes.tick_params(axis='y', labelcolor=INK)
     axes.spines['bottom'].set_visible(False)
     axes.grid(False, axis='y')
 
@@ -380,21 +327,3 @@ def _exit_name(route: Route, stage: int) -> str:
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sorts numbers by value: 'speed limit 20' comes before 'speed limit 100'."""
     return [(int(part), '') if part.isdigit() else (-1, part) for part in re.split(r'(\d+)', name)]
-
-
-def _shade(axes: Axes, span: tuple[float, float], text: str = '') -> None:
-    axes.axvspan(*span, color=_INK, alpha=0.10, lw=0)
-    for edge in span:
-        axes.axvline(edge, color=_INK, lw=0.8, alpha=0.6)
-    if text:
-        axes.text(
-            sum(span) / 2, 0.94, text, transform=axes.get_xaxis_transform(), ha='center',
-            va='top', fontsize=8.5, weight='bold',
-        )  # fmt: skip
-
-
-def _bare(axes: Axes) -> None:
-    axes.set_yticks([])
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(which='both', length=0)

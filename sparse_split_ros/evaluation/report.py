@@ -6,13 +6,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,6 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_split_ros import __version__
 from sparse_split_ros.evaluation import pictures
 from sparse_split_ros.evaluation.metrics import (
     DEADLINE_GRACE_MS,
@@ -33,14 +29,12 @@ from sparse_split_ros.evaluation.metrics import (
 )
 from sparse_split_ros.policy.decision import Route
 
-_WORST = 12
+WORST = 12
 _MEANING = {
     Route.LOCAL: 'sure enough on the robot',
     Route.OFFBOARD: 'doubtful, answered by the tail',
     Route.FALLBACK: 'doubtful and no help in time: the best of the robot',
 }
-_PACKAGES = ('numpy', 'onnxruntime', 'opencv-python-headless', 'rosbags', 'cyclonedds',
-             'eclipse-zenoh', 'zstandard')  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,81 +43,92 @@ class Report:
 
     ``summary`` is what :func:`~sparse_split_ros.evaluation.metrics.summarise` returned and whatever
     else is known of the run. ``images`` holds the RGB images, (H, W, 3) uint8, of the frames that
-    may be shown, by index. ``input_bytes`` is the size of one uncoded network input.
+    may be shown, by index. ``input_bytes`` is the size of one uncoded network input, if known.
     """
 
     title: str
     outcomes: Sequence[Outcome]
     summary: Mapping[str, Any]
     images: Mapping[int, NDArray[np.uint8]]
-    input_bytes: int
+    input_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of a report and the words that go with it; ``name`` is its file's."""
+
+    name: str
+    title: str
+    texts: Sequence[str]
+    png: bytes
+
+    @property
+    def kind(self) -> str:
+        """How the page lays it out."""
+        return 'matrix' if self.name == 'confusion' else 'wide'
+
+    @property
+    def data(self) -> str:
+        """The picture as it stands in the page."""
+        return b64encode(self.png).decode()
 
 
 def write_report(report: Report, folder: Path) -> Path:
-    """Write ``index.html``, the pictures and ``summary.json``; returns the path of the page."""
+    """Write the report of a live run: ``index.html``, the pictures and ``summary.json``.
+
+    Returns the path of the page.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report.summary, indent=1, allow_nan=False, ensure_ascii=False)
     (folder / 'summary.json').write_text(text + '\n', encoding='utf-8')
-    figures = _figures(report)
+    return write_page(
+        report,
+        folder,
+        _figures(report),
+        _provenance(report.summary),
+        'All times are measured on the one machine that ran everything; its link is the '
+        'loopback, so real networks will be slower. What the pictures show is in summary.json.',
+    )
+
+
+def write_page(
+    report: Report,
+    folder: Path,
+    figures: Sequence[Figure],
+    provenance: Sequence[tuple[str, str]],
+    provenance_text: str,
+    *,
+    notice: str = '',
+    rivals: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write ``index.html`` and the pictures beside it; returns the path of the page.
+
+    ``notice`` stands under the title; ``rivals`` is a table of ``columns`` and ``rows`` under the
+    first figure.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     for figure in figures:
-        (folder / f'{figure["name"]}.png').write_bytes(figure['png'])
-        figure['data'] = b64encode(figure['png']).decode()
+        (folder / f'{figure.name}.png').write_bytes(figure.png)
     template = files('sparse_split_ros.evaluation').joinpath('report.html').read_text('utf-8')
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(template).render(
         title=report.title,
         subtitle=_subtitle(report),
+        notice=notice,
         errors=report.summary.get('errors', []),
         cards=_cards(report.summary),
         routes=_routes(report.summary),
         routes_text=_routes_text(report.summary),
         figures=figures,
+        rivals=rivals,
         worst=_worst(report),
         table=_table(report.outcomes),
-        provenance=_provenance(report.summary),
-        provenance_text=(
-            'All times are measured on the one machine that ran everything; its link is the '
-            'loopback, so real networks will be slower. What the pictures show is in summary.json.'
-        ),
+        provenance=provenance,
+        provenance_text=provenance_text,
     )
     path = folder / 'index.html'
     path.write_text(page, encoding='utf-8')
     return path
-
-
-def machine() -> dict[str, Any]:
-    """What this machine is, as far as times depend on it."""
-    return {
-        'processor': _processor(),
-        'cores': os.cpu_count(),
-        'architecture': platform.machine(),
-        'system': f'{platform.system()} {platform.release()}',
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8', errors='replace').splitlines()
-    except OSError:
-        return platform.processor() or 'unknown'
-    # x86 says 'model name', Arm's older kernels 'Model' or 'Hardware', newer ones nothing.
-    fields = dict(line.split(':', 1) for line in lines if ':' in line)
-    names = {key.strip().lower(): value.strip() for key, value in fields.items()}
-    known = (names[key] for key in ('model name', 'model', 'hardware') if key in names)
-    return next(known, platform.processor() or 'unknown')
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computed and carried the answers, as far as they are installed."""
-    found = {'sparse_split_ros': __version__, 'python': platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    if 'ROS_DISTRO' in os.environ:
-        found['ros'] = os.environ['ROS_DISTRO']
-    return found
 
 
 def _subtitle(report: Report) -> str:
@@ -137,14 +142,14 @@ def _cards(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     latency, payload = summary['latency_ms'], summary['payload_bytes']
     cards = [
         (f'{summary["answered"]:,}', f'answers to {summary["accepted"]:,} accepted frames'),
-        (_ms(latency['p50']), f'median from image to decision; p95 {_ms(latency["p95"])}'),
+        (in_ms(latency['p50']), f'median from image to decision; p95 {in_ms(latency["p95"])}'),
         (
-            _percent(summary['deadline_hits']),
+            percent(summary['deadline_hits']),
             f'answered within the deadline of {summary["deadline_ms"]:g} ms',
         ),
     ]
     if summary['labelled']:
-        right = (_percent(summary['accuracy']), f'right, of {summary["labelled"]:,} answers')
+        right = (percent(summary['accuracy']), f'right, of {summary["labelled"]:,} answers')
         cards.insert(1, right)
     if payload['mean'] is not None:
         cards.append(
@@ -162,7 +167,7 @@ def _routes(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             'name': route.value,
             'share': summary['route_share'][route.value],
-            'percent': _percent(summary['route_share'][route.value]),
+            'percent': percent(summary['route_share'][route.value]),
             'meaning': _MEANING[route],
         }
         for route in Route
@@ -174,9 +179,9 @@ def _routes_text(summary: Mapping[str, Any]) -> str:
     asked = share['offboard'] + share['fallback']
     lost = summary['frames'] - summary['accepted']
     text = (
-        f'The robot was sure of {_percent(share["local"])} of the frames and answered them by '
-        f'itself. Of the {_percent(asked)} that it doubted, the tail answered '
-        f'{_percent(share["offboard"] / asked if asked else None)} in time.'
+        f'The robot was sure of {percent(share["local"])} of the frames and answered them by '
+        f'itself. Of the {percent(asked)} that it doubted, the tail answered '
+        f'{percent(share["offboard"] / asked if asked else None)} in time.'
     )
     if lost:
         text += (
@@ -191,26 +196,35 @@ def _doubts_text(outcomes: Sequence[Outcome]) -> list[str]:
     answered = [each for each in outcomes if each.route is not None]
     doubts = {
         scene: sum(each.route is not Route.LOCAL for each in group) / len(group)
-        for scene, group in grouped(answered, lambda each: each.scene).items()
+        for scene, group in grouped(answered, lambda each: each.where).items()
     }
     if len(doubts) < 2:
         return []
     most, least = max(doubts, key=doubts.__getitem__), min(doubts, key=doubts.__getitem__)
     return [
-        f'The robot was least sure in scene {most}, where it doubted {_percent(doubts[most])} of '
-        f'the frames, and surest in scene {least}, with {_percent(doubts[least])}.'
+        f'The robot was least sure in scene {most}, where it doubted {percent(doubts[most])} of '
+        f'the frames, and surest in scene {least}, with {percent(doubts[least])}.'
     ]
 
 
-def _figures(report: Report) -> list[dict[str, Any]]:
+def _figures(report: Report) -> list[Figure]:
+    """The pictures of a live run, with the tail's absence shaded."""
+    outage = _outage_span(report.outcomes, report.summary.get('tail_outage'))
+    texts = _outage_text(report.summary.get('tail_outage'), outage)
+    return run_figures(report, outage, texts)
+
+
+def run_figures(
+    report: Report, outage: tuple[float, float] | None = None, outage_text: Sequence[str] = ()
+) -> list[Figure]:
+    """What any run shows, live or replayed; ``outage`` in s is shaded."""
     outcomes, summary = report.outcomes, report.summary
-    outage = _outage_span(outcomes, summary.get('tail_outage'))
     drawn: list[tuple[str, str, list[str], bytes | None]] = [
         (
             'drive',
             'The drive',
             ['What the camera saw, the scene it was in, who answered, and where the answer was '
-             'wrong.', *_outage_text(summary.get('tail_outage'), outage)],
+             'wrong.', *outage_text],
             pictures.drive_strip(outcomes, report.images, outage),
         ),
         (
@@ -252,17 +266,7 @@ def _figures(report: Report) -> list[dict[str, Any]]:
             pictures.confusion_matrix(outcomes),
         ),
     ]  # fmt: skip
-    return [
-        {
-            'name': name,
-            'title': title,
-            'texts': texts,
-            'png': png,
-            'kind': 'matrix' if name == 'confusion' else 'wide',
-        }
-        for name, title, texts, png in drawn
-        if png is not None
-    ]
+    return [Figure(name, title, texts, png) for name, title, texts, png in drawn if png is not None]
 
 
 def _outage_span(
@@ -283,15 +287,15 @@ def _outage_text(outage: Mapping[str, Any] | None, span: tuple[float, float] | N
     text = f'{span[0]:.1f} s into the drive the tail was killed without warning.'
     if outage['noticed_ms'] is not None:
         text += (
-            f' The head noticed {_ms(outage["noticed_ms"])} later: {_frames(outage["waited"])} '
-            f'waited for a whole deadline, {_ms(outage["longest_wait_ms"])} at most. From then on '
-            f'doubtful frames were answered on the robot, {outage["fallbacks"]} in all.'
+            f' The head noticed {in_ms(outage["noticed_ms"])} later: {_frames(outage["waited"])} '
+            f'waited for a whole deadline, {in_ms(outage["longest_wait_ms"])} at most. From then '
+            f'on doubtful frames were answered on the robot, {outage["fallbacks"]} in all.'
         )
     if outage['first_answer_ms'] is not None:
         late = outage['fallbacks_after_return']
         text += (
             f' The tail was started again. Once it had announced itself, {_frames(late)} of them '
-            f'still found nobody, and it gave its first answer {_ms(outage["first_answer_ms"])} '
+            f'still found nobody, and it gave its first answer {in_ms(outage["first_answer_ms"])} '
             'later, when there was a frame to ask about.'
         )
     return [text]
@@ -306,9 +310,9 @@ def _worst(report: Report) -> list[dict[str, str]]:
             'confidence': f'{each.confidence:.0%}',
             'route': each.route.value if each.route else '',
             'where': f'{each.route.value if each.route else ""}, exit {each.exit}, '
-            f'{each.scene or "scene unknown"}, frame {each.index}',
+            f'{each.where or "scene unknown"}, frame {each.index}',
         }
-        for each in worst(report.outcomes, _WORST)
+        for each in worst(report.outcomes, WORST)
         if each.index in report.images
     ]
 
@@ -318,7 +322,7 @@ def _table(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     answered = [each for each in outcomes if each.route is not None]
     groups: dict[str, Sequence[Outcome]] = {
         **{f'route {route.value}': [e for e in answered if e.route is route] for route in Route},
-        **{f'scene {name}': g for name, g in grouped(answered, lambda e: e.scene).items()},
+        **{f'scene {name}': g for name, g in grouped(answered, lambda e: e.where).items()},
         'all': answered,
     }
     rows = []
@@ -328,8 +332,8 @@ def _table(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         mean = spread(sent, 'mean')['mean']
         asked = sum(each.route is not Route.LOCAL for each in group) / max(1, len(group))
         rows.append([
-            name, f'{len(group):,}', _percent(accuracy(group)), _percent(asked),
-            *(_ms(value) for value in latency.values()),
+            name, f'{len(group):,}', percent(accuracy(group)), percent(asked),
+            *(in_ms(value) for value in latency.values()),
             '–' if mean is None else f'{mean:,.0f}',
         ])  # fmt: skip
     columns = ['', 'frames', 'right', 'doubted', 'p50', 'p95', 'p99', 'max', 'bytes sent']
@@ -341,7 +345,7 @@ def _provenance(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     counts = ', '.join(
         f'{summary[name]:,} {name}' for name in ('frames', 'received', 'accepted', 'dropped')
     )
-    exit_share = ', '.join(f'{k}: {_percent(v)}' for k, v in summary['exit_share'].items())
+    exit_share = ', '.join(f'{k}: {percent(v)}' for k, v in summary['exit_share'].items())
     rows = {
         'bundle': f'{bundle["name"]}, fingerprint {bundle["fingerprint"]}',
         'policy': f'{summary["policy"]}: split after stage {summary["split"]}, threshold '
@@ -350,8 +354,8 @@ def _provenance(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         f'{summary["seed"]}',
         'frames': f'{counts}, {summary["answered"]:,} answered',
         'exits': exit_share,
-        'end to end': f'p50 {_ms(summary["end_to_end_ms"]["p50"])}, p95 '
-        f'{_ms(summary["end_to_end_ms"]["p95"])} from publishing an image to holding its answer',
+        'end to end': f'p50 {in_ms(summary["end_to_end_ms"]["p50"])}, p95 '
+        f'{in_ms(summary["end_to_end_ms"]["p95"])} from publishing an image to holding its answer',
         'runtime': summary['runtime'],
         'machine': f'{computer["processor"]}, {computer["cores"]} cores, {computer["system"]}',
         'versions': ', '.join(f'{name} {value}' for name, value in summary['versions'].items()),
@@ -360,13 +364,17 @@ def _provenance(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return list(rows.items())
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share for people; a dash for none."""
     return '–' if share is None else f'{share:.1%}'.replace('%', ' %')
 
 
-def _ms(value: float | None) -> str:
+def in_ms(value: float | None) -> str:
+    """A time in ms for people; a dash for none."""
     if value is None:
         return '–'
+    if value < 1:
+        return f'{value:.2g} ms'
     return f'{value:.1f} ms' if value < 99.95 else f'{value:,.0f} ms'
 
 

@@ -14,12 +14,12 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_split_ros.evaluation.link_model import PRESETS, LinkModel, LinkSpec
+from sparse_split_ros.evaluation.link_model import PRESETS, LinkModel, LinkSpec, TraceModel
 from sparse_split_ros.evaluation.table import ConfidenceTable
 from sparse_split_ros.link.announcement import Announcement
 from sparse_split_ros.link.estimate import Link, TailState
@@ -44,10 +44,10 @@ Tail = Callable[[int, int, random.Random], int]
 
 @dataclass(frozen=True)
 class Segment:
-    """Frames of a table, in order, over one kind of link."""
+    """Frames of a table, in order, over one kind of link or a recorded one."""
 
     table: ConfidenceTable
-    link: LinkSpec = PRESETS['ethernet']
+    link: LinkSpec | TraceModel = PRESETS['ethernet']
     tail: Tail | None = None
 
 
@@ -89,6 +89,11 @@ class Run:
         counts = np.cumsum(chosen)
         share: NDArray[np.float64] = np.cumsum(self.differs & chosen) / np.maximum(counts, 1)
         return share
+
+    def part(self, first: int, last: int) -> Run:
+        """Frames ``first`` to ``last``, the latter excluded."""
+        names = [item.name for item in fields(self) if item.name != 'scenes']
+        return replace(self, **{name: getattr(self, name)[first:last] for name in names})
 
     def summary(self) -> dict[str, float]:
         """The figures of the run."""
@@ -163,12 +168,14 @@ class Simulation:
         """All segments one after the other, as one stream of frames."""
         self._columns(segments)
         now, index = 0.0, 0
-        model: LinkModel | None = None
+        model: LinkModel | TraceModel | None = None
         for segment in segments:
-            if model is None:
-                model = LinkModel(segment.link, self._seed)
-            else:
+            if isinstance(segment.link, TraceModel):
+                model = segment.link
+            elif isinstance(model, LinkModel):
                 model.change(segment.link, now)
+            else:
+                model = LinkModel(segment.link, self._seed)
             scenes = [Scene(name=name) for name in segment.table.scenes]
             confidence = segment.table.confidence.tolist()
             prediction = segment.table.prediction.tolist()
@@ -213,7 +220,7 @@ class Simulation:
             np.array(self._observe_us), tables[0].scenes,
         )  # fmt: skip
 
-    def _pass(self, now: float, model: LinkModel) -> None:
+    def _pass(self, now: float, model: LinkModel | TraceModel) -> None:
         """Let everything happen that is due before ``now``."""
         while True:
             reply = self._events[0][0] if self._events else math.inf
@@ -247,7 +254,7 @@ class Simulation:
         self,
         index: int,
         now: float,
-        model: LinkModel,
+        model: LinkModel | TraceModel,
         scene: Scene,
         prediction: list[int],
         confidence: list[float],
@@ -306,7 +313,12 @@ class Simulation:
         return done
 
     def _send(
-        self, frame: _Frame, flag: Flag, model: LinkModel, said: int, confidence: float
+        self,
+        frame: _Frame,
+        flag: Flag,
+        model: LinkModel | TraceModel,
+        said: int,
+        confidence: float,
     ) -> None:
         plan, now = frame.plan, frame.computed
         codings = self._facts.codings[plan.split]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_split_ros.data import weather
-from sparse_split_ros.policy.facts import NEVER
+from sparse_split_ros.policy.facts import NEVER, Coding, Facts
 from sparse_split_ros.policy.scene import SCENES, SceneMeter
 from sparse_split_ros.runtime.preprocess import normalise, resize
 
@@ -92,6 +92,21 @@ class ConfidenceTable:
         if condition not in self.conditions:
             raise TableError(f'no condition {condition!r}, the table has {self.conditions}')
         return self.take(self.condition == self.conditions.index(condition))
+
+    def joined(self, other: ConfidenceTable) -> ConfidenceTable:
+        """The rows of both, which are of one network; tracks of the second are numbered anew."""
+        for name in ('stages', 'splits', 'scenes'):
+            if getattr(self, name) != getattr(other, name):
+                raise TableError(f'tables with {name} {getattr(self, name)} and of others')
+        names = (*self.conditions, *(n for n in other.conditions if n not in self.conditions))
+        renamed = np.array([names.index(name) for name in other.conditions])[other.condition]
+        moved = replace(
+            other, conditions=names, condition=renamed, track=other.track + self.track.max() + 1
+        )
+        both: dict[str, Any] = {
+            name: np.concatenate([getattr(self, name), getattr(moved, name)]) for name in _COLUMNS
+        }
+        return replace(self, conditions=names, **both)
 
     def shuffled(self, seed: int, frames: int | None = None) -> ConfidenceTable:
         """Tracks in random order, each track's rows in their own; repeated to ``frames`` rows."""
@@ -209,6 +224,20 @@ def synthetic(
         label_, track_, condition_, scene_, prediction_, confidence_, stages, conditions,
         conditions, coded_, stages[:-1],
     )  # fmt: skip
+
+
+def synthetic_facts(table: ConfidenceTable) -> Facts:
+    """A small network's costs to go with a made-up table: 18 million MACs, 100 bytes a frame."""
+    macs = np.interp(np.linspace(0, 1, len(table.stages)), np.linspace(0, 1, 4), (3, 1.2, 9.4, 4.6))
+    harm = (table.coded != table.full[:, None]).mean(0)
+    return Facts(
+        '00' * 8,
+        int(table.label.max()) + 1,
+        tuple(int(1e6 * count) for count in macs),
+        {stage: 19_000 if stage == table.stages[-1] else 500_000 for stage in table.stages},
+        {s: {'int4+zstd': Coding(100.0, float(harm[i]))} for i, s in enumerate(table.splits)},
+        (table.splits[min(1, len(table.splits) - 1)], 0.9, 'int4+zstd'),
+    )
 
 
 def tabulate(

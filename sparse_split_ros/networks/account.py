@@ -1,45 +1,182 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a module costs: parameters and multiply-accumulates for one sample."""
+"""What a module costs: parameters, bytes, multiply-accumulates, memory and energy of one sample.
+
+Everything is counted on the module as it is deployed: BatchNorm folded, activation functions in
+place, float32.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+
+from sparse_split_ros.sparsity.layers import SparseConv2d, SparseLayer, SparseLinear
+
+_WEIGHTED = (nn.Conv2d, nn.Linear, SparseConv2d, SparseLinear)
+_RESHAPING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.PixelShuffle)
+
+# Energy in picojoules, 45 nm, 0.9 V: M. Horowitz, "Computing's energy problem (and what we can do
+# about it)", ISSCC 2014, figure 1.1.9. Memory is given there per 64-bit access.
+PJ_MAC = 3.7 + 0.9
+"""A float32 multiplication and addition."""
+PJ_CACHE_BYTE = 100 / 8
+"""From or to a cache of 1 MB."""
+PJ_DRAM_BYTE = 1300 / 8
+"""From DRAM; the lower of the two ends that the source gives."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters (BatchNorm folded), MACs per sample, output shape without the batch axis."""
+    """The costs of one module for one sample; bytes are of float32 weights and values."""
 
     parameters: int
+    """Existing weights, and one bias per output."""
     macs: int
     output_shape: tuple[int, ...]
+    """Without the batch axis."""
+    stored_bytes: int
+    """Weights, biases and the lists of what sparse layers read."""
+    dense_bytes: int
+    """What a dense module of the same shapes stores."""
+    unstructured_bytes: int
+    """The same number of weights as single ones: per layer the smaller of CSR and a bit mask."""
+    peak_bytes: int
+    """The most that the values alive at one time take, the module's input among them."""
+    moved_bytes: int
+    """Values written by one layer and read by the next, each counted twice."""
+    kept_bytes: int
+    """Values that the backward pass needs, for each sample of a batch."""
+
+    @property
+    def energy_uj(self) -> float:
+        """An estimate in microjoules: float32 arithmetic, weights from DRAM, values in a cache."""
+        picojoules = (
+            PJ_MAC * self.macs
+            + PJ_DRAM_BYTE * self.stored_bytes
+            + PJ_CACHE_BYTE * self.moved_bytes
+        )  # fmt: skip
+        return picojoules * 1e-6
+
+    def training_bytes(self, batch: int) -> int:
+        """Memory of a training step: weight, gradient, two moments of Adam, and kept values."""
+        return 16 * self.parameters + batch * self.kept_bytes
 
 
 def account(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
-    """Count convolutions and linears by running `module` on zeros of `input_shape` (C, H, W)."""
-    parameters = macs = 0
-
-    def count(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        nonlocal parameters, macs
-        assert isinstance(layer, (nn.Conv2d, nn.Linear))
-        outputs = layer.weight.shape[0]
-        positions = output[0].numel() // outputs
-        parameters += layer.weight.numel() + outputs
-        macs += layer.weight.numel() * positions
-
-    layers = [layer for layer in module.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
+    """The costs of `module`, which is run on zeros of `input_shape` (C, H, W)."""
     training = module.training
     try:
+        root = nn.Sequential(module.eval())  # a single layer would be traced into, not counted
+        counter = _Counter(fx.GraphModule(root, _Tracer().trace(root)))
         with torch.inference_mode():
-            output = module.eval()(torch.zeros(1, *input_shape))
+            output = counter.run(torch.zeros(1, *input_shape))
     finally:
         module.train(training)
-        for hook in hooks:
-            hook.remove()
-    return Cost(parameters, macs, tuple(output.shape[1:]))
+    layers = [stored(layer) for layer in counter.layers]
+    return Cost(
+        parameters=sum(layer.weight.numel() + len(layer.weight) for layer in counter.layers),
+        macs=counter.macs,
+        output_shape=tuple(output.shape[1:]),
+        stored_bytes=sum(sizes[0] for sizes in layers),
+        dense_bytes=sum(sizes[1] for sizes in layers),
+        unstructured_bytes=sum(sizes[2] for sizes in layers),
+        peak_bytes=counter.peak_bytes(),
+        moved_bytes=counter.moved_bytes(),
+        kept_bytes=counter.kept,
+    )
+
+
+def stored(layer: nn.Module) -> tuple[int, int, int]:
+    """Bytes of a layer as it is, as a dense one, and with as many weights one by one.
+
+    Biases count in all three. CSR has a column of two bytes (four above 65,536 columns) beside
+    every weight and an offset of four bytes per row; a bit mask has a bit for every place.
+    """
+    assert isinstance(layer, _WEIGHTED)
+    weights, outputs = layer.weight.numel(), len(layer.weight)
+    own = 4 * (weights + outputs)
+    if not isinstance(layer, SparseLayer):
+        return own, own, own
+    spec = layer.pattern.spec
+    columns = spec.inputs * math.prod(layer.weight.shape[2:])
+    csr = (2 if columns <= 1 << 16 else 4) * weights + 4 * (outputs + 1)
+    mask = math.ceil(outputs * columns / 8)
+    return (
+        own + 4 * layer.pattern.sources.size,
+        4 * (outputs * columns + outputs),
+        own + min(csr, mask),
+    )
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, SparseLayer) or super().is_leaf_module(m, module_qualified_name)
+
+
+class _Counter(fx.Interpreter):
+    """Runs a traced module and notes its layers, their work and the size of every new value."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.layers: list[Any] = []
+        self.macs = self.kept = 0
+        self.sizes: dict[fx.Node, int] = {}
+        self._owner: dict[fx.Node, fx.Node] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Count one operation."""
+        value = super().run_node(n)
+        if not isinstance(value, Tensor) or n.op == 'output':
+            return value
+        size = value.numel() * value.element_size()
+        sources = [item for item in n.all_input_nodes if item in self._owner]
+        layer = self.submodules[str(n.target)] if n.op == 'call_module' else None
+        if isinstance(layer, _WEIGHTED):
+            self.layers.append(layer)
+            self.macs += layer.weight.numel() * (value[0].numel() // len(layer.weight))
+        if sources and _in_place(n, layer):
+            self._owner[n] = self._owner[sources[-1]]
+        else:
+            self._owner[n] = n
+            self.sizes[n] = size
+        if self._owner[n] is n or isinstance(layer, nn.BatchNorm2d):
+            self.kept += size
+        return value
+
+    def peak_bytes(self) -> int:
+        """The most bytes of values that are alive while one operation runs."""
+        last: dict[fx.Node, int] = {}
+        nodes = list(self._owner)
+        for step, node in enumerate(nodes):
+            for read in (node, *(item for item in node.all_input_nodes if item in self._owner)):
+                last[self._owner[read]] = step
+        last[self._owner[nodes[-1]]] = len(nodes)
+        births = {node: step for step, node in enumerate(nodes) if node in self.sizes}
+        return max(
+            sum(self.sizes[node] for node in births if births[node] <= step <= last[node])
+            for step in range(len(nodes))
+        )
+
+    def moved_bytes(self) -> int:
+        """Bytes written and read by all operations that make a new value."""
+        read: Iterable[int] = (
+            self.sizes[self._owner[item]]
+            for node in self.sizes
+            for item in node.all_input_nodes
+            if item in self._owner
+        )
+        return sum(self.sizes.values()) + sum(read)
+
+
+def _in_place(node: fx.Node, layer: nn.Module | None) -> bool:
+    """Whether an operation is folded into the one before it, or works on its output in place."""
+    if layer is not None:
+        return not isinstance(layer, (*_WEIGHTED, *_RESHAPING))
+    name = node.target if isinstance(node.target, str) else node.target.__name__
+    return not any(word in name for word in ('pool', 'cat', 'shuffle', 'mean'))

@@ -16,18 +16,27 @@ class Bottleneck(nn.Module):
     """Encoder on the head's side, decoder on the tail's.
 
     Features (N, channels, S, S) become codes (N, code_channels, S / stride, S / stride) in [0, 1],
-    which travel at 2^bits levels, and come back as features of the first shape.
+    which travel at 2^bits levels, and come back as features of the first shape. They come back
+    as features after a ReLU are, 0 or more, unless the true ones are `signed`.
     """
 
     def __init__(
-        self, channels: int, code_channels: int, hidden: int, stride: int = 1, bits: int = 4
+        self,
+        channels: int,
+        code_channels: int,
+        hidden: int,
+        stride: int = 1,
+        bits: int = 4,
+        signed: bool = False,
     ) -> None:
         super().__init__()
         if stride < 1 or not 1 <= bits <= 8:
             raise ValueError(f'stride {stride}, bits {bits}: expected stride >= 1 and 1 to 8 bits')
         self.code_channels, self.stride, self.bits = code_channels, stride, bits
+        # Wide enough to read every pixel.
+        kernel = max(3, stride + 2 * (stride > 2))
         self.encoder = nn.Sequential(
-            nn.Conv2d(channels, hidden, 3, stride, 1, bias=False),
+            nn.Conv2d(channels, hidden, kernel, stride, 1, bias=False),
             nn.BatchNorm2d(hidden),
             nn.ReLU(inplace=True),
             nn.Conv2d(hidden, code_channels, 1, bias=False),
@@ -38,7 +47,7 @@ class Bottleneck(nn.Module):
         self.decoder = nn.Sequential(
             nn.Conv2d(code_channels, wide, 3, 1, 1, bias=False),
             nn.BatchNorm2d(wide),
-            nn.ReLU(inplace=True),
+            nn.Identity() if signed else nn.ReLU(inplace=True),
             nn.PixelShuffle(stride) if stride > 1 else nn.Identity(),
         )
 

@@ -72,7 +72,13 @@ class _Graph:
                 known = ', '.join(sorted(_OPERATORS))
                 raise EngineError(f'{name}: torch engine has no {node.op_type}; it has {known}')
             attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-            self._nodes.append((operator, attributes, list(node.input), node.output[0]))
+            inputs, output = list(node.input), node.output[0]
+            if all(name in self._weights for name in inputs):
+                # What depends on weights alone, such as a dense weight out of a sparse one.
+                arguments = [self._weights[name] for name in inputs]
+                self._weights[output] = operator(attributes, *arguments)
+            else:
+                self._nodes.append((operator, attributes, inputs, output))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         values: dict[str, torch.Tensor] = {'x': x}
@@ -124,6 +130,30 @@ def _depth_to_space(a: Attributes, x: torch.Tensor) -> torch.Tensor:
     return F.pixel_shuffle(x, a['blocksize'])
 
 
+def _zeros(a: Attributes, shape: torch.Tensor) -> torch.Tensor:
+    if 'value' in a:
+        raise EngineError('torch engine takes ConstantOfShape of zeros only')
+    return torch.zeros(shape.tolist(), device=shape.device)
+
+
+def _gather(a: Attributes, x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    return x.index_select(a.get('axis', 0), places)
+
+
+def _unsqueeze(a: Attributes, x: torch.Tensor, axes: torch.Tensor) -> torch.Tensor:
+    for axis in axes.tolist():
+        x = x.unsqueeze(axis)
+    return x
+
+
+def _scatter(
+    a: Attributes, x: torch.Tensor, places: torch.Tensor, values: torch.Tensor
+) -> torch.Tensor:
+    if a.get('reduction', b'none') != b'none':
+        raise EngineError('torch engine takes ScatterND without reduction only')
+    return x.index_put(tuple(places.unbind(-1)), values)
+
+
 def _clip(
     a: Attributes,
     x: torch.Tensor,
@@ -138,9 +168,11 @@ _OPERATORS: dict[str, Operator] = {
     'AveragePool': _average_pool,
     'Clip': _clip,
     'Concat': lambda a, *xs: torch.cat(xs, a['axis']),
+    'ConstantOfShape': _zeros,
     'Conv': _conv,
     'DepthToSpace': _depth_to_space,
     'Flatten': lambda a, x: x.flatten(a.get('axis', 1)),
+    'Gather': _gather,
     'Gemm': _gemm,
     'GlobalAveragePool': lambda a, x: x.mean((2, 3), keepdim=True),
     'GlobalMaxPool': lambda a, x: x.amax((2, 3), keepdim=True),
@@ -150,5 +182,8 @@ _OPERATORS: dict[str, Operator] = {
     'MaxPool': _max_pool,
     'Mul': lambda a, x, y: x * y,
     'Relu': lambda a, x: F.relu(x),
+    'Reshape': lambda a, x, shape: x.reshape(shape.tolist()),
+    'ScatterND': _scatter,
     'Sigmoid': lambda a, x: torch.sigmoid(x),
+    'Unsqueeze': _unsqueeze,
 }

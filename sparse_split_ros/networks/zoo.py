@@ -4,17 +4,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparse_split_ros.networks.backbones import backbone, names
 from sparse_split_ros.networks.bottleneck import Bottleneck
+from sparse_split_ros.networks.channels import groups, shrink
 from sparse_split_ros.networks.exits import conv_exit, final_exit
+from sparse_split_ros.networks.prune import apply_masks, load_masks
+from sparse_split_ros.networks.resnet import resnet20
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.sparsity.layers import sparsify
 from sparse_split_ros.sparsity.patterns import Kind
+from sparse_split_ros.vision import VisionError
 
 
 class Residual(nn.Module):
@@ -52,18 +57,12 @@ def compact(
     encoder_channels: tuple[int, int, int] = (32, 48, 32),
     code_channels: tuple[int, int, int] = (4, 11, 11),
     bits: int = 4,
-    density: float = 1.0,
-    pattern_seed: int = 0,
 ) -> StagedNetwork:
     """Our own family for square inputs of 32, 64 or 96 pixels: four stages, three cuts.
 
     Most of the work lies behind the second cut, so that a robot does a quarter of it: the stem
     halves the side at once, `blocks` residual blocks follow after the cut at a quarter of the side.
     `widths` are the channels of stages 0, 1 and 2, and 3; `stem` those of the first convolution.
-
-    With a `density` below 1 the network is predefined sparse: block-regular patterns drawn from
-    `pattern_seed`, at each layer's nearest feasible density; the first convolution and the exits'
-    linear layers stay dense. Layers become sparse where their channels are multiples of 16.
     """
     if size % 32:
         raise ValueError(f'size {size}: expected a multiple of 32')
@@ -87,17 +86,65 @@ def compact(
         1: Bottleneck(b, code_channels[1], encoder_channels[1], 2, bits),
         2: Bottleneck(b, code_channels[2], encoder_channels[2], 2, bits),
     }
-    network = StagedNetwork(stages, exits, bottlenecks, (3, size, size))
+    return StagedNetwork(stages, exits, bottlenecks, (3, size, size))
+
+
+NETWORKS: dict[str, Callable[..., StagedNetwork]] = {'compact': compact, 'resnet20': resnet20}
+"""Our own; every other name is looked for in torchvision."""
+
+
+def build(
+    name: str,
+    classes: int,
+    pretrained: bool = False,
+    narrow: float = 1.0,
+    channels: Mapping[str, int] | None = None,
+    masks: str | None = None,
+    density: float = 1.0,
+    pattern_seed: int = 0,
+    **arguments: Any,
+) -> StagedNetwork:
+    """The network called `name` for `classes` classes, pruned or predefined sparse if asked for.
+
+    `pretrained` loads the weights that the arguments name, if they name some: wanted where a
+    training starts, and not where a checkpoint is read. `narrow` is a share of all channels of the
+    stages, such as 0.5 for a network of half the width. `channels` by group, or a file of `masks`,
+    are what `sparse-split prune` found. With a `density` below 1 the network is predefined sparse,
+    where channels are multiples of 16: block-regular patterns drawn from `pattern_seed`, at each
+    layer's nearest feasible density; the first convolution and the exits' linear layers stay dense.
+
+    Raises ValueError for an unknown name and for what the network cannot have.
+    """
+    network = _drawn(name, classes, pretrained, arguments)
+    if narrow != 1:
+        if not 0 < narrow < 1:
+            raise ValueError(f'narrow is {narrow}, expected a share between 0 and 1')
+        own = (group for group in groups(network) if group.name.startswith('stages.'))
+        shrink(network, {group.name: max(1, round(narrow * group.size)) for group in own})
+    if channels:
+        shrink(network, channels)
+    if masks is not None:
+        if density < 1:
+            raise ValueError('masks and a density exclude one another: both choose the weights')
+        apply_masks(network, load_masks(masks))
     if density < 1:
         sparsify(network, density, Kind.BLOCK_REGULAR, pattern_seed, width=8, nearest=True)
     return network
 
 
-NETWORKS: dict[str, Callable[..., StagedNetwork]] = {'compact': compact}
-
-
-def build(name: str, classes: int, **arguments: Any) -> StagedNetwork:
-    """The network called `name` for `classes` classes. Raises ValueError for an unknown name."""
-    if name not in NETWORKS:
-        raise ValueError(f'unknown network {name!r}; choose one of {", ".join(NETWORKS)}')
-    return NETWORKS[name](classes=classes, **arguments)
+def _drawn(
+    name: str, classes: int, pretrained: bool, arguments: Mapping[str, Any]
+) -> StagedNetwork:
+    if name in NETWORKS:
+        return NETWORKS[name](classes=classes, **arguments)
+    own = ', '.join(NETWORKS)
+    try:
+        known = names()
+    except VisionError as error:
+        raise ValueError(f'unknown network {name!r}; ours are {own}. If not: {error}') from error
+    if name not in known:
+        raise ValueError(
+            f'unknown network {name!r}; choose one of {own}, or a classifier of torchvision: '
+            f'{", ".join(known)}'
+        )
+    return backbone(name, classes, pretrained=pretrained, **arguments)

@@ -35,10 +35,20 @@ from sparse_split_ros.nodes.messages import (
     wire_message,
 )
 from sparse_split_ros.nodes.parameters import HEAD, Parameters
+from sparse_split_ros.nodes.policies import (
+    Memory,
+    another,
+    chosen,
+    held_stages,
+    policy_of,
+    settings_of,
+)
 from sparse_split_ros.nodes.running import StoppableNode, run
+from sparse_split_ros.policy.cost import PowerReading
 from sparse_split_ros.policy.decision import Decision
-from sparse_split_ros.policy.plan import FixedPolicy
-from sparse_split_ros.policy.scene import measure
+from sparse_split_ros.policy.factory import apply_live, apply_power
+from sparse_split_ros.policy.plan import Policy
+from sparse_split_ros.policy.scene import SceneMeter
 from sparse_split_ros.ros import (
     Classification,
     CompressedImage,
@@ -49,10 +59,10 @@ from sparse_split_ros.ros import (
     LabelInfo,
     String,
 )
-from sparse_split_ros.runtime.bundle import Bundle, bundle_path
+from sparse_split_ros.runtime.bundle import Bundle, BundleError, bundle_path
 from sparse_split_ros.runtime.engine import load_engine
-from sparse_split_ros.runtime.head import Head, Step, compute
-from sparse_split_ros.runtime.preprocess import prepare
+from sparse_split_ros.runtime.head import Head, Step, compute, slowed
+from sparse_split_ros.runtime.preprocess import fit, normalise
 
 # How long a worker may take to finish its frame at shutdown, within the 2 s a node has to end.
 _LAST_FRAME_S = 1.0
@@ -83,11 +93,15 @@ class HeadNode(StoppableNode):
         self.settings = Parameters(self, HEAD, self._accept)
         settings = self.settings
         self.bundle = Bundle.load(bundle_path(settings.bundle))
-        self._engine = load_engine(self.bundle, settings.engine, settings.device, settings.threads)
+        values = settings.values
+        self._engine = load_engine(
+            self.bundle, settings.engine, settings.device, settings.threads,
+            held_stages(values, self.bundle),
+        )  # fmt: skip
         self._labels = Labels(self.bundle.classes, settings.class_id_format == 'index')
         self.head = Head(
             self.bundle,
-            self._policy(settings.values),
+            policy_of(values, self.bundle, self._engine.name),
             deadline=settings.deadline_ms / 1e3,
             session=secrets.randbits(32),
             seed=settings.seed,
@@ -113,6 +127,18 @@ class HeadNode(StoppableNode):
         self._warned_of: set[str] = set()
         self._last_stamps: list[tuple[int, int] | None] = [None] * len(settings.cameras)
         self._last_state = TailState.UNKNOWN
+        # One per camera, used by the worker alone.
+        self._meters = [SceneMeter() for _ in settings.cameras]
+        self._power = PowerReading()
+        self._feedback = 'ok'
+        self._memory: Memory | None = None
+        # What a replay teaches is not of this robot's world.
+        if settings.policy_state and not self.get_parameter('use_sim_time').value:
+            self._memory = Memory(
+                settings.policy_state, self.get_fully_qualified_name(), self.bundle,
+                self._state, partial(self.complain, 'policy state'),
+            )  # fmt: skip
+            self._remember(chosen(values, self.bundle), self.head.policy)
         self._connect()
         self._threads = [
             threading.Thread(target=self._work, name='head worker', daemon=True),
@@ -122,8 +148,13 @@ class HeadNode(StoppableNode):
             thread.start()
         self.get_logger().info(
             f'head runs bundle {self.bundle.name} ({self.bundle.fingerprint.hex()}) on '
-            f'{self._engine.name}, session {self.head.tracker.session:08x}'
+            f'{self._engine.name}, session {self.head.tracker.session:08x}, '
+            f'policy {chosen(values, self.bundle)}'
         )
+        if settings.robot_profile > 1:
+            self.get_logger().warning(
+                f'SIMULATION: this robot is made {settings.robot_profile:g} times slower'
+            )
 
     def _connect(self) -> None:
         """Make every publisher, subscription and timer; none is made or destroyed later."""
@@ -172,33 +203,26 @@ class HeadNode(StoppableNode):
         threshold = self.settings.threshold
         return self.bundle.defaults.threshold if threshold < 0 else threshold
 
-    def _policy(self, values: dict[str, Any]) -> FixedPolicy:
-        """The fixed policy of these parameter values; raises PolicyError and BundleError."""
-        defaults = self.bundle.defaults
-        split = defaults.split if values['split'] < 0 else values['split']
-        codec = values['codec'] or defaults.codec
-        if split != self.bundle.final and codec not in self.bundle.split_at(split).codecs:
-            raise ValueError(
-                f'codec {codec!r} is not calibrated for split {split}, choose one of '
-                f'{list(self.bundle.split_at(split).codecs)}'
-            )
-        return FixedPolicy.of(
-            stages=len(self.bundle.stages),
-            exits=tuple(exit_.stage for exit_ in self.bundle.exits),
-            split=split,
-            threshold=defaults.threshold if values['threshold'] < 0 else values['threshold'],
-            codec=codec,
-        )
-
     def _accept(self, values: dict[str, Any]) -> None:
-        """Take live changes, all or none."""
+        """Take live changes, all or none; raises ValueError."""
+        policy = self.head.policy
         try:
-            policy = self._policy(values)
-        except Exception as error:
+            settings = settings_of(values, self.bundle, self._engine.name)
+            if another(self.settings.values, values, self.bundle):
+                policy = policy_of(values, self.bundle, self._engine.name)
+                self._remember(chosen(values, self.bundle), policy)
+        except BundleError as error:
             raise ValueError(str(error)) from error
         with self._state:
+            apply_live(policy, settings)
             self.head.policy = policy
-            self.head.deadline = values['deadline_ms'] / 1e3
+            self.head.deadline = settings.deadline_ms / 1e3
+
+    def _remember(self, name: str, policy: Policy) -> None:
+        """Give a new policy what it once learned, where that is kept, and say so."""
+        text = self._memory.adopt(name, policy) if self._memory is not None else ''
+        if text:
+            self.get_logger().info(text)
 
     def _on_image(self, source: int, message: Image | CompressedImage) -> None:
         mail = _Mail(source, message, time.monotonic())
@@ -262,8 +286,10 @@ class HeadNode(StoppableNode):
         start = time.monotonic()
         try:
             image = image_of(mail.message)
-            x = prepare(image, self.bundle.input, self.settings.roi)
-            scene = measure(image)
+            # The scene is measured on what the network sees, as calibration was.
+            seen = fit(image, self.bundle.input, self.settings.roi)
+            x = normalise(seen, self.bundle.input)
+            scene = self._meters[mail.source](seen)
         except Exception as error:
             self.rejected += 1
             kind = '' if isinstance(error, ImageError) else f'{type(error).__name__}: '
@@ -278,6 +304,10 @@ class HeadNode(StoppableNode):
             ticket = self.head.begin(mail.source, origin, scene, mail.arrived, time.monotonic())
         try:
             computed = compute(self._engine, ticket, x, prepare_ms)
+            if self.settings.robot_profile > 1:
+                real_ms = computed.compute_ms
+                computed = slowed(computed, self.settings.robot_profile)
+                time.sleep((computed.compute_ms - real_ms) / 1e3)
             with self._state:
                 step = self.head.computed(ticket.sequence, computed, time.monotonic())
                 self._reschedule()
@@ -368,11 +398,26 @@ class HeadNode(StoppableNode):
         else:
             self.get_logger().warning(f'tail is {state.value}: answering from the robot')
 
+    def _say_feedback(self, feedback: str) -> None:
+        """One line when the policy stops or starts to believe the tail."""
+        if feedback == self._feedback:
+            return
+        if (feedback == 'ok') != (self._feedback == 'ok'):
+            if feedback == 'ok':
+                self.get_logger().info('the tail is believed again')
+            else:
+                self.get_logger().error(f'the tail is not believed: {feedback}')
+        self._feedback = feedback
+
     def _diagnose(self) -> None:
-        now = time.monotonic()
+        now, watts = time.monotonic(), self._power.watts()
         with self._state:
+            if watts is not None:
+                apply_power(self.head.policy, watts)
             counts, tracker = self.head.counts, self.head.tracker
             link, waiting = tracker.link(), len(tracker)
+            decided = self.head.policy.diagnostics()
+        self._say_feedback(str(decided.get('feedback', 'ok')))
         recent = [item for item in list(self._recent) if now - item[0] < 5.0]
         totals = sorted(total for _, total in recent)
         silent = now - self._last_image
@@ -380,8 +425,12 @@ class HeadNode(StoppableNode):
         if silent > self.settings.no_image_warning_s:
             level, text = error, self._no_image(silent)
             self.get_logger().warning(text, throttle_duration_sec=30.0)
+        elif self._feedback != 'ok':
+            level, text = warn, f'the tail is not believed: {self._feedback}'
         elif link.state is not TailState.UP:
             level, text = warn, tracker.objection or f'tail {link.state.value}: local answers only'
+        elif not decided.get('promise_feasible', True):
+            level, text = warn, 'target_disagreement cannot be kept here: coding alone changes more'
         else:
             level, text = ok, 'running'
         values: dict[str, object] = {
@@ -408,6 +457,11 @@ class HeadNode(StoppableNode):
             'bundle': self.bundle.name,
             'fingerprint': self.bundle.fingerprint.hex(),
             'engine': self._engine.name,
+            'policy': chosen(self.settings.values, self.bundle),
+            **decided,
+            'scene_changes': sum(meter.changes for meter in self._meters),
+            **({} if watts is None else {'watts': watts}),
+            'simulated_slowdown': self.settings.robot_profile,
             'last_error': self.last_error,
         }
         header = Header(stamp=self.get_clock().now().to_msg())
@@ -445,6 +499,8 @@ class HeadNode(StoppableNode):
         with self._state:
             step = self.head.stop(time.monotonic())
         self._emit(step)
+        if self._memory is not None:
+            self._memory.close()
 
 
 def main(args: list[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sparse_split_ros.data.images import decode_compressed, decode_image
 from sparse_split_ros.policy.decision import Decision, Route
+from sparse_split_ros.policy.plan import shown_thresholds
 from sparse_split_ros.ros import (
     Classification,
     CompressedImage,
@@ -131,7 +132,10 @@ def decision_message(decision: Decision, header: Header, labels: Labels) -> Diag
         'codec': decision.plan.codec,
         'confidence': decision.confidence,
         'threshold': decision.threshold,
+        'thresholds': shown_thresholds(decision.plan.thresholds),
+        'exits': ' '.join(f'{said.stage}:{said.confidence:.4f}' for said in decision.exits),
         'audit': decision.audit,
+        'audit_probability': decision.plan.audit_probability,
         'payload_bytes': decision.payload_bytes,
         'scene': decision.scene.name,
         'luminance': decision.scene.luminance,

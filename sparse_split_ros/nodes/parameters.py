@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparse_split_ros.link.codec import CODECS
+from sparse_split_ros.policy.cost import WEIGHTS
+from sparse_split_ros.policy.factory import POLICIES
 from sparse_split_ros.ros import (
     FloatingPointRange,
     IntegerRange,
@@ -17,6 +19,7 @@ from sparse_split_ros.ros import (
     ParameterDescriptor,
     SetParametersResult,
 )
+from sparse_split_ros.runtime.engine import ENGINES
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,13 @@ class Spec:
 
 _MODEL = (
     Spec('bundle', 'gtsrb32', 'Bundle: a directory, or the name of a shipped one'),
-    Spec('engine', 'onnxruntime', 'What runs the network', choices=('onnxruntime', 'torch')),
+    Spec('engine', 'auto', 'What runs the network; auto: native where it can, else onnxruntime',
+         choices=ENGINES),
     Spec('device', 'cpu', 'Where it runs', choices=('cpu', 'cuda', 'tensorrt')),
     Spec('threads', 1, 'Threads of the engine, 0 for its own choice', 0, 256),
     Spec('reliable', False, 'Reliable features and replies: for wires, or payloads above 16 KB'),
     Spec('class_id_format', 'name', 'What class_id holds', choices=('name', 'index')),
-)
+)  # fmt: skip
 
 HEAD = (
     *_MODEL,
@@ -63,12 +67,24 @@ HEAD = (
     Spec('image_transport', 'raw', 'Which image topic is read', choices=('raw', 'compressed')),
     Spec('roi', [0, 0, 0, 0], 'Part to classify: x, y, width, height in pixels; zeros: all',
          live=True),
-    Spec('split', -1, "Stage after which features travel, the last: all local, -1: the bundle's",
-         -1, 254, live=True),
-    Spec('threshold', -1.0, "Confidence from which the robot answers itself, -1: the bundle's",
-         -1.0, 1.0, live=True),
-    Spec('codec', '', "Coding of the features, empty: the bundle's", choices=('', *CODECS),
+    Spec('policy', 'auto', 'What decides per frame where to split and when to ask; auto: joint '
+         'where the bundle brings calibration and neither split nor threshold is set, else fixed',
+         choices=('auto', *POLICIES), live=True),
+    Spec('split', -1, "For fixed: stage after which features travel, the last: all local, -1: the "
+         "bundle's", -1, 254, live=True),
+    Spec('threshold', -1.0, "For fixed and the SplitEE family: confidence from which the robot "
+         "answers itself, -1: the bundle's", -1.0, 1.0, live=True),
+    Spec('codec', '', "Coding of the features, empty: the bundle's, for joint its own choice",
+         choices=('', *CODECS), live=True),
+    Spec('target_disagreement', 0.01, 'For joint: share of answers that may differ from what the '
+         'full, uncompressed network would say', 1e-4, 0.5, live=True),
+    Spec('cost_weights', 'latency', 'For joint: what counts as cost', choices=tuple(WEIGHTS),
          live=True),
+    Spec('audit_budget', 0.02, 'For joint: share of frames that may be sent only to learn; five '
+         'times as many for a while after a change', 0.0, 0.2, live=True),
+    Spec('all_local', True, 'The robot holds every stage and may compute everything itself'),
+    Spec('policy_state', '', 'Directory in which the policy keeps what it learned, empty: nowhere'),
+    Spec('robot_profile', 1.0, 'SIMULATION: make this robot so many times slower', 1.0, 1000.0),
     Spec('deadline_ms', 100.0, 'Answer at the latest this long after the image arrived, in ms',
          1.0, 60_000.0, live=True),
     Spec('max_results', 5, 'Most classes in one classification, 0 for all', 0, 65_536, live=True),

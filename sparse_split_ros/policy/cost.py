@@ -127,6 +127,8 @@ class CostModel:
         self.tail_ms = {
             split: sum(macs[split + 1 :]) / _TAIL_MACS_PER_MS for split in facts.codings
         }
+        # Encoder and codec, per split.
+        self.encode_ms = dict.fromkeys(facts.codings, 0.0)
         self._measured: set[tuple[str, int]] = set()
         # The size the link's round-trip time was measured with.
         self._size = math.nan
@@ -141,6 +143,12 @@ class CostModel:
             self.stage_ms[stage] = self._mean('stage', stage, self.stage_ms[stage], ms)
         for stage, ms in exit_ms.items():
             self.exit_ms[stage] = self._mean('exit', stage, self.exit_ms[stage], ms)
+
+    def around(self, overhead_ms: float, split: int | None, encode_ms: float) -> None:
+        """A frame waited and was prepared for so long; coding it for ``split`` took so long."""
+        self.overhead_ms = self._mean('overhead', 0, self.overhead_ms, overhead_ms)
+        if split is not None:
+            self.encode_ms[split] = self._mean('encode', split, self.encode_ms[split], encode_ms)
 
     def answered(self, split: int, payload_bytes: int, tail_ms: float) -> None:
         """The tail answered a frame of this size after working on it for so long."""
@@ -172,6 +180,7 @@ class CostModel:
         A frame that is lost or expected too late costs what a miss costs.
         """
         payload = self._facts.codings[split][codec].bytes + 40.0
+        compute_ms += self.encode_ms[split]
         if link.state is not TailState.UP:
             return self.charge(compute_ms, 0.0, compute_ms, missed=True)
         rtt = _RTT_MS if math.isnan(link.rtt_ms) else link.rtt_ms

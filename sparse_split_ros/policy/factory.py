@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparse_split_ros.policy.bandit import INDICES
@@ -17,6 +17,7 @@ from sparse_split_ros.policy.plan import FixedPolicy, Policy, PolicyError
 from sparse_split_ros.policy.risk import Calibration
 from sparse_split_ros.policy.splitee import LEARNERS, SplitEEPolicy, make_learner, splits_and_final
 
+_POWER_GAIN = 0.1
 POLICIES = ('joint', 'fixed', *LEARNERS)
 
 
@@ -74,27 +75,58 @@ def make_policy(
     if name == 'fixed':
         return _fixed(facts, settings)
     if name == 'joint':
+        if settings.codec:
+            facts = _with_codec(facts, settings.codec)
         return JointPolicy(
             facts, settings.costs(facts), target=settings.target_disagreement,
             calibration=calibration, audit_share=settings.audit_budget,
             audit_burst=min(1.0, 5 * settings.audit_budget), all_local=settings.all_local,
             seed=settings.seed,
         )  # fmt: skip
+    if not settings.all_local and facts.splits:
+        raise PolicyError(
+            f'the arms of {name} include the whole network on the robot: it needs all_local'
+        )
     threshold = None if settings.threshold < 0 else settings.threshold
-    if threshold is None and name != 'i-splitee':
+    if threshold is None and name != 'isplitee':
         threshold = facts.default[1]
     arms = splits_and_final(facts)
     learner = make_learner(name, len(arms), threshold=threshold, index=settings.index)
     return SplitEEPolicy(facts, learner, settings.codec or None)
 
 
+def _with_codec(facts: Facts, codec: str) -> Facts:
+    """The facts with this codec alone, at the splits that have it."""
+    codings = {
+        split: {codec: known[codec]} for split, known in facts.codings.items() if codec in known
+    }
+    if not codings:
+        known = sorted({name for names in facts.codings.values() for name in names})
+        raise PolicyError(
+            f'codec {codec!r} is not calibrated in this bundle, choose one of {known}'
+        )
+    return replace(facts, codings=codings)
+
+
 def _fixed(facts: Facts, settings: Settings) -> FixedPolicy:
     split, threshold, codec = facts.default
     split = split if settings.split < 0 else settings.split
     codec = settings.codec or codec
-    if split != facts.final and codec not in facts.codings.get(split, {}):
-        known = {key: sorted(codings) for key, codings in facts.codings.items()}
-        raise PolicyError(f'no codec {codec!r} for split {split}; the bundle has {known}')
+    if split != facts.final:
+        if split not in facts.codings:
+            raise PolicyError(
+                f'no split after stage {split}, choose one of {sorted(facts.codings)} or '
+                f'{facts.final} for all local'
+            )
+        if codec not in facts.codings[split]:
+            raise PolicyError(
+                f'codec {codec!r} is not calibrated for split {split}, choose one of '
+                f'{sorted(facts.codings[split])}'
+            )
+    elif not settings.all_local and facts.splits:
+        raise PolicyError(
+            f'split {split} is the last stage, which a robot without all_local does not hold'
+        )
     return FixedPolicy.of(
         stages=len(facts.macs), exits=facts.stages, split=split,
         threshold=threshold if settings.threshold < 0 else settings.threshold, codec=codec,
@@ -110,6 +142,13 @@ def apply_live(policy: Policy, settings: Settings) -> None:
             target=settings.target_disagreement, weights=settings.cost_weights(),
             deadline_ms=settings.deadline_ms, audit_share=settings.audit_budget,
         )  # fmt: skip
+
+
+def apply_power(policy: Policy, watts: float) -> None:
+    """What the robot draws now, for policies that weigh energy."""
+    if isinstance(policy, JointPolicy) and math.isfinite(watts) and watts >= 0:
+        # A second's reading is one of many loads; costs follow slowly.
+        policy.costs.watts += _POWER_GAIN * (watts - policy.costs.watts)
 
 
 def bundle_calibration(bundle: Any) -> Calibration | None:

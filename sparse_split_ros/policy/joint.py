@@ -14,38 +14,39 @@ import math
 import random
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sparse_split_ros.link.estimate import TailState
+from sparse_split_ros.policy.candidates import (
+    Arm,
+    Candidate,
+    Coded,
+    Search,
+    coding_curves,
+    histogram,
+    starting_curve,
+)
 from sparse_split_ros.policy.cost import CostModel, Weights
 from sparse_split_ros.policy.decision import Decision, Route
-from sparse_split_ros.policy.facts import Facts
-from sparse_split_ros.policy.plan import Plan, PolicyError
+from sparse_split_ros.policy.facts import NEVER, Facts
+from sparse_split_ros.policy.plan import Plan, PolicyError, shown_thresholds
 from sparse_split_ros.policy.risk import (
     BINS,
-    DESIGN,
+    CALIBRATION_WORTH,
     EDGES,
     FOREIGN_WORTH,
-    HORIZON,
-    REPAY,
-    Budget,
     Calibration,
-    FeedbackCheck,
     Labelled,
-    Learnt,
-    PageHinkley,
-    Sample,
     SceneRisk,
     bin_of,
     bins_of,
-    falling,
-    threshold_of,
+    calibration_scale,
 )
+from sparse_split_ros.policy.scene_state import FIRST_REFRESHES, Saved, SceneState
+from sparse_split_ros.policy.watch import Budget, FeedbackCheck
 
 if TYPE_CHECKING:
     from sparse_split_ros.link.estimate import Link
@@ -55,16 +56,18 @@ if TYPE_CHECKING:
 _REMEMBERED = 512
 # More scenes than this share one.
 _MAX_SCENES = 16
-_SAMPLE = 512
+# Calibration frames of a scene that arms are tried on.
+_THINNED = 512
 # Weight of the calibration sample beside live frames, in frames.
 _SAMPLE_WORTH = 300.0
 _REFRESH = 250
-_FIRST_REFRESHES = (20, 50, 100, 175)
 # A comparison of costs is good for so many frames, unless something changed.
 _KEEP = 8
 # Another plan must be so much cheaper to be worth a change.
 _STICKY = 0.98
 _EXPLORE = 0.01
+# Of which so many by playing another arm.
+_OTHER_ARM = 0.2
 # So many labelled frames of a scene are gathered before its cheapest arm is looked for.
 _ENOUGH = 400
 # And so many more while no exit is known well enough to answer.
@@ -72,31 +75,6 @@ _PATIENCE = 5000
 # Evidence, ln 1/δ, at which the watch raises an alarm, and what it bets on.
 _ALARM = math.log(1e3)
 _ODDS = 5.0
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A split and which early exits (by their number) are evaluated on the way."""
-
-    split: int
-    exits: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An arm with a codec and the thresholds its scene's risk allows.
-
-    ``stops`` is the expected share of frames each of the arm's exits answers, ``rest`` that of the
-    others, ``risk`` the expected disagreement; ``kept`` tells whether the promise allows it.
-    """
-
-    arm: Arm
-    codec: str
-    thresholds: tuple[float | None, ...]
-    stops: tuple[float, ...]
-    rest: float
-    risk: float
-    kept: bool
 
 
 @dataclass
@@ -108,55 +86,6 @@ class _Waiting:
     labels: list[int]
     weight: float
     coding: float
-
-
-class _SceneState:
-    """Everything kept for one scene."""
-
-    def __init__(self, risk: SceneRisk, bins: NDArray[np.int64], weights: NDArray[np.float64]):
-        self.risk = risk
-        self.base = bins
-        self.base_weights = weights
-        exits = bins.shape[1]
-        self.live = np.full((_SAMPLE, exits), -1, np.int64)
-        self.live_weights = np.zeros(_SAMPLE)
-        self.filled = 0
-        self.seen = 0
-        # Answers whose truth is known; a scene with calibration starts as if it had enough.
-        self.labelled = 0
-        self.looking = False
-        self.due = _FIRST_REFRESHES[0]
-        self.candidates: list[Candidate] = []
-        # Those that can be the cheapest on some link.
-        self.contenders: list[tuple[Candidate, float, float]] = []
-        self.shift = PageHinkley(slack=0.2, limit=40.0)
-        # Two generations of counts, so that the older is from before a poisoning was noticed.
-        self.checkpoints: list[Learnt] = []
-
-    def add(self, row: Labelled) -> None:
-        if row.weight <= 0:
-            return
-        at = self.filled % _SAMPLE
-        self.live[at] = row.bins
-        self.live_weights[at] = row.weight
-        self.filled += 1
-
-    def sample(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Bins (N, E), −1 where unknown, and weights (N,)."""
-        count = min(self.filled, _SAMPLE)
-        base = self.base_weights
-        if count:
-            # What live frames know of fades what calibration assumed.
-            base = base / (1 + self.live_weights[:count].sum() / 2000)
-        bins = np.concatenate([self.base, self.live[:count]])
-        weights = np.concatenate([base, self.live_weights[:count]])
-        # Most frames are alike: the same bins at every exit. Each kind is tried once.
-        key = np.zeros(len(bins), np.int64)
-        for column in bins.T:
-            key = key * (BINS + 2) + column + 1
-        _, first, kind = np.unique(key, return_index=True, return_inverse=True)
-        mass: NDArray[np.float64] = np.bincount(kind, weights, len(first)).astype(np.float64)
-        return bins[first], mass
 
 
 class JointPolicy:
@@ -190,16 +119,14 @@ class JointPolicy:
         self.feedback = FeedbackCheck()
         self.alarms = 0
         self.rejected = 0
-        self._z = z
         self._early = tuple(stage for stage in facts.stages if stage < facts.final)
         self._number = {stage: i for i, stage in enumerate(self._early)}
-        self._arms = _arms(facts, self._early, all_local)
+        self._search = Search(facts, self._early, all_local=all_local, z=z)
         self._calibration = _checked(calibration, len(self._early))
-        self._shape = _shape(self._calibration, len(self._early))
-        self._coding = _coding(facts, self._early, self._calibration)
+        self._curve = starting_curve(self._calibration, len(self._early))
         self._recheck = _recheck(facts)
         self._random = random.Random(seed)
-        self._scenes: dict[str, _SceneState] = {}
+        self._scenes: dict[str, SceneState] = {}
         self._scene = ''
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
         self._plans: dict[tuple[Candidate, float], Plan] = {}
@@ -230,10 +157,20 @@ class JointPolicy:
                 candidate = self._explored(state, candidate)
         return self._planned(candidate, probability)
 
-    def _explored(self, state: _SceneState, usual: Candidate) -> Candidate:
-        """Now and then another arm that keeps the promise: its exits are otherwise never seen."""
-        others = [item for item in state.candidates if item.kept and item.arm != usual.arm]
-        return self._random.choice(others) if others else usual
+    def _explored(self, state: SceneState, usual: Candidate) -> Candidate:
+        """Look at exits that the usual arm leaves out: they are otherwise never seen.
+
+        Those on its way are only evaluated, and never answer; it costs little. Deeper ones are
+        seen by playing another arm that keeps the promise, which may cost more and is rarer.
+        """
+        if self._random.random() < _OTHER_ARM:
+            others = [item for item in state.candidates if item.kept and item.arm != usual.arm]
+            return self._random.choice(others) if others else usual
+        seen = tuple(
+            NEVER if value is None and stage in self._number and stage < usual.arm.split else value
+            for stage, value in enumerate(usual.thresholds)
+        )
+        return replace(usual, thresholds=seen)
 
     def _planned(self, candidate: Candidate, probability: float) -> Plan:
         plan = self._plans.get((candidate, probability))
@@ -244,7 +181,7 @@ class JointPolicy:
             self._plans[candidate, probability] = plan
         return plan
 
-    def _cheapest(self, state: _SceneState, link: Link) -> Candidate:
+    def _cheapest(self, state: SceneState, link: Link) -> Candidate:
         if state.looking:
             # Nothing is known of exits that are not evaluated: look at all of them first.
             return max(
@@ -304,7 +241,7 @@ class JointPolicy:
             found += [group[i] for i in winners]
         return found
 
-    def _open(self, name: str) -> _SceneState:
+    def _open(self, name: str) -> SceneState:
         """A scene met for the first time."""
         if len(self._scenes) >= _MAX_SCENES:
             return next(iter(self._scenes.values()))
@@ -313,20 +250,22 @@ class JointPolicy:
         samples = [known] if known is not None else list(self._calibration.scenes.values())
         counts = np.zeros((2, exits, BINS))
         for sample in samples:
-            counts += _histogram(sample)
-        frames = max(counts[0].sum() / max(exits, 1), 1.0)
-        scale = 1.0 if known is not None else FOREIGN_WORTH / frames
-        bins = np.concatenate([bins_of(sample.confidence)[:_SAMPLE] for sample in samples] or [
+            counts += histogram(sample)
+        worth = FOREIGN_WORTH if known is None else CALIBRATION_WORTH
+        scale = calibration_scale(counts[0].sum() / max(exits, 1), worth)
+        bins = np.concatenate([bins_of(sample.confidence)[:_THINNED] for sample in samples] or [
             np.zeros((0, exits), np.int64)
         ])  # fmt: skip
         weights = np.full(len(bins), _SAMPLE_WORTH / max(len(bins), 1))
-        state = _SceneState(SceneRisk(exits, self._shape.copy(), counts, scale), bins, weights)
+        risk = SceneRisk(exits, self._curve.copy(), counts, scale)
+        coding = coding_curves(self.facts, self._early, self._calibration, name)
+        state = SceneState(risk, bins, weights, coding)
         state.labelled = _PATIENCE if known is not None else 0
         self._scenes[name] = state
         self._refresh(state)
         return state
 
-    def _refresh(self, state: _SceneState) -> None:
+    def _refresh(self, state: SceneState) -> None:
         """Fit the scene's risk and find each arm's thresholds anew."""
         risk = state.risk
         # While the tail is not believed, only the robot's own last exit teaches.
@@ -334,91 +273,20 @@ class JointPolicy:
         risk.caution = max(1.0, 0.8 * risk.caution)
         if not self.feedback.poisoned:
             state.checkpoints = [*state.checkpoints[-1:], risk.learned()]
-        bins, weights = state.sample()
-        spent, answers = risk.spent(), risk.answers
-        slack = self.target * (answers + REPAY) - spent
-        levels = risk.levels()
-        found: list[Candidate] = []
-        for arm in self._arms:
-            found += self._tried(arm, risk, levels, bins, weights, slack)
+        found = self._search(risk, state.coding, *state.sample(), self.target)
         state.candidates = found
         state.contenders = self._contenders(found)
         useful = any(item.kept and sum(item.stops) > 0.3 for item in found)
         state.looking = state.labelled < (_ENOUGH if useful else _PATIENCE)
         self._candidate = None
 
-    def _tried(
-        self,
-        arm: Arm,
-        risk: SceneRisk,
-        levels: NDArray[np.int64],
-        bins: NDArray[np.int64],
-        weights: NDArray[np.float64],
-        slack: float,
-    ) -> list[Candidate]:
-        """An arm with each of its codecs at the lowest thresholds allowed."""
-        usable = (bins[:, list(arm.exits)] >= 0).all(axis=1)
-        bins, weights = bins[usable], weights[usable]
-        count = len(levels)
-        stops = np.zeros((count, len(arm.exits)))
-        expected, variance = np.zeros(count), np.zeros(count)
-        if len(bins):
-            share = weights / weights.sum()
-            alive = np.ones((count, len(bins)), np.float32)
-            for i, exit_ in enumerate(arm.exits):
-                stop = alive * (bins[None, :, exit_] >= levels[:, exit_, None])
-                alive -= stop
-                one_hot = _ONE_HOT[bins[:, exit_]] * share[:, None]
-                mass = stop @ one_hot.astype(np.float32)
-                stops[:, i] = mass.sum(1)
-                expected += mass @ risk.curve[exit_]
-                variance += mass**2 @ risk.variance[exit_]
-        rest = np.clip(1 - stops.sum(1), 0, 1)
-        final = arm.split == self.facts.final
-        changed = np.zeros(count)
-        if not final and len(bins):
-            changed = (alive * share) @ self._coding[arm.split][bins[:, arm.exits[-1]]]
-        codings = {'': 0.0} if final else self._worse(arm.split)
-        found = []
-        for name, factor in codings.items():
-            total = expected + factor * changed
-            spread = np.sqrt(variance + DESIGN * total / (risk.answers + HORIZON))
-            allowed = total + self._z * spread <= self.target
-            allowed &= total * REPAY <= slack
-            # Never to answer at an early exit on the robot adds no risk at all.
-            allowed[0] |= final
-            level = int(np.flatnonzero(allowed)[-1]) if allowed.any() else 0
-            found.append(
-                Candidate(
-                    arm, name, self._thresholds(arm, levels[level]), tuple(stops[level].tolist()),
-                    float(rest[level]), float(total[level]), bool(allowed.any()),
-                )
-            )  # fmt: skip
-        return found
-
-    def _worse(self, split: int) -> dict[str, float]:
-        """How much more often each codec of a split changes an answer than the mildest does."""
-        codings = self.facts.codings[split]
-        mildest = min(coding.disagreement for coding in codings.values())
-        if mildest <= 0:
-            return {name: 1.0 + 100 * item.disagreement for name, item in codings.items()}
-        return {name: item.disagreement / mildest for name, item in codings.items()}
-
-    def _thresholds(self, arm: Arm, level: NDArray[np.int64]) -> tuple[float | None, ...]:
-        thresholds: list[float | None] = [None] * len(self.facts.macs)
-        for exit_ in arm.exits:
-            thresholds[self._early[exit_]] = threshold_of(int(level[exit_]))
-        if arm.split == self.facts.final:
-            thresholds[arm.split] = 0.0
-        return tuple(thresholds)
-
     def observe(self, decision: Decision) -> None:
         """Learn what a decision shows: times, and where the full answer is known, who was right."""
-        self.costs.measured(decision.stage_ms, decision.exit_ms)
+        self._measured(decision)
         state = self._scenes.get(decision.scene.name)
         if state is None:
             return
-        row = self._row(decision)
+        row = self._row(decision, state.coding)
         if row is None:
             self.rejected += 1
             return
@@ -453,11 +321,21 @@ class JointPolicy:
                     risk.caution = max(risk.caution, 2.0)
                 state.due = state.seen
         if state.seen >= state.due:
-            later = [n for n in _FIRST_REFRESHES if n > state.seen]
+            later = [n for n in FIRST_REFRESHES if n > state.seen]
             state.due = later[0] if later else state.seen + _REFRESH
             self._refresh(state)
 
-    def _row(self, decision: Decision) -> _Waiting | None:
+    def _measured(self, decision: Decision) -> None:
+        """What the robot took for this frame, and for what."""
+        stages, exits, times = decision.stage_ms, decision.exit_ms, decision.times
+        if not stages:
+            return
+        self.costs.measured(stages, exits)
+        encode_ms = times.compute - sum(stages.values()) - sum(exits.values())
+        split = decision.plan.split if decision.payload_bytes else None
+        self.costs.around(times.queue + times.prepare, split, encode_ms)
+
+    def _row(self, decision: Decision, coded: Mapping[int, Coded]) -> _Waiting | None:
         """What the exits said; None when that is no number in [0, 1]."""
         bins, labels = [-1] * len(self._early), [-1] * len(self._early)
         for answer in decision.exits:
@@ -474,10 +352,10 @@ class JointPolicy:
             # moment the link chose: that one tells of the curve and not of how frames are spread.
             audit = decision.audit and plan.audit_probability > 0
             weight = 1 / plan.audit_probability if audit else 0.0
-        coding, split = 0.0, self._coding.get(plan.split)
+        coding, split = 0.0, coded.get(plan.split)
         deepest = [bin_ for bin_ in bins if bin_ >= 0]
         if split is not None and deepest:
-            coding = float(split[deepest[-1]])
+            coding = float(split[0, deepest[-1]])
         return _Waiting(decision.scene.name, bins, labels, weight, coding)
 
     def _wait(self, sequence: int, row: _Waiting) -> None:
@@ -492,7 +370,7 @@ class JointPolicy:
         if row is not None and state is not None and reply.scores.size == self.facts.classes:
             self._label(state, row, int(reply.scores.argmax()))
 
-    def _label(self, state: _SceneState, row: _Waiting, label: int, own: bool = False) -> None:
+    def _label(self, state: SceneState, row: _Waiting, label: int, own: bool = False) -> None:
         """The full network's answer to a frame is known; ``own`` when the robot computed it."""
         differs = [said >= 0 and said != label for said in row.labels]
         labelled = Labelled(row.bins, differs, row.weight, row.coding)
@@ -512,7 +390,7 @@ class JointPolicy:
             self.budget.changed()
             self._refresh(state)
 
-    def _check_feedback(self, state: _SceneState, row: _Waiting, label: int) -> None:
+    def _check_feedback(self, state: SceneState, row: _Waiting, label: int) -> None:
         seen = [exit_ for exit_, bin_ in enumerate(row.bins) if bin_ >= 0]
         if not seen:
             return
@@ -557,27 +435,12 @@ class JointPolicy:
         if self._candidate is not None:
             values['split_now'] = self._candidate.arm.split
             values['codec_now'] = self._candidate.codec
-            values['thresholds_now'] = '/'.join(
-                '-' if value is None else f'{value:g}' for value in self._candidate.thresholds
-            )
+            values['thresholds_now'] = shown_thresholds(self._candidate.thresholds)
         return values
 
     def state(self) -> dict[str, Any]:
         """What was learned, for JSON; a copy."""
-        scenes = {}
-        for name, item in self._scenes.items():
-            risk, count = item.risk, min(item.filled, _SAMPLE)
-            scenes[name] = {
-                'counts': [row[:] for row in risk.counts],
-                'errors': [row[:] for row in risk.errors],
-                'local': [row[:] for row in risk.local],
-                'answers': risk.answers,
-                'coding': risk.coding,
-                'scale': risk.scale,
-                'caution': risk.caution,
-                'live': item.live[:count].tolist(),
-                'weights': item.live_weights[:count].tolist(),
-            }
+        scenes = {name: state.to_json() for name, state in self._scenes.items()}
         return {'edges': list(EDGES), 'exits': list(self._early), 'scenes': scenes}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -586,49 +449,15 @@ class JointPolicy:
         try:
             if state['edges'] != list(EDGES) or state['exits'] != list(self._early):
                 raise PolicyError('saved state has other bins or exits than this bundle')
-            parsed = {}
-            for name, item in state['scenes'].items():
-                columns = [np.asarray(item[key], float) for key in ('counts', 'errors', 'local')]
-                if any(c.shape != (exits, BINS) or not np.isfinite(c).all() for c in columns):
-                    raise PolicyError(f'saved state of scene {name!r} has the wrong shape')
-                live = np.asarray(item['live'], np.int64).reshape(-1, exits)[:_SAMPLE]
-                weights = np.asarray(item['weights'], float)[:_SAMPLE]
-                numbers = [float(item[k]) for k in ('answers', 'coding', 'scale', 'caution')]
-                sound = np.isfinite(weights).all() and len(live) == len(weights)
-                if not sound or not all(math.isfinite(x) and x >= 0 for x in numbers):
-                    raise PolicyError(f'saved state of scene {name!r} holds impossible numbers')
-                if live.size and (live.min() < -1 or live.max() >= BINS):
-                    raise PolicyError(f'saved state of scene {name!r} holds impossible bins')
-                parsed[str(name)] = (columns, live, weights, numbers)
+            saved = {str(name): Saved(name, item, exits) for name, item in state['scenes'].items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, PolicyError):
                 raise
             raise PolicyError(f'saved state is not of a joint policy: {error!r}') from error
-        for name, (columns, live, weights, numbers) in list(parsed.items())[:_MAX_SCENES]:
+        for name, item in list(saved.items())[:_MAX_SCENES]:
             scene = self._open(name)
-            risk = scene.risk
-            risk.counts, risk.errors, risk.local = (column.tolist() for column in columns)
-            risk.answers, risk.coding, risk.scale, risk.caution = numbers
-            scene.live[: len(live)], scene.live_weights[: len(live)] = live, weights
-            scene.filled = len(live)
-            scene.labelled = max(scene.labelled, int(max(map(sum, risk.counts), default=0.0)))
+            scene.take(item)
             self._refresh(scene)
-
-
-_ONE_HOT = np.eye(BINS)
-
-
-def _arms(facts: Facts, early: tuple[int, ...], all_local: bool) -> list[Arm]:
-    """Every split with its deepest exit and up to two before it; at the end, any of them."""
-    arms = []
-    for split in facts.splits:
-        below = [i for i, stage in enumerate(early) if stage <= split]
-        for size in range(min(3, len(below))):
-            arms += [Arm(split, (*chosen, below[-1])) for chosen in combinations(below[:-1], size)]
-    if all_local or not arms:
-        for size in range(min(3, len(early)) + 1):
-            arms += [Arm(facts.final, chosen) for chosen in combinations(range(len(early)), size)]
-    return arms
 
 
 def _deepest(labels: list[int]) -> int:
@@ -656,54 +485,3 @@ def _checked(calibration: Calibration | None, exits: int) -> Calibration:
                 f'last, the bundle {exits}'
             )
     return calibration
-
-
-def _histogram(sample: Sample) -> NDArray[np.float64]:
-    """(2, E, B) frames and disagreements per exit and bin."""
-    bins = bins_of(sample.confidence)
-    counts = np.zeros((2, bins.shape[1], BINS))
-    for exit_ in range(bins.shape[1]):
-        counts[0, exit_] = np.bincount(bins[:, exit_], minlength=BINS)
-        counts[1, exit_] = np.bincount(bins[:, exit_], sample.differs[:, exit_], minlength=BINS)
-    return counts
-
-
-_LOW = np.array((0.0, *EDGES))
-
-
-def _shape(calibration: Calibration, exits: int) -> NDArray[np.float64]:
-    """(E, B) the curve to start from: calibration of all scenes on top of "confidence is right".
-
-    An exit is calibrated when 1 − confidence is its error; it may be twice as wrong elsewhere.
-    """
-    prior = np.tile(np.clip(2.0 * (1 - _LOW), 0.02, 0.95), (exits, 1))
-    counts = np.zeros((2, exits, BINS))
-    for sample in calibration.scenes.values():
-        counts += _histogram(sample)
-    weights = counts[0] + 10.0
-    mean = (counts[1] + 10.0 * prior) / weights
-    return np.stack([falling(mean[e], weights[e]) for e in range(exits)]) if exits else prior
-
-
-def _coding(
-    facts: Facts, early: tuple[int, ...], calibration: Calibration
-) -> dict[int, NDArray[np.float64]]:
-    """Split -> (B,) P(coding changes the tail's answer | bin of the deepest exit before it).
-
-    Coding hurts where the network is unsure, which is where frames are sent. Without calibration
-    all of what coding changes is taken to be among the doubtful frames, one in ten.
-    """
-    found = {}
-    for split in facts.splits:
-        overall = min(item.disagreement for item in facts.codings[split].values())
-        exit_ = max(i for i, stage in enumerate(early) if stage <= split)
-        prior = np.clip(overall * np.clip(20 * (1 - _LOW), 0.1, 10.0), 1e-5, 0.5)
-        counts, changed = np.full(BINS, 5.0), 5.0 * prior
-        if split in calibration.splits:
-            column = calibration.splits.index(split)
-            for sample in calibration.scenes.values():
-                bins = bins_of(sample.confidence[:, exit_])
-                counts += np.bincount(bins, minlength=BINS)
-                changed += np.bincount(bins, sample.coded[:, column], minlength=BINS)
-        found[split] = falling(changed / counts, counts)
-    return found

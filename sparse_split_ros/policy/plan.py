@@ -34,6 +34,11 @@ class Plan:
     audit_probability: float = 0.0
 
 
+def shown_thresholds(thresholds: tuple[float | None, ...]) -> str:
+    """Thresholds per stage for people: '-' where the exit is not evaluated."""
+    return '/'.join('-' if value is None else f'{value:g}' for value in thresholds)
+
+
 class Policy(Protocol):
     """Chooses a plan per frame and learns from what came of it."""
 
@@ -45,6 +50,9 @@ class Policy(Protocol):
 
     def observe_reply(self, sequence: int, reply: ReplyFrame, late: bool) -> None:
         """The tail's word on an audit, or too late for a decision: it teaches, nothing else."""
+
+    def diagnostics(self) -> dict[str, object]:
+        """What a person may want to know; ``feedback`` is 'ok' or why the tail is not believed."""
 
 
 class FixedPolicy:
@@ -88,3 +96,7 @@ class FixedPolicy:
 
     def observe_reply(self, sequence: int, reply: ReplyFrame, late: bool) -> None:
         """A fixed policy learns nothing."""
+
+    def diagnostics(self) -> dict[str, object]:
+        """There is nothing to say of it that its parameters do not."""
+        return {}

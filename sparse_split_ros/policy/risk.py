@@ -11,10 +11,11 @@ answers, per scene. Three things keep it:
   made monotone, and raised everywhere by as much as live answers show calibration to be too
   hopeful where they came; its uncertainty is that of a Beta posterior, with frames of one track
   counted as the few independent observations they are.
-* **A margin.** A threshold is allowed when the risk it leads to, plus what coding alone costs, plus
-  z standard deviations (of the curve, and of the realised share over the frames so far and the
-  next two thousand), stays below the target. What was overdrawn, as the curve is known now, is paid
-  back within a few hundred frames.
+* **A margin.** A threshold is allowed when the share it leads to by the horizon (a scene's answer
+  2,000, later always some hundred ahead), what coding alone changes included, plus z standard
+  deviations stays below the target: of each bin of the curve, of the curve as a whole, and of
+  chance, which is larger where wrong answers come in runs. What was overdrawn, as the curve is
+  known now, is paid back within a few hundred frames.
 * **A watch.** Every answer of the tail is also a bet against the curve: a likelihood ratio for "the
   odds are several times what the curve and its uncertainty admit". Its running product is a
   supermartingale while the curve holds, whenever one looks (Waudby-Smith and Ramdas, JRSS B 86,
@@ -40,6 +41,7 @@ from numpy.typing import NDArray
 
 from sparse_split_ros.policy.facts import NEVER
 from sparse_split_ros.policy.plan import PolicyError
+from sparse_split_ros.policy.watch import Objects
 
 Floats = NDArray[np.float64]
 
@@ -52,16 +54,23 @@ BINS = len(EDGES) + 1
 # Risk levels: a threshold is where the curve falls below one of these. The first never answers.
 LEVELS = (0.0, *(float(x) for x in np.geomspace(5e-4, 0.4, 19)))
 
+# The promise is looked at from so many answers of a scene on, and always this far ahead.
 HORIZON = 2000.0
+AHEAD = 500.0
+# Wrong answers come in runs, of one object: the variance of their number is so many times that of
+# independent ones. Chosen on selection tracks, see RESULTS.md.
+CLUSTER = 8.0
 # What was overdrawn is paid back within so many frames.
 REPAY = 300.0
 # Frames of one object fail together: so many count as one. A track of GTSRB has about 30.
 DESIGN = 15.0
-# What a calibration of a scene is worth beside live answers, in frames, and when it is another's.
-CALIBRATION_WORTH = 1500.0
-FOREIGN_WORTH = 60.0
-# Live answers per scene are faded to half when they exceed this, so that old ones can be outlived.
-_MEMORY = 6000.0
+# What calibration of a scene is worth beside live answers, in independent frames: at most so many,
+# one in four (they are drawn at random out of many tracks), and when it is another scene's.
+CALIBRATION_WORTH = 100.0
+CALIBRATION_DESIGN = 4.0
+FOREIGN_WORTH = 4.0
+# Live evidence per scene is faded to half above this, so that what is old can be outlived.
+_MEMORY = 400.0
 _PRIOR = 4.0
 # Live errors must exceed the expected ones by this much to double what is feared elsewhere.
 _DOUBT = 2.0
@@ -199,6 +208,11 @@ def falling(values: Floats, weights: Floats) -> Floats:
     return np.repeat([block[0] for block in blocks], [int(block[2]) for block in blocks])
 
 
+def calibration_scale(frames: float, worth: float) -> float:
+    """What one of so many calibration frames is worth, all of them at most ``worth``."""
+    return min(1 / CALIBRATION_DESIGN, worth / max(frames, 1.0))
+
+
 @dataclass
 class Labelled:
     """A frame whose full answer is known: ``bins`` and ``differs`` per exit, −1 for unknown bins.
@@ -227,7 +241,10 @@ class SceneRisk:
     """What is known of one scene."""
 
     def __init__(self, exits: int, prior: Floats, calibration: Floats, scale: float) -> None:
-        """``prior`` (E, B) the shape of the curve; ``calibration`` (2, E, B) counts and errors."""
+        """``prior`` (E, B) the shape of the curve; ``calibration`` (2, E, B) counts and errors.
+
+        ``scale`` is what one frame of calibration is worth.
+        """
         self.exits = exits
         self._prior = prior
         self._calibration = calibration
@@ -238,6 +255,8 @@ class SceneRisk:
         self.caution = 1.0
         self.curve = prior.copy()
         self.variance = np.zeros_like(prior)
+        # Relative variance that all of the curve shares.
+        self.doubt = 1.0
         # P(disagree) for the watch, as lists: it is looked up once per answer.
         self.upper: list[list[float]] = []
         # What was answered so far: local answers by exit and bin, offboard answers, coding's cost.
@@ -250,11 +269,16 @@ class SceneRisk:
         self.fit()
 
     def learn(self, row: Labelled) -> None:
-        """The tail's word on one frame, less what coding alone would make it differ."""
+        """The tail's word on one frame, less what coding alone would make it differ.
+
+        It counts as much as it is independent of the others: audits are far apart.
+        """
+        chosen = 1 / row.weight if row.weight > 0 else 1.0
+        evidence = 1 / (1 + (DESIGN - 1) * chosen)
         for exit_, bin_ in enumerate(row.bins):
             if bin_ >= 0:
-                self.counts[exit_][bin_] += 1.0
-                self.errors[exit_][bin_] += row.differs[exit_] - row.coding
+                self.counts[exit_][bin_] += evidence
+                self.errors[exit_][bin_] += evidence * (row.differs[exit_] - row.coding)
 
     def watch(self, row: Labelled, own: int, said: int, odds: float) -> float:
         """Bet on one frame, by the deepest exit that saw it; the log evidence of a change.
@@ -311,12 +335,10 @@ class SceneRisk:
         errors = np.array(self.errors).reshape(shape)
         if counts.sum() > _MEMORY * self.exits:
             self.fade(0.5)
-        seen = self._calibration[0].sum()
-        worth = min(self.scale, CALIBRATION_WORTH / max(seen / max(self.exits, 1), 1.0))
         # What was known before any live answer, and how far off it is where those have come.
-        base = worth * self._calibration[0] / DESIGN + _PRIOR
-        known = (worth * self._calibration[1] / DESIGN + _PRIOR * self._prior) / base
-        live, wrong = counts / DESIGN, np.maximum(errors, 0.0) / DESIGN
+        base = self.scale * self._calibration[0] + _PRIOR
+        known = (self.scale * self._calibration[1] + _PRIOR * self._prior) / base
+        live, wrong = counts, np.maximum(errors, 0.0)
         worse = (wrong.sum(1) + _DOUBT) / ((live * known).sum(1) + _DOUBT)
         odds = self.caution * np.clip(worse, 1.0, 5.0)[:, None]
         known = odds * known / (1 - known + odds * known)
@@ -326,6 +348,9 @@ class SceneRisk:
             self.curve[exit_] = falling(mean[exit_], effective[exit_])
         self.curve = np.clip(self.curve, 1e-5, 0.995)
         self.variance = self.curve * (1 - self.curve) / (effective + 1)
+        # All bins may be wrong together: the fewer errors are known, the more so.
+        errors_known = (self.curve * effective).sum() / max(self.exits, 1)
+        self.doubt = 1 / max(errors_known, 1.0)
         self.upper = np.clip(self.curve + np.sqrt(self.variance), 2e-3, 0.9).tolist()
 
     def levels(self) -> NDArray[np.int64]:
@@ -339,128 +364,3 @@ class SceneRisk:
         """Expected disagreements so far, by the curve as it is known now."""
         local = np.array(self.local).reshape(self.curve.shape)
         return self.coding + float(np.sum(local * self.curve))
-
-
-class Budget:
-    """Audits: at most ``share`` of all frames on average, ``burst`` for ``length`` after a change.
-
-    In quiet times half of the share is spent and the rest saved, up to what one burst costs; a
-    burst may overdraw by as much, and is paid back before the next.
-    """
-
-    def __init__(self, share: float = 0.02, burst: float = 0.10, length: int = 500) -> None:
-        if not 0 <= share <= burst <= 1:
-            raise PolicyError(f'audit budget {share}, burst {burst}: expected 0 <= both <= 1')
-        self.share = share
-        self.burst = burst
-        self.length = length
-        self._left = 0
-        self._balance = 0.0
-
-    def changed(self) -> None:
-        """A change was detected."""
-        self._left = self.length
-
-    def next(self) -> float:
-        """The audit probability of the next frame."""
-        limit = (self.burst - self.share) * self.length
-        probability = self.share / 2
-        if self._left > 0:
-            self._left -= 1
-            if self._balance > -limit:
-                probability = self.burst
-        self._balance = min(limit, self._balance + self.share - probability)
-        return probability
-
-
-class Objects:
-    """Which frames show the same object, guessed from the classes robot and tail give them.
-
-    A frame belongs to the object before it when either class was among those given to that. Tracks
-    are not known to a policy, and one object's two or three candidate classes alternate.
-    """
-
-    def __init__(self) -> None:
-        self._classes: set[int] = set()
-        self._place = 0
-
-    def place(self, own: int, said: int) -> int:
-        """The frame's number within its object, from 1."""
-        if own in self._classes or (said in self._classes and len(self._classes) < 4):
-            self._place += 1
-        else:
-            self._classes.clear()
-            self._place = 1
-        if len(self._classes) < 8:
-            self._classes.update((own, said))
-        return self._place
-
-
-class FeedbackCheck:
-    """Whether the tail's answers have to do with the frames they answer.
-
-    A tail that guesses, always says the same, or replays old answers agrees with the robot's own
-    exits only by chance, however hard the scene. Frames of one sign hang together, so what is
-    counted are runs of answers in which the robot's own class stays the same: one vote each. The
-    votes' likelihood ratio, chance against what the curves expect, is summed from 0 upwards (Page).
-    """
-
-    _CHANCE = 0.1
-    _ALARM = math.log(1e4)
-    _RELIEF = math.log(1e3)
-
-    def __init__(self) -> None:
-        self.poisoned = False
-        self.reason = ''
-        self._objects = Objects()
-        # Of the run that is still open: answers, agreements, expected agreements.
-        self._run = [0, 0, 0.0]
-        self._evidence = 0.0
-        self._votes: deque[bool] = deque(maxlen=32)
-
-    def add(self, said: int, own: int, expected: float) -> bool:
-        """The tail said class ``said``, the robot's deepest exit ``own``; whether it is poisoned.
-
-        ``expected`` is how likely the curve takes them to agree.
-        """
-        run = self._run
-        if self._objects.place(own, said) == 1 and run[0]:
-            self._close(run[1] / run[0], run[2] / run[0])
-            run[0], run[1], run[2] = 0, 0, 0.0
-        run[0] += 1
-        run[1] += said == own
-        run[2] += expected
-        return self.poisoned
-
-    def _close(self, agreed: float, expected: float) -> None:
-        vote = agreed >= 0.5
-        honest = min(max(expected, 0.15), 0.9)
-        chance = self._CHANCE
-        step = math.log(chance / honest if vote else (1 - chance) / (1 - honest))
-        self._votes.append(vote)
-        self._evidence = max(0.0, self._evidence + (-step if self.poisoned else step))
-        if self._evidence < (self._RELIEF if self.poisoned else self._ALARM):
-            return
-        self.poisoned, self._evidence = not self.poisoned, 0.0
-        self.reason = (
-            f'the tail agrees with the robot on {sum(self._votes)} of the last {len(self._votes)} '
-            'objects, no more than by chance'
-        )
-
-
-class PageHinkley:
-    """Page's cumulative sum test, two-sided, for a shift of a mean (Biometrika 41, 1954)."""
-
-    def __init__(self, slack: float, limit: float) -> None:
-        self._slack = slack
-        self._limit = limit
-        self._up = self._down = 0.0
-
-    def add(self, deviation: float) -> bool:
-        """Whether this deviation from the expected mean completes evidence of a shift."""
-        self._up = max(0.0, self._up + deviation - self._slack)
-        self._down = max(0.0, self._down - deviation - self._slack)
-        if max(self._up, self._down) <= self._limit:
-            return False
-        self._up = self._down = 0.0
-        return True

@@ -317,7 +317,7 @@ def _default_codec(facts: Facts, split: int) -> str:
 LEARNERS: dict[str, type[Learner]] = {
     'splitee': OneArm,
     'splitee-s': SideObservations,
-    'i-splitee': SideObservations,
+    'isplitee': SideObservations,
     'splitee-paired': PairedElimination,
 }
 
@@ -337,7 +337,7 @@ def make_learner(
     """
     if name not in LEARNERS:
         raise PolicyError(f'unknown learner {name!r}, choose one of {", ".join(LEARNERS)}')
-    if name == 'i-splitee':
+    if name == 'isplitee':
         costs = AbstractCosts.i_splitee(arms, offload)
         threshold = 0.5 if threshold is None else threshold
     else:

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 FORMAT = 'sparse_split_policy/1'
 _MAX_BYTES = 16 << 20
@@ -19,6 +18,7 @@ class StateError(ValueError):
     """A saved state that cannot be used; the message says why, and starting blank is safe."""
 
 
+@runtime_checkable
 class Learned(Protocol):
     """A policy with something to keep."""
 
@@ -80,45 +80,37 @@ def load_state(
 
 
 class StateKeeper:
-    """Restores a policy at the start and saves it every ``every_s`` seconds and at the end.
+    """Restores a policy at the start and saves it whenever told to.
 
-    Takes steady seconds as an argument and reads no clock; one that jumps backwards is taken as the
-    present. A failure to save is returned as a sentence, once, and never raised: the robot goes on.
+    A file that is refused is moved aside, never overwritten. A failure to save is returned as a
+    sentence, once, and never raised: the robot goes on.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], policy: str, fingerprint: str, every_s: float = 10.0
-    ) -> None:
-        self._path = path
+    def __init__(self, path: str | os.PathLike[str], policy: str, fingerprint: str) -> None:
+        self._path = Path(path)
         self._policy = policy
         self._fingerprint = fingerprint
-        self._every_s = every_s
-        self._saved = math.nan
         self._complained = False
 
-    def restore(self, policy: Learned) -> str:
-        """What became of the saved state, in words; blank is always safe."""
+    def restore(self, policy: Learned) -> tuple[bool, str]:
+        """Whether all is well, and what became of the saved state in words; blank is safe."""
         try:
             state = load_state(self._path, policy=self._policy, fingerprint=self._fingerprint)
             if state is None:
-                return f'{self._path}: no saved policy state, starting blank'
+                return True, f'{self._path}: no saved policy state, starting blank'
             policy.restore(state)
         except (ValueError, KeyError, TypeError) as error:
-            return f'policy state refused: {error}'
-        return f'{self._path}: policy state restored'
+            aside = self._path.with_name(f'{self._path.name}.refused')
+            with contextlib.suppress(OSError):
+                self._path.replace(aside)
+            return False, f'policy state refused: {error}; kept as {aside.name}'
+        return True, f'{self._path}: policy state restored'
 
-    def due(self, now: float) -> bool:
-        """Whether it is time to save."""
-        if math.isnan(self._saved) or now < self._saved:
-            self._saved = now
-        return now - self._saved >= self._every_s
-
-    def save(self, state: dict[str, Any], now: float) -> str:
+    def save(self, state: dict[str, Any]) -> str:
         """Write a policy's state; what went wrong in words the first time it does, else nothing.
 
         The state is a copy, so that a caller needs its lock only to get it and not for the disk.
         """
-        self._saved = now
         try:
             save_state(self._path, state, policy=self._policy, fingerprint=self._fingerprint)
         except StateError as error:

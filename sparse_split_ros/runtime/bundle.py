@@ -14,12 +14,14 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 FORMAT = 'sparse_split_bundle/1'
+GRAPH_FORMAT = 'sparse_split_graph/1'
 MANIFEST = 'manifest.json'
 PROFILE = 'profile.json'
 DEFAULT_BUNDLE = 'gtsrb32'
@@ -27,6 +29,8 @@ DEFAULT_BUNDLE = 'gtsrb32'
 _MAX_MANIFEST_BYTES = 8 << 20
 _MAX_FILE_BYTES = 1 << 30
 _MAX_ELEMENTS = 1 << 26
+_ROWS = re.compile(r'\[\n[-\s\d.,e+]+\]')
+"""A list of numbers, one per line; a string has no line breaks in JSON."""
 
 
 class BundleError(Exception):
@@ -54,6 +58,8 @@ class Stage:
     parameters: int
     stored_bytes: int
     macs: int
+    account: Mapping[str, float] = field(default_factory=dict)
+    """What else it costs: see `_account`; empty in older bundles."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class Exit:
     macs: int
     accuracy: float | None
     ece: float | None
+    account: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,8 @@ class Split:
     codecs: Mapping[str, Mapping[str, Any]]
     encoder_macs: int = 0
     decoder_macs: int = 0
+    account: Mapping[str, float] = field(default_factory=dict)
+    """Of the encoder."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,10 @@ class Bundle:
     files: Mapping[str, str]
     fingerprint: bytes = field(repr=False)
     """First 8 bytes of the SHA-256 of manifest.json."""
+    graph: str | None = None
+    """The file with the operations of every model, for engines that are not ONNX."""
+    weights: str | None = None
+    """The safetensors file with what `graph` refers to; both are there or neither."""
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], verify: bool = True) -> Bundle:
@@ -188,6 +201,7 @@ def write_manifest(directory: str | os.PathLike[str], manifest: Mapping[str, Any
         if name not in {MANIFEST, PROFILE}
     }
     text = json.dumps({'format': FORMAT, **manifest, 'files': files}, indent=1, allow_nan=False)
+    text = _ROWS.sub(lambda row: f'[{" ".join(row[0][1:-1].split())}]', text)
     partial = root / f'.{MANIFEST}'
     partial.write_text(text + '\n', encoding='utf-8')
     partial.replace(root / MANIFEST)
@@ -352,6 +366,9 @@ def _parse(directory: Path, raw: bytes) -> Bundle:
     splits = tuple(_split(item, files, stages) for item in root.get('splits').sequence())
     if len({item.stage for item in splits}) != len(splits):
         raise root.get('splits').fail('at most one split per stage')
+    graph, weights = root.optional('graph'), root.optional('weights')
+    if (graph is None) != (weights is None):
+        raise BundleError(f'{path}: expected both "graph" and "weights", or neither')
     return Bundle(
         path=directory,
         name=root.get('name').text(),
@@ -364,6 +381,8 @@ def _parse(directory: Path, raw: bytes) -> Bundle:
         training=root.get('training').mapping(),
         files=files,
         fingerprint=hashlib.sha256(raw).digest()[:8],
+        graph=None if graph is None else graph.file(files),
+        weights=None if weights is None else weights.file(files),
     )
 
 
@@ -400,7 +419,16 @@ def _stage(value: _Value, files: Mapping[str, str]) -> Stage:
         parameters=value.get('parameters').integer(0),
         stored_bytes=value.get('stored_bytes').integer(0),
         macs=value.get('macs').integer(0),
+        account=_account(value),
     )
+
+
+def _account(value: _Value) -> dict[str, float]:
+    """The costs of one sample that the exporter worked out (networks/account.py)."""
+    account = value.optional('account')
+    if account is None:
+        return {}
+    return {name: account.get(name).number(0) for name in account.mapping()}
 
 
 def _exit(value: _Value, files: Mapping[str, str], stages: int) -> Exit:
@@ -414,6 +442,7 @@ def _exit(value: _Value, files: Mapping[str, str], stages: int) -> Exit:
         macs=value.get('macs').integer(0),
         accuracy=None if accuracy is None else accuracy.number(0.0, 1.0),
         ece=None if ece is None else ece.number(0.0, 1.0),
+        account=_account(value),
     )
 
 
@@ -437,6 +466,7 @@ def _split(value: _Value, files: Mapping[str, str], stages: tuple[Stage, ...]) -
         codecs={name: codecs.get(name).mapping() for name in codecs.mapping()},
         encoder_macs=0 if encoder_macs is None else encoder_macs.integer(0),
         decoder_macs=0 if decoder_macs is None else decoder_macs.integer(0),
+        account=_account(value),
     )
 
 

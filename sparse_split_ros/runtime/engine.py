@@ -25,7 +25,9 @@ from sparse_split_ros.runtime.bundle import Bundle
 Array = NDArray[np.float32]
 Model = Callable[[Array], Array]
 
-ENGINES = ('onnxruntime', 'torch')
+ENGINES = ('auto', 'native', 'native-int8', 'onnxruntime', 'torch')
+# What the native engine is asked for as, and what it then is.
+_AS_NATIVE = {'auto': 'native', 'native': 'native', 'native-int8': 'native-int8'}
 DEVICES = ('cpu', 'cuda', 'tensorrt')
 
 _log = logging.getLogger(__name__)
@@ -60,7 +62,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """As given to `load_engine`."""
+        """What runs: a name of `ENGINES` other than auto."""
 
     def run(
         self,
@@ -82,28 +84,62 @@ class Engine(Protocol):
 
 def load_engine(
     bundle: Bundle,
-    name: str = 'onnxruntime',
+    name: str = 'auto',
     device: str = 'cpu',
     threads: int = 1,
     stages: range | None = None,
 ) -> Engine:
     """Load the models of `stages` (all by default) into the engine called `name`.
 
-    Encoders come with the stage before their split, decoders with the stage after it. Raises
-    EngineError for an unknown engine or device and for models that do not load, BundleError for
-    damaged files.
+    Encoders come with the stage before their split, decoders with the stage after it. 'auto' is
+    'native' where that is built and the bundle has what it reads, on the CPU, else 'onnxruntime'.
+    Raises EngineError for an unknown engine or device and for models that do not load, BundleError
+    for damaged files.
     """
     if device not in DEVICES:
         raise EngineError(f'unknown device {device!r}; choose one of {", ".join(DEVICES)}')
     if threads < 0:
         raise EngineError(f'threads is {threads}; expected 0 (the engine decides) or more')
-    if name == 'onnxruntime':
-        return OnnxEngine(bundle, device, threads, stages)
-    if name == 'torch':
-        from sparse_split_ros.networks.torch_engine import TorchEngine
+    chosen = choose_engine(bundle, name, device)
+    if name in _AS_NATIVE and chosen == 'onnxruntime':
+        level = logging.INFO if name == 'auto' else logging.WARNING
+        lack = _native_lacks(bundle, device)
+        _log.log(level, 'no native engine: %s; running on ONNX Runtime', lack)
+    if chosen in _AS_NATIVE:
+        from sparse_split_ros.native.engine import NativeEngine
 
-        return TorchEngine(bundle, device, threads, stages)
-    raise EngineError(f'unknown engine {name!r}; choose one of {", ".join(ENGINES)}')
+        precision = 'int8' if chosen == 'native-int8' else 'float32'
+        return NativeEngine(bundle, threads, stages, precision)
+    if chosen == 'onnxruntime':
+        return OnnxEngine(bundle, device, threads, stages)
+    from sparse_split_ros.networks.torch_engine import TorchEngine
+
+    return TorchEngine(bundle, device, threads, stages)
+
+
+def choose_engine(bundle: Bundle, name: str = 'auto', device: str = 'cpu') -> str:
+    """The engine that `load_engine` loads for `name`, which is one of `ENGINES` but not 'auto'.
+
+    Raises EngineError for an unknown name.
+    """
+    if name not in ENGINES:
+        raise EngineError(f'unknown engine {name!r}; choose one of {", ".join(ENGINES)}')
+    if name not in _AS_NATIVE:
+        return name
+    return 'onnxruntime' if _native_lacks(bundle, device) else _AS_NATIVE[name]
+
+
+def _native_lacks(bundle: Bundle, device: str) -> str | None:
+    """What the native engine lacks for this bundle on this machine; None when it can run."""
+    if device != 'cpu':
+        return f'it runs on the CPU, and the device is {device}'
+    if bundle.graph is None:
+        return f'bundle {bundle.name!r} has no graph; export it again'
+    try:
+        import sparse_split_ros.native.engine  # noqa: F401
+    except ImportError as error:
+        return f'it was not built with this package, install that where there is g++ ({error})'
+    return None
 
 
 def softmax(logits: Array, temperature: float = 1.0) -> Array:
@@ -127,6 +163,7 @@ class StagedEngine(ABC):
         self.bundle = bundle
         self.stages = wanted
         self._models: dict[str, Model] = {}
+        self._prepare()
         names = [bundle.stages[stage].model for stage in wanted]
         names += [exit_.model for exit_ in bundle.exits if exit_.stage in wanted]
         for split in bundle.splits:
@@ -135,6 +172,10 @@ class StagedEngine(ABC):
                 names += [split.decoder] * (split.stage + 1 in wanted)
         for model in names:
             self._models[model] = self._load(model, bundle.read(model))
+
+    def _prepare(self) -> None:
+        """Called once, before the models are loaded. Raises EngineError."""
+        return None
 
     @abstractmethod
     def _load(self, name: str, data: bytes) -> Model:
@@ -222,13 +263,16 @@ class StagedEngine(ABC):
         return y, ms
 
     def _check(self, x: Array, shape: tuple[int, ...], what: str) -> None:
+        self._check_shape(x, shape, what)
+        if not np.isfinite(x).all():
+            raise EngineError(f'{what}: the input holds a value that is not finite')
+
+    def _check_shape(self, x: Array, shape: tuple[int, ...], what: str) -> None:
         if x.ndim != 4 or x.shape[0] < 1 or x.shape[1:] != shape or x.dtype != np.float32:
             wanted = ', '.join(str(side) for side in shape)
             raise EngineError(
                 f'{what}: expected an input (N, {wanted}) float32, found {x.shape} {x.dtype}'
             )
-        if not np.isfinite(x).all():
-            raise EngineError(f'{what}: the input holds a value that is not finite')
 
     def _check_range(self, first: int, last: int, thresholds: Sequence[float | None]) -> None:
         if not (first <= last and first in self.stages and last in self.stages):
@@ -241,12 +285,10 @@ class StagedEngine(ABC):
             )
 
 
-class OnnxEngine(StagedEngine):
-    """ONNX Runtime: one session per model, on CPU, CUDA or TensorRT."""
+class OnnxRuntime:
+    """ONNX Runtime with its settings, on CPU, CUDA or TensorRT: makes callables of ONNX models."""
 
-    name = 'onnxruntime'
-
-    def __init__(self, bundle: Bundle, device: str, threads: int, stages: range | None) -> None:
+    def __init__(self, device: str, threads: int) -> None:
         import onnxruntime
 
         self._ort = onnxruntime
@@ -260,7 +302,6 @@ class OnnxEngine(StagedEngine):
         self._options = options
         self._providers = self._choose_providers(device)
         self._warned = False
-        super().__init__(bundle, stages)
 
     def _choose_providers(self, device: str) -> list[str]:
         wanted = {
@@ -279,7 +320,8 @@ class OnnxEngine(StagedEngine):
             )
         return [p for p in wanted if p in available] + ['CPUExecutionProvider']
 
-    def _load(self, name: str, data: bytes) -> Model:
+    def load(self, name: str, data: bytes) -> Model:
+        """A callable for the ONNX model `data`. Raises EngineError."""
         try:
             session = self._ort.InferenceSession(data, self._options, providers=self._providers)
         except Exception as error:  # onnxruntime's exceptions have no common public base
@@ -298,3 +340,16 @@ class OnnxEngine(StagedEngine):
             return session.run(['y'], {'x': x})[0]  # type: ignore[no-any-return]
 
         return run
+
+
+class OnnxEngine(StagedEngine):
+    """ONNX Runtime: one session per model."""
+
+    name = 'onnxruntime'
+
+    def __init__(self, bundle: Bundle, device: str, threads: int, stages: range | None) -> None:
+        self._runtime = OnnxRuntime(device, threads)
+        super().__init__(bundle, stages)
+
+    def _load(self, name: str, data: bytes) -> Model:
+        return self._runtime.load(name, data)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from sparse_split_ros.link.codec import Codec, codec_id
 from sparse_split_ros.link.estimate import TailState
 from sparse_split_ros.link.frame import FeatureFrame, Flag, ReplyFrame, Status
 from sparse_split_ros.link.tracker import Arrival, InFlight, Tracker
-from sparse_split_ros.policy.decision import Decision, Reason, Route, Times
+from sparse_split_ros.policy.decision import Decision, ExitAnswer, Reason, Route, Times
 from sparse_split_ros.policy.plan import Plan, Policy
 from sparse_split_ros.policy.scene import Scene
 
@@ -64,6 +64,7 @@ class Computed:
 
     ``probabilities`` of shape (K,), float32, per evaluated exit; ``stopped`` is the exit that was
     sure enough; ``features`` is what would travel, (1, C, H, W), None when not computed.
+    ``stage_ms`` and ``exit_ms`` are what each stage and exit took.
     """
 
     probabilities: Mapping[int, Array]
@@ -71,6 +72,8 @@ class Computed:
     features: Array | None
     prepare_ms: float = 0.0
     compute_ms: float = 0.0
+    stage_ms: Mapping[int, float] = field(default_factory=dict)
+    exit_ms: Mapping[int, float] = field(default_factory=dict)
 
 
 def compute(engine: Engine, ticket: Ticket, x: Array, prepare_ms: float = 0.0) -> Computed:
@@ -91,7 +94,19 @@ def compute(engine: Engine, ticket: Ticket, x: Array, prepare_ms: float = 0.0) -
     if result.features is not None and ticket.reachable and plan.split < engine.bundle.final:
         features = engine.encode(result.features, plan.split)
     compute_ms = (time.perf_counter() - start) * 1e3
-    return Computed(probabilities, stopped, features, prepare_ms, compute_ms)
+    return Computed(
+        probabilities, stopped, features, prepare_ms, compute_ms, result.stage_ms, result.exit_ms
+    )
+
+
+def slowed(computed: Computed, factor: float) -> Computed:
+    """The same on a robot that computes ``factor`` times slower; its times are simulated."""
+    return replace(
+        computed,
+        compute_ms=factor * computed.compute_ms,
+        stage_ms={stage: factor * ms for stage, ms in computed.stage_ms.items()},
+        exit_ms={stage: factor * ms for stage, ms in computed.exit_ms.items()},
+    )
 
 
 @dataclass
@@ -156,8 +171,10 @@ class Head:
         """Accept a frame that arrived at ``arrived`` from camera ``source``; the plan for it."""
         plan = self.policy.choose(scene, self.tracker.link())
         up = self.tracker.state is TailState.UP
-        audit = up and self._random.random() < plan.audit_probability
-        probe = plan.split < self._bundle.final and self.tracker.probe_due(now)
+        final = plan.split == self._bundle.final
+        # Where the robot computes everything, its own last exit is what an audit asks.
+        audit = (up or final) and self._random.random() < plan.audit_probability
+        probe = not final and self.tracker.probe_due(now)
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         self.counts.accepted += 1
         self._waiting[self._sequence] = _Accepted(
@@ -348,6 +365,12 @@ class Head:
             payload_bytes=frame.size,
             audit=frame.audit,
             times=times,
+            exits=tuple(
+                ExitAnswer(stage, int(said.argmax()), float(said.max()))
+                for stage, said in sorted(computed.probabilities.items())
+            ),
+            stage_ms=computed.stage_ms,
+            exit_ms=computed.exit_ms,
         )
         self.counts.routes[route] += 1
         self.policy.observe(decision)

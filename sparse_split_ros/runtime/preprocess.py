@@ -18,6 +18,16 @@ def prepare(
 ) -> NDArray[np.float32]:
     """Crop, resize and normalise one RGB image (H, W, 3) uint8 to (1, 3, H', W') float32.
 
+    See :func:`fit`. Raises ImageError.
+    """
+    return normalise(fit(image, spec, roi), spec)
+
+
+def fit(
+    image: NDArray[np.uint8], spec: InputSpec, roi: Sequence[int] | None = None
+) -> NDArray[np.uint8]:
+    """What the network sees of an RGB image (H, W, 3) uint8, cropped and resized: (H', W', 3).
+
     `roi` is (x, y, width, height) in pixels, clipped to the image; None or (0, 0, 0, 0) is the
     whole image. Raises ImageError.
     """
@@ -27,7 +37,7 @@ def prepare(
         )
     if roi is not None and any(roi):
         image = _crop(image, roi)
-    return normalise(resize(image, spec), spec)
+    return resize(image, spec)
 
 
 def resize(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:

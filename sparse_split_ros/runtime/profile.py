@@ -27,7 +27,7 @@ WARM_UP = 20
 
 def profile(
     bundle_or_path: str | os.PathLike[str],
-    engine: str = 'onnxruntime',
+    engine: str = 'auto',
     device: str = 'cpu',
     threads: int = 1,
     repeats: int = 200,
@@ -38,13 +38,14 @@ def profile(
     BundleError, EngineError.
     """
     bundle = Bundle.load(bundle_path(bundle_or_path))
-    times = measure(load_engine(bundle, engine, device, threads), repeats)
+    loaded = load_engine(bundle, engine, device, threads)
+    times = measure(loaded, repeats)
     times |= {'repeats': repeats, 'measured': datetime.now(timezone.utc).isoformat('T', 'seconds')}
     everything = bundle.profile()
     # Times of another machine would mislead whoever copied the bundle's directory.
     if everything.get('machine') != _machine():
         everything = {'machine': _machine(), 'engines': {}}
-    everything.setdefault('engines', {})[key(engine, device, threads)] = times
+    everything.setdefault('engines', {})[key(loaded.name, device, threads)] = times
     path = bundle.path / PROFILE
     partial = path.with_name(f'.{PROFILE}')
     try:
@@ -56,7 +57,7 @@ def profile(
 
 
 def key(engine: str, device: str, threads: int) -> str:
-    """The name of one measurement in profile.json, such as 'onnxruntime/cpu/1'."""
+    """The name of one measurement in profile.json, such as 'native/cpu/1'."""
     return f'{engine}/{device}/{threads}'
 
 

@@ -61,11 +61,14 @@ class SparseLayer(nn.Module):
 
     def dense_weight(self) -> Tensor:
         """The weight of the equal dense layer, (outputs, inputs, *kernel); differentiable."""
+        return self.spread(self.weight)
+
+    def spread(self, weight: Tensor) -> Tensor:
+        """`weight` (outputs, fan-in, *kernel) as a dense one, (outputs, inputs, *kernel)."""
         spec = self.pattern.spec
-        kernel = self.weight.shape[2:]
-        places = self._places()
-        dense = self.weight.new_zeros(spec.outputs * spec.inputs, *kernel)
-        dense = dense.index_put((places,), self.weight.reshape(-1, *kernel))
+        kernel = weight.shape[2:]
+        dense = weight.new_zeros(spec.outputs * spec.inputs, *kernel)
+        dense = dense.index_put((self._places(),), weight.reshape(-1, *kernel))
         return dense.view(spec.outputs, spec.inputs, *kernel)
 
     @torch.no_grad()

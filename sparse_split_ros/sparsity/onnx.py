@@ -32,15 +32,21 @@ class Graph(Protocol):
         """Append an int64 constant."""
 
 
-def write_linear(graph: Graph, layer: SparseLinear, x: str) -> str:
-    """Append `layer` on x (N, inputs); the name of (N, outputs). Needs opset 13 or later."""
-    bias = [] if layer.bias is None else [graph.weight(layer.bias)]
+def write_linear(
+    graph: Graph, layer: SparseLinear, x: str, weight: Tensor, bias: Tensor | None
+) -> str:
+    """Append `layer` on x (N, inputs); the name of (N, outputs). Needs opset 13 or later.
+
+    `weight` (outputs, fan-in) and `bias` stand for the layer's own, so that a BatchNorm can be
+    folded in before.
+    """
+    tail = [] if bias is None else [graph.weight(bias)]
     if layer.pattern.spec.rows == 1:
-        return graph.add('Gemm', [x, _scattered(graph, layer, layer.weight), *bias], transB=1)
-    kernels = graph.weight(layer.weight[:, :, None, None])
+        return graph.add('Gemm', [x, _scattered(graph, layer, weight), *tail], transB=1)
+    kernels = graph.weight(weight[:, :, None, None])
     gathered = graph.add('Gather', [x, graph.integers(layer.edges.numpy())], axis=1)
     pixels = graph.add('Unsqueeze', [gathered, graph.integers(np.array([2, 3]))])
-    y = graph.add('Conv', [pixels, kernels, *bias], group=_groups(layer), kernel_shape=[1, 1])
+    y = graph.add('Conv', [pixels, kernels, *tail], group=_groups(layer), kernel_shape=[1, 1])
     return graph.add('Flatten', [y])
 
 
@@ -49,8 +55,7 @@ def write_conv(
 ) -> str:
     """Append `layer` on x (N, inputs, H, W); the name of (N, outputs, H', W').
 
-    `weight` and `bias` stand for the layer's own, so that a BatchNorm can be folded in before: it
-    scales whole outputs, and (outputs, fan-in, kH, kW) has those in front as a dense weight does.
+    `weight` (outputs, fan-in, kH, kW) and `bias` stand for the layer's own, as in `write_linear`.
     """
     window = {
         'kernel_shape': list(layer.kernel_size),

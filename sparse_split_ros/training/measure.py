@@ -18,9 +18,14 @@ from sparse_split_ros.link.codec import Codec
 from sparse_split_ros.runtime.bundle import Bundle, InputSpec
 from sparse_split_ros.runtime.engine import Engine, load_engine, softmax
 from sparse_split_ros.runtime.preprocess import normalise, prepare
-from sparse_split_ros.training.calibrate import expected_calibration_error, interval
+from sparse_split_ros.training.calibrate import (
+    expected_calibration_error,
+    interval,
+    reliability,
+    risk_coverage,
+)
+from sparse_split_ros.training.predict import rows_at_once
 
-_BATCH = 128
 REPORT_DRIVE = Drive(seed=90_001, tracks_per_scene=43)
 """Every class once in every scene; its seed is used nowhere else."""
 
@@ -68,16 +73,39 @@ def prepare_drive(drive: Drive, classes: tuple[str, ...], spec: InputSpec) -> di
     }
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a bundle says of N images."""
+
+    exits: dict[int, NDArray[np.float32]]
+    """Calibrated probabilities (N, K) by the stage of the exit."""
+    coded: NDArray[np.float32]
+    """The final exit's (N, K) behind the default split and codec."""
+    payloads: list[int]
+    """Bytes of the default codec, N of them."""
+
+    def reliability(self, data: Prepared) -> dict[int, list[tuple[float, float, int]]]:
+        """Confidence against accuracy in bins of equal mass, by exit."""
+        return {
+            stage: reliability(values.max(axis=1), values.argmax(axis=1) == data.labels)
+            for stage, values in self.exits.items()
+        }
+
+
 def measure(bundle: Bundle, data: Prepared, engine: Engine | None = None) -> dict[str, Any]:
-    """How good every exit and the default cut are: accuracy, interval, calibration error.
+    """How good every exit and the default cut are on `data`: see `figures`."""
+    return figures(bundle, answers(engine or load_engine(bundle), data.x), data)
+
+
+def figures(bundle: Bundle, said: Answers, data: Prepared) -> dict[str, Any]:
+    """Accuracy and its interval, calibration error and risk-coverage area of what was `said`.
 
     Intervals are 95 % bootstrap intervals over groups. 'coded' is the final exit behind the default
     split and codec for every image. 'routed' answers at the split's exit where its confidence
     reaches the default threshold and sends the rest.
     """
-    engine = engine or load_engine(bundle)
     defaults = bundle.defaults
-    probabilities, coded, sizes = _run(engine, data.x)
+    probabilities, coded, sizes = said.exits, said.coded, said.payloads
     report: dict[str, Any] = {
         'frames': len(data.labels),
         'tracks': len(np.unique(data.groups)),
@@ -109,10 +137,8 @@ def mean_accuracy(reports: Iterable[dict[str, Any]], final: int) -> float:
     return _rounded(np.mean([report['exits'][str(final)]['accuracy'] for report in reports]))
 
 
-def _run(
-    engine: Engine, x: NDArray[np.float32]
-) -> tuple[dict[int, NDArray[np.float32]], NDArray[np.float32], list[int]]:
-    """Probabilities by exit, the final exit's behind the default cut, and the payload sizes."""
+def answers(engine: Engine, x: NDArray[np.float32]) -> Answers:
+    """What a bundle says of inputs x (N, C, H, W)."""
     bundle = engine.bundle
     split, final = bundle.defaults.split, bundle.final
     spec = bundle.split_at(split)
@@ -123,8 +149,9 @@ def _run(
     last: list[float | None] = [None] * final + [0.0]
     rows: dict[int, list[NDArray[np.float32]]] = {exit_.stage: [] for exit_ in bundle.exits}
     coded, sizes = [], []
-    for first in range(0, len(x), _BATCH):
-        batch = x[first : first + _BATCH]
+    step = rows_at_once(*x.shape[2:])
+    for first in range(0, len(x), step):
+        batch = x[first : first + step]
         head = engine.run(batch, 0, split, everything, stop=False)
         assert head.features is not None
         tail = engine.run(head.features, split + 1, final, everything, stop=False)
@@ -136,17 +163,20 @@ def _run(
         restored = engine.decode(arrived, split)
         coded.append(engine.run(restored, split + 1, final, last, stop=False).exits[final])
     together = {stage: np.concatenate(parts) for stage, parts in rows.items()}
-    return together, np.concatenate(coded), sizes
+    return Answers(together, np.concatenate(coded), sizes)
 
 
 def _figures(probabilities: NDArray[np.float32], data: Prepared) -> dict[str, Any]:
     correct = probabilities.argmax(axis=1) == data.labels
     low, high = interval(correct, data.groups)
-    ece = expected_calibration_error(probabilities.max(axis=1), correct)
+    confidence = probabilities.max(axis=1)
+    area, excess = risk_coverage(confidence, correct)
     return {
         'accuracy': _rounded(correct.mean()),
         'interval': [_rounded(low), _rounded(high)],
-        'ece': _rounded(ece),
+        'ece': _rounded(expected_calibration_error(confidence, correct)),
+        'aurc': _rounded(area),
+        'excess_aurc': _rounded(excess),
     }
 
 

@@ -1,204 +1,138 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""A torch module in evaluation mode as a small ONNX model, BatchNorm folded into its convolution.
-
-The module is traced with torch.fx and its operations are written one by one. That covers
-feed-forward image classifiers, needs nothing but `onnx`, and gives graphs a person can read.
-"""
+"""A program as a small ONNX model that a person can read; needs nothing but `onnx`."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx
-import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch import Tensor
 
-from sparse_split_ros.networks.bottleneck import UnitClip
+from sparse_split_ros.sparsity.layers import SparseConv2d, SparseLinear
+from sparse_split_ros.sparsity.onnx import write_conv, write_linear
+from sparse_split_ros.training.program import Operation, Program
 
 # Old enough for the onnxruntime of a JetPack 5 image.
 _OPSET, _IR_VERSION = 17, 8
 
 
-class ExportError(Exception):
-    """A network that cannot be written as a bundle, or a bundle that does not answer as it does."""
-
-
-def to_onnx(module: nn.Module, input_shape: tuple[int, ...], name: str) -> bytes:
-    """`module` as a serialised ONNX model, input 'x' (N, *input_shape), output 'y', float32.
-
-    Raises ExportError for an operation that has no counterpart here.
-    """
-    module = module.eval()
-    with torch.inference_mode():
-        output_shape = tuple(module(torch.zeros(1, *input_shape)).shape[1:])
-    return _Writer(module).write(input_shape, output_shape, name)
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) in _MODULES or super().is_leaf_module(m, module_qualified_name)
+def to_onnx(program: Program, name: str) -> bytes:
+    """`program` as a serialised ONNX model, input 'x' (N, *input_shape), output 'y', float32."""
+    writer = _Writer()
+    for operation in program.operations:
+        writer.write(operation)
+    if not program.operations:
+        writer.nodes.append(helper.make_node('Identity', ['x'], ['y']))
+    x = helper.make_tensor_value_info('x', TensorProto.FLOAT, ['N', *program.input_shape])
+    y = helper.make_tensor_value_info('y', TensorProto.FLOAT, ['N', *program.output_shape])
+    graph = helper.make_graph(writer.nodes, name, [x], [y], writer.weights)
+    opset = [helper.make_opsetid('', _OPSET)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=_IR_VERSION)
+    onnx.checker.check_model(model, full_check=True)
+    data: bytes = model.SerializeToString()
+    return data
 
 
 class _Writer:
-    """Collects the nodes and weights of one traced module."""
+    """Collects nodes and constants; a `Graph` of sparsity/onnx.py."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self._graph = _Tracer().trace(module)
-        self._modules = dict(module.named_modules())
+    def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
-        self._weights: list[onnx.TensorProto] = []
-        self._names: dict[fx.Node, str] = {}
+        self.weights: list[onnx.TensorProto] = []
 
-    def write(self, shape: tuple[int, ...], output: tuple[int, ...], name: str) -> bytes:
-        for node in self._graph.nodes:
-            self._visit(node)
-        x = helper.make_tensor_value_info('x', TensorProto.FLOAT, ['N', *shape])
-        y = helper.make_tensor_value_info('y', TensorProto.FLOAT, ['N', *output])
-        graph = helper.make_graph(self.nodes, name, [x], [y], self._weights)
-        opset = [helper.make_opsetid('', _OPSET)]
-        model = helper.make_model(graph, opset_imports=opset, ir_version=_IR_VERSION)
-        onnx.checker.check_model(model, full_check=True)
-        data: bytes = model.SerializeToString()
-        return data
+    def write(self, operation: Operation) -> None:
+        """Append the nodes of one operation, the last of which gives its output."""
+        _WRITERS[operation.kind](self, operation)
+        self.nodes[-1].output[0] = operation.output
 
     def add(self, kind: str, inputs: list[str], **attributes: Any) -> str:
-        output = f'v{len(self.nodes)}'
+        """Append a node with one output."""
+        output = f'n{len(self.nodes)}'
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
     def weight(self, value: Tensor | float) -> str:
+        """Append a float32 constant."""
         array = np.asarray(value.detach().numpy() if isinstance(value, Tensor) else value)
-        name = f'w{len(self._weights)}'
-        self._weights.append(numpy_helper.from_array(array.astype(np.float32), name))
+        return self._constant(array.astype(np.float32))
+
+    def integers(self, value: NDArray[np.int64]) -> str:
+        """Append an int64 constant."""
+        return self._constant(value.astype(np.int64))
+
+    def _constant(self, array: NDArray[Any]) -> str:
+        name = f'w{len(self.weights)}'
+        self.weights.append(numpy_helper.from_array(array, name))
         return name
 
-    def _visit(self, node: fx.Node) -> None:
-        if node.op == 'placeholder':
-            self._names[node] = 'x'
-        elif node.op == 'output':
-            source = node.args[0]
-            assert isinstance(source, fx.Node)
-            self.nodes.append(helper.make_node('Identity', [self._names[source]], ['y']))
-            self._end_at_output()
-        elif node.op == 'call_module':
-            self._names[node] = self._module(node)
-        elif node.op == 'call_function' and node.target in _FUNCTIONS:
-            inputs = [
-                self._names[item] if isinstance(item, fx.Node) else self.weight(item)
-                for item in node.args
-                if isinstance(item, (fx.Node, float, int))
-            ]
-            self._names[node] = self.add(_FUNCTIONS[node.target], inputs)
-        else:
-            raise ExportError(f'cannot export {node.op} {node.target}: no ONNX counterpart here')
 
-    def _module(self, node: fx.Node) -> str:
-        module = self._modules[str(node.target)]
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        if isinstance(module, nn.BatchNorm2d):
-            before = self._modules.get(str(source.target))
-            if isinstance(before, nn.Conv2d) and len(source.users) == 1:
-                return self._names[source]  # folded when the convolution was written
-            raise ExportError(f'cannot export {node.target}: BatchNorm without its own convolution')
-        writer = _MODULES.get(type(module))
-        if writer is None:
-            raise ExportError(
-                f'cannot export {node.target}: no counterpart of {type(module).__name__}'
-            )
-        if isinstance(module, nn.Conv2d):
-            return _write_conv(self, module, self._names[source], self._folded(node))
-        return writer(self, module, self._names[source])
-
-    def _folded(self, node: fx.Node) -> nn.BatchNorm2d | None:
-        users = list(node.users)
-        if len(users) == 1 and users[0].op == 'call_module':
-            module = self._modules[str(users[0].target)]
-            return module if isinstance(module, nn.BatchNorm2d) else None
-        return None
-
-    def _end_at_output(self) -> None:
-        """Let the last real operation write 'y' itself, where there is one."""
-        if len(self.nodes) > 1 and self.nodes[-2].output[0] == self.nodes[-1].input[0]:
-            self.nodes.pop()
-            self.nodes[-1].output[0] = 'y'
+def _conv(w: _Writer, op: Operation) -> None:
+    assert op.weight is not None
+    if isinstance(op.layer, SparseConv2d):
+        write_conv(w, op.layer, op.inputs[0], op.weight, op.bias)
+        return
+    inputs = [op.inputs[0], w.weight(op.weight), *_bias(w, op)]
+    geometry = _window(op) | {'dilations': op.attributes['dilation']}
+    w.add('Conv', inputs, group=op.attributes['groups'], **geometry)
 
 
-def _pair(value: Any) -> list[int]:
-    return list(value) if isinstance(value, (tuple, list)) else [value, value]
+def _linear(w: _Writer, op: Operation) -> None:
+    assert op.weight is not None
+    if isinstance(op.layer, SparseLinear):
+        write_linear(w, op.layer, op.inputs[0], op.weight, op.bias)
+        return
+    w.add('Gemm', [op.inputs[0], w.weight(op.weight), *_bias(w, op)], transB=1)
 
 
-def _window(module: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> dict[str, list[int]]:
-    if isinstance(module.padding, str):
-        raise ExportError(f'cannot export padding {module.padding!r}: give it in pixels')
-    stride = module.kernel_size if module.stride is None else module.stride
+def _bias(w: _Writer, op: Operation) -> list[str]:
+    return [] if op.bias is None else [w.weight(op.bias)]
+
+
+def _window(op: Operation) -> dict[str, Any]:
     return {
-        'kernel_shape': _pair(module.kernel_size),
-        'strides': _pair(stride),
-        'pads': _pair(module.padding) * 2,
+        'kernel_shape': op.attributes['kernel'],
+        'strides': op.attributes['stride'],
+        'pads': op.attributes['padding'] * 2,
     }
 
 
-def _write_conv(w: _Writer, module: nn.Conv2d, x: str, norm: nn.BatchNorm2d | None = None) -> str:
-    kernel, bias = module.weight, module.bias
-    if norm is not None:
-        assert norm.running_mean is not None and norm.running_var is not None
-        kernel, bias = fuse_conv_bn_weights(
-            kernel, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        )
-    inputs = [x, w.weight(kernel)] + ([] if bias is None else [w.weight(bias)])
-    dilations = _pair(module.dilation)
-    return w.add('Conv', inputs, group=module.groups, dilations=dilations, **_window(module))
+def _pool(w: _Writer, op: Operation) -> None:
+    attributes = _window(op) | {'ceil_mode': int(op.attributes['ceil_mode'])}
+    if op.kind == 'avg_pool':
+        attributes['count_include_pad'] = int(op.attributes['count_include_pad'])
+    w.add('AveragePool' if op.kind == 'avg_pool' else 'MaxPool', list(op.inputs), **attributes)
 
 
-def _write_linear(w: _Writer, module: nn.Linear, x: str) -> str:
-    inputs = [x, w.weight(module.weight)]
-    inputs += [] if module.bias is None else [w.weight(module.bias)]
-    return w.add('Gemm', inputs, transB=1)
+def _elementwise(w: _Writer, op: Operation) -> None:
+    number = [w.weight(op.attributes['value'])] if 'value' in op.attributes else []
+    w.add('Add' if op.kind == 'add' else 'Mul', [*op.inputs, *number])
 
 
-def _write_adaptive(w: _Writer, module: nn.AdaptiveAvgPool2d, x: str) -> str:
-    if _pair(module.output_size) != [1, 1]:
-        raise ExportError(f'cannot export adaptive pooling to {module.output_size}, only to 1')
-    return w.add('GlobalAveragePool', [x])
+def _plain(kind: str) -> Callable[[_Writer, Operation], object]:
+    return lambda w, op: w.add(kind, list(op.inputs), **op.attributes)
 
 
-_MODULES: dict[type[nn.Module], Callable[..., str]] = {
-    nn.AdaptiveAvgPool2d: _write_adaptive,
-    nn.AvgPool2d: lambda w, m, x: w.add(
-        'AveragePool', [x], count_include_pad=int(m.count_include_pad), **_window(m)
+_WRITERS: dict[str, Callable[[_Writer, Operation], object]] = {
+    'add': _elementwise,
+    'avg_pool': _pool,
+    'concat': lambda w, op: w.add('Concat', list(op.inputs), axis=1),
+    'conv': _conv,
+    'flatten': lambda w, op: w.add('Flatten', list(op.inputs), axis=1),
+    'global_avg_pool': _plain('GlobalAveragePool'),
+    'hard_sigmoid': _plain('HardSigmoid'),
+    'hard_swish': _plain('HardSwish'),
+    'linear': _linear,
+    'max_pool': _pool,
+    'mul': _elementwise,
+    'pixel_shuffle': lambda w, op: w.add(
+        'DepthToSpace', list(op.inputs), blocksize=op.attributes['factor'], mode='CRD'
     ),
-    nn.Conv2d: _write_conv,
-    nn.Dropout: lambda w, m, x: x,
-    nn.Flatten: lambda w, m, x: w.add('Flatten', [x], axis=m.start_dim),
-    nn.Hardsigmoid: lambda w, m, x: w.add('HardSigmoid', [x], alpha=1 / 6, beta=0.5),
-    nn.Hardswish: lambda w, m, x: w.add('HardSwish', [x]),
-    nn.Identity: lambda w, m, x: x,
-    nn.Linear: _write_linear,
-    nn.MaxPool2d: lambda w, m, x: w.add('MaxPool', [x], ceil_mode=int(m.ceil_mode), **_window(m)),
-    nn.PixelShuffle: lambda w, m, x: w.add(
-        'DepthToSpace', [x], blocksize=m.upscale_factor, mode='CRD'
-    ),
-    nn.ReLU: lambda w, m, x: w.add('Relu', [x]),
-    nn.ReLU6: lambda w, m, x: w.add('Clip', [x, w.weight(0.0), w.weight(6.0)]),
-    nn.Sigmoid: lambda w, m, x: w.add('Sigmoid', [x]),
-    nn.SiLU: lambda w, m, x: w.add('Mul', [x, w.add('Sigmoid', [x])]),
-    UnitClip: lambda w, m, x: w.add('HardSigmoid', [x], alpha=0.25, beta=0.5),
-}
-
-_FUNCTIONS: dict[Any, str] = {
-    operator.add: 'Add',
-    operator.iadd: 'Add',
-    operator.mul: 'Mul',
-    torch.add: 'Add',
-    torch.mul: 'Mul',
-    torch.relu: 'Relu',
-    F.relu: 'Relu',
+    'relu': _plain('Relu'),
+    'relu6': lambda w, op: w.add('Clip', [*op.inputs, w.weight(0.0), w.weight(6.0)]),
+    'sigmoid': _plain('Sigmoid'),
 }

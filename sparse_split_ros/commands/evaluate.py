@@ -1,0 +1,276 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The commands `evaluate`, a replay in virtual time, and `record`, a live run into a bag."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparse_split_ros.commands.parser import Commands, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sparse_split_ros.evaluation.jobs import Request
+    from sparse_split_ros.evaluation.stream import Source
+
+_DESCRIPTION = """\
+Replays recorded frames through the robot's head, a model of the link and the tail, in virtual time,
+and writes what became of every frame: index.html with its pictures, decisions.csv, summary.json.
+The networks really run; the link, the robot's speed and so all times are simulated. The same input
+and seed give the same files, whatever the number of jobs.
+
+SOURCE is a ROS 2 bag (mcap or sqlite3, compressed or not), a folder of such bags, a folder of
+images whose folders name the classes, an .npz of images and labels, or 'drive', the drawn one.
+Several sources are evaluated one by one, each from a blank start, and counted together.
+"""
+
+_EXAMPLES = """\
+examples:
+  sparse-split evaluate my_bag                              what the default policy makes of it
+  sparse-split evaluate my_bag --baselines --jobs 2         and what else you could do instead
+  sparse-split evaluate my_bag --link wifi-bad --robot 40   a bad link and a 40 times slower robot
+  sparse-split evaluate photos/ --weather fog:4 --policy fixed --threshold 0.8
+  sparse-split evaluate bags/ --out nightly --resume        go on after an interruption
+  sparse-split evaluate --decisions flown                   score what `record` saw of a live run
+
+docs/evaluation.md says what each figure means and how the baselines are defined.
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add `evaluate` and `record`."""
+    _add_evaluate(commands)
+    _add_record(commands)
+
+
+def _add_evaluate(commands: Commands) -> None:
+    parser = commands.add_parser(
+        'evaluate', help='replay bags or images in virtual time, with baselines and a report',
+        description=_DESCRIPTION, epilog=_EXAMPLES,
+    )  # fmt: skip
+    parser.add_argument('source', metavar='SOURCE', nargs='*')
+    parser.add_argument(
+        '--decisions', metavar='BAG', help='score a bag of `sparse-split record` instead'
+    )
+    what = parser.add_argument_group('what is compared')
+    what.add_argument(
+        '--policy', default='joint', metavar='NAME',
+        help='the policy that the report is about (%(default)s)',
+    )  # fmt: skip
+    what.add_argument(
+        '--policies', nargs='+', default=[], metavar='NAME', help='others beside it, some of '
+        'full-local jpeg-offload webp-offload fixed branchynet splitee splitee-s isplitee joint '
+        'oracle',
+    )  # fmt: skip
+    what.add_argument('--baselines', action='store_true', help='all of them beside it')
+    what.add_argument('--threshold', type=float, default=-1.0, help="for fixed (the bundle's)")
+    what.add_argument('--split', type=int, default=-1, help="for fixed (the bundle's)")
+    what.add_argument('--codec', default='', help="of the features (the policy's choice)")
+    what.add_argument(
+        '--target-disagreement', type=float, default=0.01, metavar='SHARE',
+        help='for joint: answers that may differ from the full network (%(default)s)',
+    )  # fmt: skip
+    what.add_argument('--cost-weights', default='latency', help='latency, balanced or frugal')
+    world = parser.add_argument_group('the world')
+    world.add_argument(
+        '--link', default='wifi', metavar='LINK',
+        help='none, ideal, ethernet, wifi, wifi-bad, lte, a .yaml or a .csv trace (%(default)s)',
+    )  # fmt: skip
+    world.add_argument(
+        '--robot', type=float, default=1.0, metavar='FACTOR',
+        help='a robot so many times slower than the profile (%(default)g)',
+    )  # fmt: skip
+    world.add_argument(
+        '--profile', default='', metavar='FILE',
+        help="step times: a profile.json of an earlier run, or 'nominal', the same on any machine "
+        '(measured once on this machine)',
+    )  # fmt: skip
+    world.add_argument(
+        '--deadline', type=float, default=100.0, metavar='MS', help='(%(default)g ms)'
+    )
+    world.add_argument(
+        '--weather', metavar='NAME[:LEVEL]', help='put on every image, at level 1 to 5 (3)'
+    )
+    data = parser.add_argument_group('the data')
+    data.add_argument('--limit', type=int, metavar='N', help='the first N frames of each source')
+    data.add_argument('--topic', help='image topic of a bag with several')
+    data.add_argument('--rate', type=float, default=30.0, help='Hz of what has no stamps')
+    data.add_argument(
+        '--labels', type=Path, metavar='FILE',
+        help='.yaml or .json from class names of the source to those of the bundle, or a .csv of '
+        'frame (or stamp_ns) and label',
+    )  # fmt: skip
+    data.add_argument('--bundle', default='gtsrb32', help='a shipped name or a folder')
+    data.add_argument('--engine', default='auto', help='(%(default)s)')
+    run = parser.add_argument_group('the run')
+    run.add_argument(
+        '--out', type=Path, metavar='DIR', help='where the report goes (evaluation; with --json '
+        'none unless given)',
+    )  # fmt: skip
+    run.add_argument(
+        '--table', default='decisions.csv', metavar='NAME',
+        help='file of the decisions, .csv or .parquet (%(default)s)',
+    )  # fmt: skip
+    run.add_argument('--json', action='store_true', help='print summary.json, and nothing else')
+    run.add_argument('--no-report', action='store_true', help='no pictures and no page')
+    run.add_argument('--seed', type=int, default=0, help='(%(default)s)')
+    run.add_argument('--jobs', type=int, default=1, help='processes (%(default)s)')
+    run.add_argument(
+        '--scheduler', default='', metavar='ADDRESS',
+        help='a Dask (tcp://host:8786) or Ray (ray://host:10001) cluster to use instead',
+    )  # fmt: skip
+    run.add_argument('--resume', action='store_true', help='go on with the unfinished run in --out')
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    console = Console(stderr=options.json)
+    out = options.out
+    if out is None and not options.json:
+        out = Path('evaluation')
+    if options.decisions:
+        return _score(options, out, console)
+    if not options.source:
+        raise UsageError('name a SOURCE, or a bag of decisions by --decisions')
+    if options.jobs < 1:
+        raise UsageError(f'--jobs {options.jobs} is less than 1')
+    if options.resume and out is None:
+        raise UsageError('--resume needs the --out of the run to go on with')
+    request = _request(options)
+    result = _replay(request, options, out, console)
+    if options.json:
+        print(json.dumps(result.summary, indent=1, allow_nan=False, ensure_ascii=False))
+    else:
+        from sparse_split_ros.evaluation.tables import rivals_table, summary_table
+
+        console.print(summary_table(result.summary))
+        console.print()
+        console.print(rivals_table(result.summary))
+        console.print(f'{result.fps:,.0f} frames a second', highlight=False)
+    if out is not None and not options.no_report:
+        from sparse_split_ros.evaluation.compared import write_evaluation
+
+        with console.status('drawing the report'):
+            page = write_evaluation(result, request.sources, out)
+        console.print(f'report: {page}', soft_wrap=True, highlight=False)
+    for problem in result.problems:
+        print(f'error: {problem}', file=sys.stderr)
+    return 1 if result.problems else 0
+
+
+def _request(options: argparse.Namespace) -> Request:
+    from sparse_split_ros.evaluation.contestants import BASELINES
+    from sparse_split_ros.evaluation.jobs import Request
+    from sparse_split_ros.policy.factory import Settings
+
+    others = [*options.policies, *(BASELINES if options.baselines else ())]
+    names = tuple(dict.fromkeys((options.policy, *others)))
+    settings = Settings(
+        split=options.split,
+        threshold=options.threshold,
+        codec=options.codec,
+        target_disagreement=options.target_disagreement,
+        weights=options.cost_weights,
+        deadline_ms=options.deadline,
+    )
+    return Request(
+        _sources(options), names, options.bundle, options.engine, options.link, options.robot,
+        options.profile, settings, options.seed,
+    )  # fmt: skip
+
+
+def _sources(options: argparse.Namespace) -> tuple[Source, ...]:
+    from sparse_split_ros.evaluation.stream import Source, Truth, Weather, bags_in
+
+    weather = Weather.parse(options.weather) if options.weather else None
+    truth = Truth() if options.labels is None else Truth.load(options.labels)
+    return tuple(
+        Source(
+            spec, options.topic, options.rate, options.limit, weather, truth,
+            # The drawn drive of seed 0 is that of the demo.
+            options.seed + 1,
+        )
+        for given in options.source
+        for spec in bags_in(given)
+    )  # fmt: skip
+
+
+def _replay(
+    request: Request, options: argparse.Namespace, out: Path | None, console: Console
+) -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from sparse_split_ros.evaluation.contestants import contestants
+    from sparse_split_ros.evaluation.evaluate import evaluate
+
+    known = [source.count() for source in request.sources]
+    ways = len(contestants(request.policies))
+    total = None if None in known else ways * sum(count or 0 for count in known)
+    columns = (TextColumn('replaying'), BarColumn(), MofNCompleteColumn(), TextColumn('frames'))
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task('', total=total)
+        return evaluate(
+            request, out, decisions=options.table, jobs=options.jobs, scheduler=options.scheduler,
+            resume=options.resume, progress=lambda done: progress.update(task, completed=done),
+        )  # fmt: skip
+
+
+def _score(options: argparse.Namespace, out: Path | None, console: Console) -> int:
+    from sparse_split_ros.evaluation.recorded import score
+    from sparse_split_ros.evaluation.tables import summary_table
+
+    bag = Path(options.decisions)
+    live = score(bag, options.deadline)
+    if options.json:
+        print(json.dumps(live.summary, indent=1, allow_nan=False, ensure_ascii=False))
+    else:
+        console.print(summary_table(live.summary))
+    if out is not None:
+        from sparse_split_ros.evaluation.compared import write_recorded
+
+        page = write_recorded(live, bag, out)
+        console.print(f'report: {page}', soft_wrap=True, highlight=False)
+    for problem in live.summary['errors']:
+        print(f'error: {problem}', file=sys.stderr)
+    return 1 if live.summary['errors'] else 0
+
+
+def _add_record(commands: Commands) -> None:
+    parser = commands.add_parser(
+        'record', help='record what a running head decides, to be scored by evaluate --decisions',
+        description=(
+            'Listens to decision, classification, ground_truth, scene and /diagnostics and writes\n'
+            'them into a bag until Ctrl-C. ROS arguments go behind --ros-args.'
+        ),
+        epilog=(
+            'examples:\n'
+            '  sparse-split record flown                        until Ctrl-C\n'
+            '  sparse-split record flown --images --limit 900\n'
+            '  sparse-split record flown --ros-args -r __ns:=/robot_1\n'
+            '  sparse-split evaluate --decisions flown'
+        ),
+    )  # fmt: skip
+    parser.add_argument('out', metavar='OUT', type=Path, help='the bag, a new folder')
+    parser.add_argument('--images', action='store_true', help='the images too')
+    parser.add_argument('--limit', type=int, default=0, metavar='N', help='stop after N decisions')
+    parser.add_argument(
+        '--idle', type=float, default=0.0, metavar='S', help='stop S s after the last decision'
+    )
+    parser.add_argument('--ros-args', nargs=argparse.REMAINDER, default=[], dest='ros_args')
+    parser.set_defaults(run=_record)
+
+
+def _record(options: argparse.Namespace) -> int:
+    from sparse_split_ros.nodes.recorder import RecorderOptions, record
+
+    if options.limit < 0 or options.idle < 0:
+        raise UsageError('--limit and --idle take numbers from 0')
+    wanted = RecorderOptions(options.out, options.images, options.limit, options.idle)
+    return record(wanted, ['--ros-args', *options.ros_args] if options.ros_args else [])

@@ -1,0 +1,161 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training images changed by seed, in batches that can be resumed.
+
+What a batch holds depends only on (seed, epoch, position), never on worker processes or on what ran
+before, so a training run that was killed goes on exactly as if it had not been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from sparse_split_ros.data import weather
+from sparse_split_ros.data.datasets import DatasetError, Images, LabelledImages
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training images are changed; see `augment`."""
+
+    weather: float = 0.0
+    """Share of the images that get weather."""
+    conditions: tuple[str, ...] = ()
+    """Which, by the names of data/weather.py; those left out are there to be met unseen."""
+    severity: tuple[float, float] = (0.1, 0.8)
+    flip: bool = False
+    """Mirror every other image; not for signs or letters, which would be others."""
+    photometric: float = 1.0
+    """How strongly blur, light, colour and noise are varied, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        unknown = set(self.conditions) - set(weather.CONDITIONS)
+        if unknown or (self.weather > 0 and not self.conditions):
+            raise DatasetError(
+                f'weather {self.weather:g} with conditions {sorted(self.conditions)}: expected '
+                f'some of {", ".join(weather.CONDITIONS)}'
+            )
+
+
+class AugmentedBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Batches of augmented images: item k of epoch e is the same whoever asks for it.
+
+    An item is (images (B, H, W, 3) uint8, labels (B,) int64); the last short batch is left out.
+    """
+
+    def __init__(
+        self, source: LabelledImages, batch_size: int, seed: int, augmentation: Augmentation
+    ) -> None:
+        if batch_size > len(source):
+            raise DatasetError(
+                f'batch_size {batch_size} for {len(source)} training images: lower it in the recipe'
+            )
+        self._source = source
+        self._batch_size = batch_size
+        self._seed = seed
+        self._augmentation = augmentation
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle for `epoch`; to be called before a loader is made from this."""
+        self._epoch = epoch
+        self._order = np.random.default_rng([self._seed, epoch]).permutation(len(self._source))
+
+    def __len__(self) -> int:
+        return len(self._source) // self._batch_size
+
+    def __getitem__(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rng = np.random.default_rng([self._seed, self._epoch, batch])
+        chosen = self._order[batch * self._batch_size : (batch + 1) * self._batch_size]
+        rows = (augment(rng, self._source.images[i], self._augmentation) for i in chosen)
+        return torch.from_numpy(np.stack(list(rows))), torch.from_numpy(self._source.labels[chosen])
+
+
+def batches(
+    dataset: AugmentedBatches, epoch: int, workers: int, rank: int = 0, world: int = 1
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The batches of one epoch, made ahead in `workers` processes (0: here).
+
+    Of `world` processes that train together, each with a `rank` of its own, each gets as many.
+    """
+    dataset.set_epoch(epoch)
+    mine = range(rank, len(dataset) - len(dataset) % world, world)
+    loader = DataLoader(dataset, batch_size=None, sampler=mine, num_workers=workers)
+    return iter(loader)
+
+
+def augment(rng: np.random.Generator, image: Images, how: Augmentation) -> Images:
+    """A crop (H, W, 3) uint8 as another detector, camera, light and weather might give it."""
+    if how.flip and rng.random() < 0.5:
+        image = np.ascontiguousarray(image[:, ::-1])
+    image = _warp(rng, image)
+    if rng.random() < how.weather:
+        condition = how.conditions[rng.integers(len(how.conditions))]
+        image = weather.apply(condition, image, rng.uniform(*how.severity), rng)
+        return _expose(rng, image, 0.4)
+    if how.photometric == 0:
+        return image
+    if how.photometric == 1 or rng.random() < how.photometric:
+        image = _blur(rng, image)
+    return _expose(rng, image, how.photometric)
+
+
+def _warp(rng: np.random.Generator, image: Images) -> Images:
+    """Rotation, scale, aspect, shift and a little perspective, as a detector's box jitters."""
+    side = image.shape[0]
+    centre = (side - 1) / 2
+    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float32) * centre
+    angle = rng.normal(0, np.radians(6))
+    scale = np.exp(rng.normal(0, 0.1, 2) * (0.4, 0.4) + rng.normal(0, 0.1))
+    c, s = np.cos(angle), np.sin(angle)
+    moved = corners @ np.array([[c, s], [-s, c]], np.float32) * scale
+    moved += rng.normal(0, 0.045 * side, 2) + rng.normal(0, 0.025 * side, (4, 2))
+    matrix = cv2.getPerspectiveTransform(
+        (corners + centre).astype(np.float32), (moved + centre).astype(np.float32)
+    )
+    return cv2.warpPerspective(  # type: ignore[return-value]
+        image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+    )
+
+
+def _blur(rng: np.random.Generator, image: Images) -> Images:
+    """Now and then: a far sign's few pixels, defocus, or motion."""
+    kind, side = rng.random(), image.shape[0]
+    if kind < 0.12:
+        small = int(rng.integers(side * 3 // 8, side * 3 // 4))
+        down = cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA)
+        return cv2.resize(down, (side, side), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
+    if kind < 0.20:
+        sigma = side / 32 * rng.uniform(0.4, 1.3)
+        return cv2.GaussianBlur(image, (0, 0), sigma)  # type: ignore[return-value]
+    if kind < 0.28:
+        length = int(rng.integers(2, max(3, side // 5)))
+        kernel = np.zeros((length, length), np.float32)
+        slope = rng.uniform(-0.5, 0.5) * length
+        middle = (length - 1) / 2
+        ends = ((0, round(middle - slope)), (length - 1, round(middle + slope)))
+        cv2.line(kernel, *ends, color=1.0)
+        return cv2.filter2D(image, -1, kernel / kernel.sum())  # type: ignore[return-value]
+    return image
+
+
+def _expose(rng: np.random.Generator, image: Images, strength: float) -> Images:
+    """Gamma, gain, haze, white balance and sensor noise: one table per channel, then noise."""
+    ramp = np.linspace(0, 1, 256)
+    gamma, gain = np.exp(strength * rng.normal(0, 0.25)), np.exp(strength * rng.normal(0, 0.3))
+    if image.mean() < 40:
+        # An image this dark has few levels left; darker still it would teach nothing.
+        gamma, gain = min(gamma, 1.0), max(gain, 1.0)
+    tint, haze = np.exp(strength * rng.normal(0, 0.06, 3)), abs(strength * rng.normal(0, 0.05))
+    table = 255 * (ramp[:, None] ** gamma * gain * tint + haze)
+    image = cv2.LUT(image, np.clip(table, 0, 255).astype(np.uint8)[None])  # type: ignore[assignment]
+    if rng.random() < 0.3 * strength:
+        noise = rng.normal(0, 255 * rng.uniform(0.01, 0.06), image.shape)
+        image = np.clip(image + noise, 0, 255).astype(np.uint8)
+    return image

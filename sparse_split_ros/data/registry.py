@@ -1,0 +1,143 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Data sets by name, each in three splits: `train`, `select` and `report`.
+
+Networks learn on `train`, epochs, temperatures and thresholds are chosen on `select`, and figures
+are reported on `report`. Where a data set comes with a test set, that is what is reported on, and
+`select` is taken from its training part; nothing is ever chosen on a test set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_split_ros.data import gtsrb
+from sparse_split_ros.data.bags import BagError, read_bag
+from sparse_split_ros.data.datasets import DatasetError, Images, LabelledImages, find_data
+from sparse_split_ros.data.folder import divide, load_folder, read_rgb
+from sparse_split_ros.data.images import resize_to
+from sparse_split_ros.data.public import load_caltech256, load_cifar10, load_cifar100, load_mnist
+from sparse_split_ros.data.signs import CLASSES
+from sparse_split_ros.data.sources import BAG_SUFFIXES
+
+Source = Callable[[str | os.PathLike[str] | None, str, int], LabelledImages]
+"""Loads one split of what lies in a directory (SPARSE_SPLIT_DATA for None) at size x size pixels.
+
+Raises a ValueError or BagError that says what is missing or wrong.
+"""
+
+
+def load_gtsrb(data: str | os.PathLike[str] | None, split: str, size: int = 32) -> LabelledImages:
+    """One split of the GTSRB's training tracks: the packed file, or the original images.
+
+    Both have the same images and are divided alike. The original images, as `sparse-split download
+    gtsrb` leaves them, come at any size, and with the split 'test', the competition's test set.
+    """
+    folder = find_data(data)
+    originals = folder / 'gtsrb' / 'GTSRB'
+    if originals.is_dir():
+        return _original_gtsrb(originals, split, size)
+    if folder.is_dir() and not (folder / gtsrb.FILE_NAME).exists():
+        raise DatasetError(
+            f'{folder}: no GTSRB there: expected {gtsrb.FILE_NAME}, or the images that '
+            '"sparse-split download gtsrb" leaves'
+        )
+    if size != 32:
+        raise DatasetError(
+            f'GTSRB is packed at 32 x 32 pixels, the network wants {size}: "sparse-split download '
+            'gtsrb" gives the images at their own size'
+        )
+    packed = gtsrb.load_packed(folder)
+    chosen = packed.indices(split)
+    groups = _track_groups(packed.labels[chosen], packed.tracks[chosen])
+    return LabelledImages(packed.images[chosen], packed.labels[chosen], groups, CLASSES)
+
+
+def _original_gtsrb(folder: Path, split: str, size: int) -> LabelledImages:
+    if split == 'test':
+        files, labels = gtsrb.test_files(folder)
+        tracks = np.arange(len(files))
+    else:
+        files, labels, tracks = gtsrb.training_files(folder)
+        chosen = gtsrb.divide_tracks(labels, tracks) == gtsrb.checked(split)
+        files = [file for file, wanted in zip(files, chosen) if wanted]
+        labels, tracks = labels[chosen], tracks[chosen]
+    images = np.stack([resize_to(read_rgb(file), size, size) for file in files])
+    return LabelledImages(images, labels, _track_groups(labels, tracks), CLASSES)
+
+
+def _track_groups(labels: NDArray[np.int64], tracks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Tracks are numbered within a class."""
+    return labels * 100_000 + tracks
+
+
+def load_bag(data: str | os.PathLike[str] | None, split: str, size: int) -> LabelledImages:
+    """One split of a labelled bag, or of all bags in a folder.
+
+    Labels are the classifications on `ground_truth`; images without one are passed over. Frames
+    that follow one another with the same label are one group, as they show the same thing.
+    """
+    if split not in gtsrb.SPLITS:
+        raise DatasetError(f'unknown split {split!r}: expected one of {", ".join(gtsrb.SPLITS)}')
+    root = find_data(data)
+    runs: dict[str, dict[str, list[Images]]] = {}
+    for bag in _bags(root):
+        for run, label, image in _labelled(bag, size):
+            runs.setdefault(label, {}).setdefault(run, []).append(image)
+    if len(runs) < 2:
+        raise DatasetError(
+            f'{root}: images of {len(runs)} labels, expected at least two; a label is a '
+            'vision_msgs/Classification on ground_truth with the stamp of its image'
+        )
+    images: list[Images] = []
+    rows: list[tuple[int, int]] = []
+    group = 0
+    classes = sorted(runs)
+    for number, name in enumerate(classes):
+        if len(runs[name]) < len(gtsrb.SPLITS):
+            raise DatasetError(
+                f'{root}: the label {name!r} comes {len(runs[name])} times, expected at least 3, '
+                f'one for each of {", ".join(gtsrb.SPLITS)}: record more'
+            )
+        for run in divide(runs[name], split):
+            images += runs[name][run]
+            rows += [(number, group)] * len(runs[name][run])
+            group += 1
+    labels, groups = np.array(rows, np.int64).T
+    return LabelledImages(np.stack(images), labels, groups, tuple(classes))
+
+
+def _bags(root: Path) -> list[Path]:
+    if root.is_file() or (root / 'metadata.yaml').exists():
+        return [root]
+    inside = sorted(root.iterdir())
+    bags = [p for p in inside if (p / 'metadata.yaml').exists() or p.suffix in BAG_SUFFIXES]
+    if not bags:
+        raise BagError(f'{root}: neither a bag nor a folder of bags')
+    return bags
+
+
+def _labelled(bag: Path, size: int) -> Iterator[tuple[str, str, Images]]:
+    """The name of its group, the label and the image of every labelled frame of a bag."""
+    run, before = 0, None
+    for frame in read_bag(bag):
+        run += frame.label != before
+        before = frame.label
+        if frame.label is not None:
+            yield f'{bag.name}/{run}', frame.label, resize_to(frame.image, size, size)
+
+
+SOURCES: dict[str, Source] = {
+    'bag': load_bag,
+    'caltech256': load_caltech256,
+    'cifar10': load_cifar10,
+    'cifar100': load_cifar100,
+    'folder': load_folder,
+    'gtsrb': load_gtsrb,
+    'mnist': load_mnist,
+}

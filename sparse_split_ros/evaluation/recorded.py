@@ -1,0 +1,130 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Scores a live run from the bag that `sparse-split record` (or `ros2 bag record`) made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_split_ros.data.bags import CLASSIFICATION, BagError, read_bag, read_messages
+from sparse_split_ros.evaluation.ledger import Key, Ledger
+from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
+from sparse_split_ros.evaluation.provenance import machine, versions
+from sparse_split_ros.evaluation.stream import Source
+
+_DIAGNOSTICS = 'diagnostic_msgs/msg/DiagnosticArray'
+
+
+@dataclass(frozen=True)
+class Live:
+    """What a bag of decisions says of a run."""
+
+    summary: dict[str, Any]
+    outcomes: list[Outcome]
+
+
+@dataclass
+class _Heard:
+    """What was on the topics, by header."""
+
+    decisions: dict[Key, tuple[int, dict[str, str]]]
+    answers: dict[Key, tuple[int, str]]
+    truths: dict[Key, str]
+    scenes: dict[Key, str]
+    head: dict[str, str]
+
+
+def score(path: Path, deadline_ms: float = 100.0) -> Live:
+    """The figures of a recorded run. Raises BagError where no decision was recorded."""
+    heard = _heard(path)
+    if not heard.decisions:
+        raise BagError(
+            f'bag {path} holds no decisions: record decision, classification and ground_truth of a '
+            'running head with `sparse-split record`'
+        )
+    ledger = Ledger()
+    order = sorted(heard.decisions)
+    start = min(received for received, _ in heard.decisions.values())
+    for index, key in enumerate(order):
+        received, values = heard.decisions[key]
+        since = (key[0] - order[0][0]) + (key[1] - order[0][1]) * 1e-9
+        published = (received - start) * 1e-9 - float(values['total_ms']) / 1e3
+        truth, scene = heard.truths.get(key), heard.scenes.get(key)
+        ledger.send(key, Outcome(index, since, published, truth, scene))
+        ledger.decide(key, values)
+        if key in heard.answers:
+            received, name = heard.answers[key]
+            ledger.answer(key, name, (received - start) * 1e-9)
+    outcomes = ledger.outcomes()
+    head = heard.head
+    names = ('received', 'accepted', 'dropped', 'rejected', 'failed')
+    known = Counts(*(int(head.get(name, 0)) for name in names))
+    # A recording that began after the head cannot be held against all that the head counted.
+    whole = known.accepted == len(order)
+    counts = known if whole else Counts(len(order), len(order), 0)
+    summary = {
+        'format': 'sparse_split_summary/1',
+        'kind': 'recorded',
+        'simulated': [],
+        **summarise(outcomes, counts, deadline_ms),
+        'policy': head.get('policy', 'unknown'),
+        'bundle': {'name': head.get('bundle', 'unknown'),
+                   'fingerprint': head.get('fingerprint', 'unknown')},
+        'engine': head.get('engine', 'unknown'),
+        'link': 'live',
+        'robot': 'live',
+        'seed': None,
+        'sources': [{'name': path.name, 'sha256': Source(str(path)).fingerprint(),
+                     'frames': len(order), 'weather': None}],
+        'errors': ledger.problems(counts),
+        'baselines': {},
+        'machine': machine(),
+        'versions': versions(),
+    }  # fmt: skip
+    return Live(summary, outcomes)
+
+
+def images_of(path: Path, outcomes: list[Outcome]) -> dict[int, NDArray[np.uint8]]:
+    """The images of a recorded run by index, as far as the bag has them; at most 400 of them."""
+    step = max(1, len(outcomes) // 400)
+    first: int | None = None
+    by_time = {round(each.time * 1e3): each.index for each in outcomes[::step]}
+    found = {}
+    try:
+        for frame in read_bag(path):
+            first = frame.stamp_ns if first is None else first
+            index = by_time.get(round((frame.stamp_ns - first) * 1e-6))
+            if index is not None:
+                found[index] = frame.image
+    except BagError:
+        return found  # Images were not recorded, or are cut short.
+    return found
+
+
+def _heard(path: Path) -> _Heard:
+    heard = _Heard({}, {}, {}, {}, {})
+    for topic, kind, received, message in read_messages(path, (CLASSIFICATION, _DIAGNOSTICS)):
+        stamp = message.header.stamp
+        key = (int(stamp.sec), int(stamp.nanosec), message.header.frame_id)
+        name = topic.rpartition('/')[2]
+        if kind == _DIAGNOSTICS:
+            for status in message.status:
+                values = {value.key: value.value for value in status.values}
+                if name == 'decision':
+                    heard.decisions[key] = received, values
+                elif 'accepted' in values and 'fingerprint' in values:
+                    heard.head = values
+        elif message.results and not topic.endswith('tail/classification'):
+            best = message.results[0].class_id
+            if name == 'ground_truth':
+                heard.truths[key] = best
+            elif name == 'scene':
+                heard.scenes[key] = best
+            elif name == 'classification':
+                heard.answers[key] = received, best
+    return heard

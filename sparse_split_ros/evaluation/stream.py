@@ -1,0 +1,273 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Frames of a source, made ready for the network, and what the network says of them.
+
+Several policies are replayed on one stream: each stage is computed once per frame, whoever asks for
+it first. What a step *takes* comes from a profile, so that time is virtual all the way through.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from sparse_split_ros.data import weather
+from sparse_split_ros.data.bags import BagError, Frame, count_images
+from sparse_split_ros.data.images import ImageError
+from sparse_split_ros.data.sources import SourceError, open_source
+from sparse_split_ros.policy.facts import NEVER
+from sparse_split_ros.runtime.bundle import Bundle
+from sparse_split_ros.runtime.engine import Array, Engine
+from sparse_split_ros.runtime.preprocess import fit, normalise
+
+# Frames whose full network is computed in one batch. A constant: another batch rounds otherwise.
+CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Weather:
+    """A condition of data/weather.py put onto every image, at one of its five levels."""
+
+    condition: str
+    level: int = 3
+
+    @classmethod
+    def parse(cls, text: str) -> Weather:
+        """Of CONDITION or CONDITION:LEVEL; raises WeatherError."""
+        name, _, number = text.partition(':')
+        if name not in weather.CONDITIONS:
+            raise weather.WeatherError(
+                f'unknown condition {name!r}, choose one of {", ".join(weather.CONDITIONS)}'
+            )
+        if number and not (number.isdecimal() and 1 <= int(number) <= weather.LEVELS):
+            raise weather.WeatherError(f'level {number!r} of {name}: expected 1 to 5')
+        return cls(name, int(number or 3))
+
+    def __str__(self) -> str:
+        return f'{self.condition}:{self.level}'
+
+
+@dataclass
+class View:
+    """One frame as replays see it.
+
+    ``time`` in s since the first one; ``shown`` (H, W, 3) uint8 RGB at the network's size, ``x``
+    (1, 3, H, W) float32; ``label`` a class of the bundle. ``full`` is the full network's answer.
+    The rest remembers what was computed, by stage.
+    """
+
+    index: int
+    time: float
+    label: str | None
+    scene: str | None
+    shown: NDArray[np.uint8]
+    x: Array
+    full: int = -1
+    features: dict[int, Array] = field(default_factory=dict)
+    exits: dict[int, tuple[Array, Array]] = field(default_factory=dict)
+    coded: dict[int, Array] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was computed is large, and can be computed again.
+        return {**self.__dict__, 'features': {}, 'exits': {}, 'coded': {}}
+
+
+class LabelError(ValueError):
+    """A file of labels that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a user knows of the labels: other ``names`` of classes, and labels by frame or stamp."""
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    by_frame: Mapping[int, str] = field(default_factory=dict)
+    by_stamp: Mapping[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> Truth:
+        """Of a .yaml or .json mapping of names, or a .csv of ``frame`` or ``stamp_ns``, ``label``.
+
+        Raises LabelError.
+        """
+        try:
+            text = path.read_text(encoding='utf-8')
+            if path.suffix == '.csv':
+                rows = list(csv.DictReader(io.StringIO(text)))
+                key = 'stamp_ns' if rows and 'stamp_ns' in rows[0] else 'frame'
+                labels = {int(row[key]): row['label'] for row in rows}
+                return cls(by_stamp=labels) if key == 'stamp_ns' else cls(by_frame=labels)
+            names = yaml.safe_load(text)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise LabelError(f'{path}: not a readable file of labels: {error}') from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise LabelError(
+                f'{path}: expected the columns label and frame or stamp_ns ({error!r})'
+            ) from error
+        if not isinstance(names, dict):
+            raise LabelError(f'{path}: expected a mapping from class names to class names')
+        return cls(names={str(name): str(other) for name, other in names.items()})
+
+    def of(self, frame: Frame, index: int) -> str | None:
+        """The label of a frame, None where nobody knows it."""
+        label = self.by_frame.get(index, self.by_stamp.get(frame.stamp_ns, frame.label))
+        return None if label is None else self.names.get(label, label)
+
+
+def bags_in(spec: str) -> list[str]:
+    """The bags of a folder of bags, in order of name; any other source is itself."""
+    path = Path(spec).expanduser()
+    if not path.is_dir() or (path / 'metadata.yaml').exists():
+        return [spec]
+    return sorted(str(each.parent) for each in path.glob('*/metadata.yaml')) or [spec]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the frames of one stream come from, and what is done to them."""
+
+    spec: str
+    topic: str | None = None
+    rate: float = 30.0
+    limit: int | None = None
+    weather: Weather | None = None
+    truth: Truth = field(default_factory=Truth)
+    seed: int = 1
+
+    def count(self) -> int | None:
+        """How many frames there will be, as far as that is known beforehand."""
+        path = Path(self.spec).expanduser()
+        bag = path.suffix in ('.mcap', '.db3') or (path / 'metadata.yaml').exists()
+        known = self.limit
+        if bag:
+            try:
+                held = count_images(path, self.topic)
+            except BagError:
+                return None  # said when it is read
+            known = held if known is None else min(known, held)
+        return known
+
+    def frames(self) -> Iterator[Frame]:
+        """The frames as a camera would give them. Raises SourceError or BagError."""
+        frames = open_source(
+            self.spec, self.topic, rate=self.rate, limit=self.limit, seed=self.seed
+        )
+        return frames if self.weather is None else map(self._weathered, itertools.count(), frames)
+
+    def _weathered(self, index: int, frame: Frame) -> Frame:
+        assert self.weather is not None
+        rng = np.random.default_rng([self.seed, index])
+        # The place of the sun and the banks of fog stay for a while: here, for a second.
+        lasting = np.random.default_rng([self.seed, 1_000_000 + frame.stamp_ns // 10**9])
+        image = frame.image if frame.image.ndim == 3 else np.stack([frame.image] * 3, 2)
+        changed = weather.apply(
+            self.weather.condition, image, weather.level(self.weather.level), rng, lasting
+        )
+        severity = weather.level(self.weather.level)
+        return Frame(
+            frame.stamp_ns, frame.frame_id, changed, frame.label, self.weather.condition, severity
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the files read, 16 hexadecimal digits; of the seed for the drawn drive."""
+        digest = hashlib.sha256()
+        path = Path(self.spec).expanduser()
+        if not path.exists():
+            digest.update(f'{self.spec}/{self.seed}/{self.rate}'.encode())
+            return digest.hexdigest()[:16]
+        files = sorted(p for p in path.rglob('*') if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            digest.update(str(file.relative_to(path)).encode())
+            with file.open('rb') as data:
+                while block := data.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()[:16]
+
+
+class Stream:
+    """The views of one source, in chunks. After its end ``problem`` says what cut it short."""
+
+    def __init__(self, source: Source, bundle: Bundle, engine: Engine) -> None:
+        self.problem = ''
+        self.unknown_labels: dict[str, int] = {}
+        self._source = source
+        self._bundle = bundle
+        self._engine = engine
+        self._classes = frozenset(bundle.classes)
+
+    def chunks(self, skip: int = 0) -> Iterator[list[View]]:
+        """All views but the first ``skip``, which is a multiple of CHUNK.
+
+        Raises SourceError or BagError when there is no frame at all; a source that breaks later
+        ends there.
+        """
+        views: list[View] = []
+        for view in self._views():
+            if view.index < skip:
+                continue
+            views.append(view)
+            if len(views) == CHUNK:
+                self._complete(views)
+                yield views
+                views = []
+        if views:
+            self._complete(views)
+            yield views
+
+    def _views(self) -> Iterator[View]:
+        first, last, index = 0, -1.0, -1
+        try:
+            for index, frame in enumerate(self._source.frames()):
+                first = frame.stamp_ns if index == 0 else first
+                time = (frame.stamp_ns - first) * 1e-9
+                # Stamps that stand still or run backwards are no times; frames still have a pace.
+                if time <= last:
+                    time = last + 1 / self._source.rate
+                last = time
+                yield self._view(index, time, frame)
+        except (BagError, SourceError, ImageError) as error:
+            if index < 0:
+                raise
+            self.problem = f'{self._source.spec}: after {index + 1} frames: {error}'
+        if index < 0:
+            raise SourceError(f'{self._source.spec} holds no frames')
+
+    def _view(self, index: int, time: float, frame: Frame) -> View:
+        image = frame.image
+        if image.ndim == 2:
+            image = np.repeat(image[..., None], 3, 2)
+        shown = fit(image, self._bundle.input)
+        x = normalise(shown, self._bundle.input)
+        return View(index, time, self._label(frame, index), frame.scene, shown, x)
+
+    def _label(self, frame: Frame, index: int) -> str | None:
+        """The class of the bundle that a source means: by name, or by its number."""
+        name = self._source.truth.of(frame, index)
+        if name is None or name in self._classes:
+            return name
+        if name.isdecimal() and int(name) < len(self._bundle.classes):
+            return self._bundle.classes[int(name)]
+        self.unknown_labels[name] = self.unknown_labels.get(name, 0) + 1
+        return None
+
+    def _complete(self, views: Sequence[View]) -> None:
+        x = np.concatenate([view.x for view in views])
+        for view, answer in zip(views, full_network(self._engine, x).argmax(1)):
+            view.full = int(answer)
+
+
+def full_network(engine: Engine, x: Array) -> Array:
+    """Class probabilities (N, K) of the whole network for inputs (N, 3, H, W) float32."""
+    final = engine.bundle.final
+    thresholds: list[float | None] = [None] * final + [NEVER]
+    return engine.run(x, 0, final, thresholds, stop=False).exits[final]

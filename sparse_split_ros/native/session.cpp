@@ -1,0 +1,342 @@
+// Copyright 2026 The sparse_split_ros authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include "session.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+namespace sparse_split {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// The least work, in multiply-adds, that is worth another thread: some 2 µs.
+constexpr std::int64_t kPart = 200'000;
+// Rows of a batch that go from stage to stage together, each in an arena of its own.
+constexpr int kRowsTogether = 16;
+// Parts per thread: enough that one thread that is late does not keep the others waiting.
+constexpr int kPartsPerThread = 4;
+
+double since_ms(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+// The padding of the last block of channels is zero, so it may be looked at too.
+bool finite(const Kernels& kernels, const Tensor& tensor) {
+  const std::ptrdiff_t row = std::ptrdiff_t{tensor.width} * kBlock;
+  for (int block = 0; block < blocks_of(tensor.channels); ++block) {
+    const float* values = tensor.data + block * tensor.block;
+    if (tensor.row == row) {
+      if (!kernels.finite(values, row * tensor.height)) return false;
+      continue;
+    }
+    for (int y = 0; y < tensor.height; ++y) {
+      if (!kernels.finite(values + y * tensor.row, row)) return false;
+    }
+  }
+  return true;
+}
+
+void call(const Kernels& kernels, const Work& work, Range range) {
+  std::visit(
+      [&](const auto& call) {
+        using Call = std::decay_t<decltype(call)>;
+        if constexpr (std::is_same_v<Call, Conv>) {
+          kernels.conv(call, range);
+        } else if constexpr (std::is_same_v<Call, Depthwise>) {
+          kernels.depthwise(call, range);
+        } else if constexpr (std::is_same_v<Call, Linear>) {
+          kernels.linear(call, range.block, range.block_end);
+        } else if constexpr (std::is_same_v<Call, Pool>) {
+          kernels.pool(call, range);
+        } else if constexpr (std::is_same_v<Call, GlobalAverage>) {
+          kernels.global_average(call.input, call.output.data, range.block, range.block_end);
+        } else if constexpr (std::is_same_v<Call, Unary>) {
+          kernels.unary(call, range);
+        } else if constexpr (std::is_same_v<Call, Binary>) {
+          kernels.binary(call, range);
+        } else if constexpr (std::is_same_v<Call, CopyChannels>) {
+          kernels.copy_channels(call.input, call.output, call.channel);
+        } else if constexpr (std::is_same_v<Call, PixelShuffle>) {
+          kernels.pixel_shuffle(call.input, call.output, call.factor);
+        } else if constexpr (std::is_same_v<Call, Flatten>) {
+          kernels.export_planes(call.input, call.output.data);
+        } else if constexpr (std::is_same_v<Call, ConvInt8>) {
+          best_int8().conv(call, range);
+        } else {
+          best_int8().quantise(call.input, call.output, call.scale, range);
+        }
+      },
+      work);
+}
+
+// All that a call computes, and the rows by which it is best cut (0: it cannot be).
+struct Extent {
+  Range all;
+  int grain = 0;
+};
+
+Extent extent(const Kernels& kernels, const Work& work) {
+  return std::visit(
+      [&](const auto& call) -> Extent {
+        using Call = std::decay_t<decltype(call)>;
+        if constexpr (std::is_same_v<Call, Linear>) {
+          return {{0, blocks_of(call.outputs), 0, 1}, 1};
+        } else if constexpr (std::is_same_v<Call, ConvInt8>) {
+          const Range all = whole(call);
+          const int width = call.output.data ? call.output.width : call.real.width;
+          return {all, std::max(1, kernels.tile_rows(width))};
+        } else {
+          const Range all = whole(call.output);
+          if constexpr (std::is_same_v<Call, Conv>) {
+            return {all, std::max(1, kernels.tile_rows(call.output.width))};
+          } else if constexpr (std::is_same_v<Call, Depthwise>) {
+            return {all, 1};
+          } else {
+            return {all, 0};
+          }
+        }
+      },
+      work);
+}
+
+// A call cut into parts: runs of blocks first, then runs of rows within them.
+struct Cut {
+  const Kernels* kernels;
+  const Work* work;
+  Range all;
+  int grain;
+  int block_parts, row_parts;
+
+  static void run(const void* context, int part) {
+    const Cut& cut = *static_cast<const Cut*>(context);
+    const int blocks = cut.all.block_end;
+    const int tiles = (cut.all.row_end + cut.grain - 1) / cut.grain;
+    const int b = part / cut.row_parts, r = part % cut.row_parts;
+    Range range;
+    range.block = blocks * b / cut.block_parts;
+    range.block_end = blocks * (b + 1) / cut.block_parts;
+    range.row = tiles * r / cut.row_parts * cut.grain;
+    range.row_end = std::min(cut.all.row_end, tiles * (r + 1) / cut.row_parts * cut.grain);
+    call(*cut.kernels, *cut.work, range);
+  }
+};
+
+}  // namespace
+
+void Arena::Release::operator()(float* memory) const { std::free(memory); }
+
+Arena::Arena(const Program& program) : program_(&program) {
+  const std::size_t bytes =
+      (program.arena_floats() * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
+  memory_.reset(static_cast<float*>(std::aligned_alloc(kAlignment, bytes)));
+  if (memory_ == nullptr) throw std::bad_alloc();
+  program.prepare(memory_.get());
+  works_.reserve(program.steps().size());
+  for (const Step& step : program.steps()) works_.push_back(program.bind(step, memory_.get()));
+}
+
+// Arenas for the rows of one run.
+class Session::Lease {
+ public:
+  Lease(Session& session, int rows) : session_(session) {
+    {
+      const std::lock_guard<std::mutex> lock(session_.mutex_);
+      while (static_cast<int>(held_.size()) < rows && !session_.idle_.empty()) {
+        held_.push_back(std::move(session_.idle_.back()));
+        session_.idle_.pop_back();
+      }
+    }
+    while (static_cast<int>(held_.size()) < rows) {
+      held_.push_back(std::make_unique<Arena>(*session_.program_));
+    }
+  }
+  ~Lease() {
+    const std::lock_guard<std::mutex> lock(session_.mutex_);
+    for (auto& arena : held_) session_.idle_.push_back(std::move(arena));
+  }
+  Lease(const Lease&) = delete;
+  Lease& operator=(const Lease&) = delete;
+
+  const Arena& operator[](int row) const { return *held_[row]; }
+
+ private:
+  Session& session_;
+  std::vector<std::unique_ptr<Arena>> held_;
+};
+
+Session::Session(std::shared_ptr<const Program> program, std::vector<Stage> stages, int threads)
+    : program_(std::move(program)), stages_(std::move(stages)) {
+  if (!program_->finished()) throw PlanError("a session runs a finished program");
+  if (threads < 1 || threads > 256) {
+    throw PlanError(std::to_string(threads) + " threads, expected 1 to 256");
+  }
+  int reached = -1;
+  for (std::size_t i = 0; i < stages_.size(); ++i) {
+    const Stage& stage = stages_[i];
+    if (!(stage.temperature > 0) || std::isinf(stage.temperature)) {
+      throw PlanError("a temperature of " + std::to_string(stage.temperature));
+    }
+    if (stage.model < 0) {
+      reached = -1;
+    } else {
+      const Model& model = program_->model(stage.model);
+      if (reached >= 0 && model.input != reached) {
+        throw PlanError(model.name + " does not read what the stage before answers");
+      }
+      reached = model.output;
+    }
+    if (stage.exit >= 0 && program_->model(stage.exit).input != reached) {
+      throw PlanError(program_->model(stage.exit).name + " does not read what its stage answers");
+    }
+  }
+  if (threads > 1) team_ = std::make_unique<Team>(threads);
+}
+
+void Session::run(Request& request) {
+  if (request.rows < 1 || request.first < 0 || request.first > request.last ||
+      request.last >= static_cast<int>(stages_.size()) ||
+      request.thresholds.size() != stages_.size()) {
+    throw PlanError("stages " + std::to_string(request.first) + " to " +
+                    std::to_string(request.last) + " of " + std::to_string(stages_.size()));
+  }
+  for (int k = request.first; k <= request.last; ++k) {
+    if (stages_[k].model < 0) throw PlanError("stage " + std::to_string(k) + " is not here");
+  }
+  const int together = std::min(request.rows, kRowsTogether);
+  const Lease arenas(*this, together);
+  Team::Frame frame(team_.get());
+  std::vector<double> least(stages_.size(), std::numeric_limits<double>::infinity());
+  for (int begin = 0; begin < request.rows; begin += together) {
+    const int rows = std::min(together, request.rows - begin);
+    const int reached = run_rows(request, begin, rows, arenas, frame, least);
+    if (reached >= 0 && rows == request.rows) {
+      request.stopped = reached;
+      return;
+    }
+    const int answer = program_->model(stages_[request.last].model).output;
+    for (int row = 0; row < rows; ++row) {
+      program_->kernels().export_planes(arenas[row].view(answer),
+                                        request.features + (begin + row) * values_of(answer));
+    }
+  }
+  for (int k = request.first; k <= request.last && request.stop; ++k) {
+    if (stages_[k].exit >= 0 && least[k] >= request.thresholds[k]) {
+      request.stopped = k;
+      return;
+    }
+  }
+}
+
+int Session::run_rows(Request& request, int begin, int rows, const Lease& arenas,
+                      Team::Frame& frame, std::vector<double>& least) const {
+  const int entry = stages_[request.first].model;
+  const std::size_t values = values_of(program_->model(entry).input);
+  for (int row = 0; row < rows; ++row) {
+    load(arenas[row], entry, request.x + (begin + row) * values);
+  }
+  for (int k = request.first; k <= request.last; ++k) {
+    const Stage& stage = stages_[k];
+    const Model& model = program_->model(stage.model);
+    auto start = Clock::now();
+    for (int row = 0; row < rows; ++row) {
+      compute(arenas[row], model, frame);
+      check(arenas[row], model);
+    }
+    request.stage_ms[k] += since_ms(start);
+    if (stage.exit < 0 || std::isnan(request.thresholds[k])) continue;
+    const Model& exit = program_->model(stage.exit);
+    const std::size_t classes = values_of(exit.output);
+    start = Clock::now();
+    for (int row = 0; row < rows; ++row) {
+      compute(arenas[row], exit, frame);
+      check(arenas[row], exit);
+      const float* logits = arenas[row].view(exit.output).data;
+      float* probabilities = request.probabilities[k] + (begin + row) * classes;
+      std::copy_n(logits, classes, request.logits[k] + (begin + row) * classes);
+      program_->kernels().softmax(logits, probabilities, static_cast<int>(classes),
+                                  stage.temperature);
+      const float confidence = *std::max_element(probabilities, probabilities + classes);
+      least[k] = std::min(least[k], static_cast<double>(confidence));
+    }
+    request.exit_ms[k] += since_ms(start);
+    if (rows == request.rows && request.stop && least[k] >= request.thresholds[k]) return k;
+  }
+  return -1;
+}
+
+std::size_t Session::values_of(int tensor) const {
+  const auto [channels, height, width] = program_->shape(tensor);
+  return static_cast<std::size_t>(channels) * height * width;
+}
+
+void Session::run_model(int number, const float* x, int rows, float* y) {
+  const Model& model = program_->model(number);
+  const std::size_t values = values_of(model.input), answered = values_of(model.output);
+  const Lease arenas(*this, 1);
+  Team::Frame frame(team_.get());
+  for (int row = 0; row < rows; ++row) {
+    load(arenas[0], number, x + row * values);
+    compute(arenas[0], model, frame);
+    check(arenas[0], model);
+    program_->kernels().export_planes(arenas[0].view(model.output), y + row * answered);
+  }
+}
+
+std::vector<std::vector<double>> Session::time_steps(int number, int rounds) {
+  const Model& model = program_->model(number);
+  const Lease arenas(*this, 1);
+  Team::Frame frame(team_.get());
+  std::vector<std::vector<double>> times(model.last - model.first);
+  for (int round = 0; round < rounds; ++round) {
+    for (int i = model.first; i < model.last; ++i) {
+      const auto start = Clock::now();
+      execute(arenas[0].work(i), program_->steps()[i], frame);
+      times[i - model.first].push_back(since_ms(start));
+    }
+  }
+  return times;
+}
+
+void Session::load(const Arena& arena, int model, const float* row) const {
+  const int input = program_->model(model).input;
+  if (!program_->kernels().finite(row, static_cast<std::ptrdiff_t>(values_of(input)))) {
+    throw NotFinite(program_->model(model).name + ": the input holds a value that is not finite");
+  }
+  program_->kernels().import_planes(row, arena.view(input), program_->planar(input));
+}
+
+void Session::compute(const Arena& arena, const Model& model, Team::Frame& frame) const {
+  for (int i = model.first; i < model.last; ++i) {
+    execute(arena.work(i), program_->steps()[i], frame);
+  }
+}
+
+void Session::execute(const Work& work, const Step& step, Team::Frame& frame) const {
+  const Kernels& kernels = program_->kernels();
+  const Extent extent = sparse_split::extent(kernels, work);
+  const std::int64_t most = std::int64_t{frame.size()} * kPartsPerThread;
+  const int wanted = static_cast<int>(std::min(most, step.macs / kPart));
+  if (frame.size() == 1 || extent.grain == 0 || wanted < 2) {
+    call(kernels, work, extent.all);
+    return;
+  }
+  const int tiles = (extent.all.row_end + extent.grain - 1) / extent.grain;
+  const int block_parts = std::min(extent.all.block_end, wanted);
+  const int row_parts = std::min(tiles, (wanted + block_parts - 1) / block_parts);
+  const Cut cut{&kernels, &work, extent.all, extent.grain, block_parts, row_parts};
+  frame.share(&Cut::run, &cut, block_parts * row_parts);
+}
+
+void Session::check(const Arena& arena, const Model& model) const {
+  if (!finite(program_->kernels(), arena.view(model.output))) {
+    throw NotFinite(model.name + " gave a value that is not finite");
+  }
+}
+
+}  // namespace sparse_split

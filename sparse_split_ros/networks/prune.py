@@ -1,0 +1,397 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pruning before training: which channels, or which single weights, a fresh network can do without.
+
+Structured methods give channel counts and a smaller dense network; unstructured ones give masks and
+a network as large as before. All but `snip` look at no data.
+
+* `synflow` (Tanaka et al., arXiv 2006.05467): in rounds, the weights that carry the least of the
+  flow from an image of ones to all exits go.
+* `snip` (Lee et al., arXiv 1810.02340): the weights that change the loss of one batch the least go.
+* `random-erk` (Evci et al., arXiv 1911.11134): at random, with Erdős–Rényi kernel densities.
+* `reconvene` (after Eccles et al., arXiv 2404.16877): synflow shows which layers tolerate the loss
+  of whole channels, those all of whose weights go; these channels are removed, and other layers
+  stay whole.
+* `precrop` (in the manner of PreCrop, arXiv 2207.14545): the densities of layers that keep most of
+  the flow within the budget, a convex programme, made into channels.
+
+Targets and counts are of the weights of stages and exits but for the exits' last linear layers,
+which have the size of the classes; bottlenecks follow the channels.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from sparse_split_ros.networks.channels import Group, groups
+from sparse_split_ros.networks.staged import StagedNetwork
+
+STRUCTURED = ('reconvene', 'precrop')
+UNSTRUCTURED = ('synflow', 'snip', 'random-erk')
+METHODS = (*STRUCTURED, *UNSTRUCTURED)
+_ROUNDS = 30
+_STEP = 0.7
+"""What a round of reconvene leaves of the weights."""
+_SAMPLE = 1 << 20
+_LARGEST = 30.0
+"""The power of ten that the product of all layers' gains may reach."""
+
+Tensors = dict[str, Tensor]
+
+
+class PruneError(ValueError):
+    """A target, a method or masks that a network cannot have."""
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What stays of a network: channels of groups, or weights of layers, by name."""
+
+    method: str
+    target: float
+    kept: int
+    """Weights of stages and exits that stay."""
+    total: int
+    seconds: float
+    channels: dict[str, int] = field(default_factory=dict)
+    """For `channels.shrink`, of structured methods."""
+    masks: Tensors = field(default_factory=dict)
+    """For `apply_masks`, bool in the shape of each weight, of unstructured methods."""
+
+
+def prune(
+    network: StagedNetwork,
+    method: str,
+    target: float,
+    batch: tuple[Tensor, Tensor] | None = None,
+    seed: int = 0,
+    multiple: int = 4,
+) -> Pruning:
+    """Plan what stays of a freshly drawn `network`, which is left as it is.
+
+    `target` is the share of the weights that may stay, more than 0 and less than 1. `batch` are
+    images (N, C, H, W) and labels (N,) for `snip`, `seed` is for `random-erk`. Channels stay in
+    multiples of `multiple`. Raises PruneError for what cannot be, with the nearest target that can.
+    """
+    start = time.perf_counter()
+    if not 0 < target < 1:
+        raise PruneError(f'target {target:g}: expected a share of the weights between 0 and 1')
+    weights = _weights(network)
+    total = sum(weight.numel() for weight in weights.values())
+    if method in STRUCTURED:
+        widths = _Widths(network, multiple)
+        widths.check(target)
+        plan = _reconvene if method == 'reconvene' else _precrop
+        channels = plan(network, widths, target)
+        kept = widths.weights(channels)
+        seconds = time.perf_counter() - start
+        return Pruning(method, target, kept, total, seconds, channels=channels)
+    masks = _masks(network, method, target, batch, seed)
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    return Pruning(method, target, kept, total, time.perf_counter() - start, masks=masks)
+
+
+def apply_masks(network: StagedNetwork, masks: Mapping[str, Tensor]) -> None:
+    """Hold the weights that go at zero, in training too. Raises PruneError for other layers."""
+    weights = _weights(network)
+    for name, mask in masks.items():
+        if name not in weights or weights[name].shape != mask.shape:
+            raise PruneError(f'the masks are of another network: no {name} of {list(mask.shape)}')
+        parametrize.register_parametrization(network.get_submodule(name), 'weight', _Mask(mask))
+
+
+def save_masks(path: str | os.PathLike[str], masks: Mapping[str, Tensor]) -> None:
+    """Write masks to a .safetensors file. Raises OSError."""
+    from safetensors.torch import save_file
+
+    save_file({name: mask.contiguous() for name, mask in masks.items()}, path)
+
+
+def load_masks(path: str | os.PathLike[str]) -> Tensors:
+    """Read the masks of `save_masks`. Raises PruneError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise PruneError(f'{path}: not a readable file of masks: {error}') from error
+
+
+def stored_bytes(kept: int, total: int, rows: int) -> int:
+    """Bytes of a layer's weights one by one, in the smaller of CSR and bit mask, float32."""
+    return 4 * kept + min(2 * kept + 4 * (rows + 1), math.ceil(total / 8))
+
+
+class _Mask(nn.Module):
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer('mask', mask)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.mask
+
+
+def _weights(network: StagedNetwork) -> Tensors:
+    """Weights of the convolutions and linear layers that are pruned, by the layer's name.
+
+    Left out is the last linear layer of each exit, whose size is that of the classes.
+    """
+    kinds = (nn.Conv2d, nn.Linear)
+    linears = (
+        [name for name, layer in exit_.named_modules() if isinstance(layer, nn.Linear)]
+        for exit_ in network.exits.values()
+    )
+    last = {f'exits.{k}.{names[-1]}' for k, names in zip(network.exits, linears) if names}
+    return {
+        name: layer.weight
+        for name, layer in network.named_modules()
+        if isinstance(layer, kinds)
+        and layer.weight.requires_grad
+        and name.startswith(('stages.', 'exits.'))
+        and name not in last
+    }
+
+
+def _neutral(network: StagedNetwork) -> StagedNetwork:
+    """A copy whose BatchNorms scale by 1: one that starts at 0 would hide what is behind it."""
+    copied = copy.deepcopy(network)
+    for layer in copied.modules():
+        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            layer.reset_parameters()
+    return copied
+
+
+class _Flow:
+    """SynFlow's linear network: magnitudes only, no biases, every BatchNorm the identity."""
+
+    def __init__(self, network: StagedNetwork) -> None:
+        self._network = _neutral(network).eval()
+        self.weights = _weights(self._network)
+        with torch.no_grad():
+            for name, parameter in self._network.named_parameters():
+                if name.endswith('bias'):
+                    parameter.zero_()
+                parameter.abs_()
+            logs = [math.log10(float(w.sum()) / len(w)) for w in self.weights.values()]
+            # One factor for all layers, with which the deepest product stays within float32.
+            for weight in self.weights.values():
+                weight.mul_(10 ** min(0.0, (_LARGEST - sum(logs)) / len(logs)))
+
+    def keep(self, masks: Mapping[str, Tensor]) -> None:
+        """Leave only these weights, of those that are left."""
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.mul_(masks[name])
+
+    def scores(self) -> Tensors:
+        """The flow through each weight, by layer, as a share of each exit's whole flow."""
+        logits = self._network(torch.ones(1, *self._network.input_shape)).logits
+        # The gradient of a logarithm is by shares, without which early exits, to which short ways
+        # lead, would leave the final one next to nothing.
+        flow = torch.stack([values.sum().log() for values in logits.values()]).sum()
+        gradients = torch.autograd.grad(flow, list(self.weights.values()))
+        return {
+            name: (weight.detach() * gradient)
+            for (name, weight), gradient in zip(self.weights.items(), gradients)
+        }
+
+
+def _masks(
+    network: StagedNetwork,
+    method: str,
+    target: float,
+    batch: tuple[Tensor, Tensor] | None,
+    seed: int,
+) -> Tensors:
+    if method == 'random-erk':
+        return _random(_weights(network), target, seed)
+    if method == 'snip':
+        if batch is None:
+            raise PruneError('snip needs a batch of labelled images')
+        return _best(_sensitivity(network, *batch), target)
+    if method != 'synflow':
+        raise PruneError(f'unknown method {method!r}; choose one of {", ".join(METHODS)}')
+    flow = _Flow(network)
+    for index in range(1, _ROUNDS):
+        flow.keep(_best(flow.scores(), target ** (index / _ROUNDS), _SAMPLE))
+    return _best(flow.scores(), target)
+
+
+def _best(scores: Tensors, share: float, sample: int | None = None) -> Tensors:
+    """Masks that leave `share` of all weights, those of the highest scores."""
+    least = _least(scores, share, sample)
+    return {name: values >= least for name, values in scores.items()}
+
+
+def _least(scores: Tensors, share: float, sample: int | None = None) -> float:
+    """The score of the last weight that stays, always above 0: what carries nothing goes.
+
+    With `sample`, it is estimated from about so many of the scores.
+    """
+    total = sum(values.numel() for values in scores.values())
+    step = 1 if sample is None else max(1, total // sample)
+    every = torch.cat([values.flatten()[::step] for values in scores.values()])
+    count = max(1, round(share * len(every)))
+    least = float(every.kthvalue(len(every) - count + 1).values)
+    return least if least > 0 else float(every[every > 0].min())
+
+
+def _sensitivity(network: StagedNetwork, images: Tensor, labels: Tensor) -> Tensors:
+    """|weight x gradient| of the summed cross-entropy of all exits on one batch."""
+    copied = _neutral(network).train()
+    weights = _weights(copied)
+    logits = copied(images).logits
+    loss = torch.stack([F.cross_entropy(values, labels) for values in logits.values()]).sum()
+    gradients = torch.autograd.grad(loss, list(weights.values()))
+    return {
+        name: (weight.detach() * gradient).abs()
+        for (name, weight), gradient in zip(weights.items(), gradients)
+    }
+
+
+def _random(weights: Mapping[str, Tensor], target: float, seed: int) -> Tensors:
+    """Random masks; a layer's density goes with the sum of its sides over their product."""
+    generator = torch.Generator().manual_seed(seed)
+    raw = {name: sum(weight.shape) / weight.numel() for name, weight in weights.items()}
+    budget = target * sum(weight.numel() for weight in weights.values())
+    scale = _largest(
+        lambda s: sum(min(1.0, s * raw[k]) * w.numel() for k, w in weights.items()), budget
+    )
+    masks = {}
+    for name, weight in weights.items():
+        count = max(1, round(min(1.0, scale * raw[name]) * weight.numel()))
+        order = torch.randperm(weight.numel(), generator=generator)
+        masks[name] = (order < count).view_as(weight)
+    return masks
+
+
+def _largest(size: Callable[[float], float], budget: float) -> float:
+    """The largest scale whose size, which rises with it, is within the budget."""
+    low, high = 0.0, 1.0
+    while size(high) <= budget and high < 1e12:
+        low, high = high, 2 * high
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if size(middle) <= budget else (low, middle)
+    return low
+
+
+class _Widths:
+    """How many weights a network has for given channel counts."""
+
+    def __init__(self, network: StagedNetwork, multiple: int) -> None:
+        self.multiple = multiple
+        self.shapes = {name: tuple(w.shape) for name, w in _weights(network).items()}
+        # What is only in a bottleneck is not judged.
+        self.groups = [group for group in groups(network) if self.scored(group.writers)]
+
+    def scored(self, layers: Mapping[str, int]) -> dict[str, int]:
+        """Those of the layers that are in stages and exits."""
+        return {name: repeat for name, repeat in layers.items() if name in self.shapes}
+
+    def rounded(self, group: Group, count: float) -> int:
+        """A number of channels as it is allowed, at least one multiple."""
+        steps = max(1, math.ceil(count / self.multiple))
+        return min(group.size, steps * self.multiple)
+
+    def weights(self, channels: Mapping[str, int]) -> int:
+        """Weights of stages and exits with these channels."""
+        sides = {name: list(shape) for name, shape in self.shapes.items()}
+        for group in self.groups:
+            count = channels.get(group.name, group.size)
+            for axis, layers in enumerate((group.writers, group.readers)):
+                for name, repeat in self.scored(layers).items():
+                    sides[name][axis] = count * repeat
+            for name, repeat in self.scored(group.followers).items():
+                sides[name][0] = count * repeat
+        return sum(math.prod(shape) for shape in sides.values())
+
+    def check(self, target: float) -> None:
+        """Raise PruneError for a target below what the smallest network has."""
+        whole = self.weights({})
+        least = self.weights({group.name: self.rounded(group, 1) for group in self.groups}) / whole
+        if target < least:
+            raise PruneError(
+                f'target {target:g} cannot be reached: {self.multiple} channels in every layer '
+                f'leave {math.ceil(1e4 * least) / 1e4:g} of the weights'
+            )
+
+    def vitality(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """By group, the score (size,) below which a channel's last weight on a side goes."""
+        found = {}
+        for group in self.groups:
+            sides = []
+            for axis, layers in enumerate((group.writers, group.readers)):
+                if not self.scored(layers):
+                    continue
+                best = torch.zeros(group.size)
+                for name, repeat in self.scored(layers).items():
+                    rows = scores[name].transpose(0, axis).flatten(1).amax(1)
+                    best = torch.maximum(best, rows.view(group.size, repeat).amax(1))
+                sides.append(best)
+            found[group.name] = torch.stack(sides).amin(0)
+        return found
+
+    def alive(self, vitality: Mapping[str, Tensor], least: float) -> dict[str, int]:
+        """Channel counts of the groups that lose channels when scores below `least` go."""
+        counts = {
+            group.name: self.rounded(group, int((vitality[group.name] >= least).sum()))
+            for group in self.groups
+        }
+        return {g.name: counts[g.name] for g in self.groups if counts[g.name] < g.size}
+
+
+def _reconvene(network: StagedNetwork, widths: _Widths, target: float) -> dict[str, int]:
+    """Prune single weights in rounds until the channels that are left have few enough."""
+    flow, budget = _Flow(network), target * widths.weights({})
+    scores, share = flow.scores(), _STEP
+    while True:
+        vitality, least = widths.vitality(scores), _least(scores, share, _SAMPLE)
+        if widths.weights(widths.alive(vitality, least)) <= budget:
+            break
+        flow.keep({name: values >= least for name, values in scores.items()})
+        scores = flow.scores()
+        share *= _STEP
+    # The last round went too far or just far enough: the mildest that is enough is looked for.
+    candidates = sorted(set(torch.cat(list(vitality.values())).tolist()))
+    low, high = 0, len(candidates) - 1
+    while low < high:
+        middle = (low + high) // 2
+        size = widths.weights(widths.alive(vitality, candidates[middle]))
+        low, high = (low, middle) if size <= budget else (middle + 1, high)
+    return widths.alive(vitality, candidates[low])
+
+
+def _precrop(network: StagedNetwork, widths: _Widths, target: float) -> dict[str, int]:
+    """Maximise sum of (S / R) log d over layers, S a layer's flow, R all, within the budget.
+
+    That is the logarithm of the flow to first order; its optimum is a density d = min(1, scale *
+    S / n) for a layer of n weights. A layer of density d keeps the root of it on either side.
+    """
+    flow = {name: float(values.sum()) for name, values in _Flow(network).scores().items()}
+    sizes = {name: math.prod(shape) for name, shape in widths.shapes.items()}
+
+    def channels(scale: float) -> dict[str, int]:
+        counts = {}
+        for group in widths.groups:
+            own = widths.scored(group.writers | group.readers)
+            kept = sum(min(sizes[name], scale * flow[name]) for name in own)
+            share = math.sqrt(kept / sum(sizes[name] for name in own))
+            counts[group.name] = widths.rounded(group, math.floor(share * group.size))
+        return {g.name: counts[g.name] for g in widths.groups if counts[g.name] < g.size}
+
+    budget = target * widths.weights({})
+    return channels(_largest(lambda scale: widths.weights(channels(scale)), budget))

@@ -1,0 +1,245 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a policy may choose from: arms, and the lowest thresholds the promise allows each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_split_ros.policy.facts import Coding, Facts
+from sparse_split_ros.policy.risk import (
+    AHEAD,
+    BINS,
+    CALIBRATION_WORTH,
+    CLUSTER,
+    EDGES,
+    FOREIGN_WORTH,
+    HORIZON,
+    REPAY,
+    Calibration,
+    Floats,
+    Sample,
+    SceneRisk,
+    bins_of,
+    calibration_scale,
+    falling,
+    threshold_of,
+)
+
+Bins = NDArray[np.int64]
+# (2, B): mean and variance of P(coding changes the tail's answer | bin).
+Coded = NDArray[np.float64]
+# The least share of frames taken to pass all exits: one in the frames a sample is worth.
+_LEAST = 1 / 300
+_ONE_HOT = np.eye(BINS)
+_LOW = np.array((0.0, *EDGES))
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A split and which early exits (by their number) are evaluated on the way."""
+
+    split: int
+    exits: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An arm with a codec and the thresholds its scene's risk allows.
+
+    ``stops`` is the expected share of frames each of the arm's exits answers, ``rest`` that of the
+    others, ``risk`` the expected disagreement; ``kept`` tells whether the promise allows it.
+    """
+
+    arm: Arm
+    codec: str
+    thresholds: tuple[float | None, ...]
+    stops: tuple[float, ...]
+    rest: float
+    risk: float
+    kept: bool
+
+
+class Search:
+    """Finds the candidates of a scene.
+
+    ``z`` is the number of standard deviations of the margin that the promise is given.
+    """
+
+    def __init__(self, facts: Facts, early: tuple[int, ...], *, all_local: bool, z: float) -> None:
+        self._facts = facts
+        self._early = early
+        self._z = z
+        self._arms = _arms(facts, early, all_local)
+        self._harm = {split: _harm(facts.codings[split]) for split in facts.splits}
+
+    def __call__(
+        self, risk: SceneRisk, coding: Mapping[int, Coded], bins: Bins, weights: Floats,
+        target: float,
+    ) -> list[Candidate]:  # fmt: skip
+        """Every arm with each of its codecs, by what is known of a scene.
+
+        ``bins`` (N, E) are frames of the scene, -1 where an exit was not evaluated, and ``weights``
+        (N,) what each stands for.
+        """
+        levels, spent = risk.levels(), risk.spent()
+        found: list[Candidate] = []
+        for arm in self._arms:
+            usable = (bins[:, list(arm.exits)] >= 0).all(axis=1)
+            found += self._tried(
+                arm, risk, coding, levels, bins[usable], weights[usable], spent, target
+            )
+        return found
+
+    def _tried(
+        self, arm: Arm, risk: SceneRisk, coding: Mapping[int, Coded], levels: Bins, bins: Bins,
+        weights: Floats, spent: float, target: float,
+    ) -> list[Candidate]:  # fmt: skip
+        """An arm with each of its codecs at the lowest thresholds allowed."""
+        count = len(levels)
+        stops = np.zeros((count, len(arm.exits)))
+        expected, variance = np.zeros(count), np.zeros(count)
+        if len(bins):
+            share = weights / weights.sum()
+            alive = np.ones((count, len(bins)), np.float32)
+            for i, exit_ in enumerate(arm.exits):
+                stop = alive * (bins[None, :, exit_] >= levels[:, exit_, None])
+                alive -= stop
+                one_hot = _ONE_HOT[bins[:, exit_]] * share[:, None]
+                mass = stop @ one_hot.astype(np.float32)
+                stops[:, i] = mass.sum(1)
+                expected += mass @ risk.curve[exit_]
+                variance += mass**2 @ risk.variance[exit_]
+            variance += risk.doubt * expected**2
+        # That no frame of the sample is left to the others does not mean that none ever is.
+        rest = np.clip(1 - stops.sum(1), _LEAST, 1)
+        final = arm.split == self._facts.final
+        changed = doubt = np.zeros(count)
+        if not final and len(bins):
+            mean, uncertain = coding[arm.split]
+            sent = (alive * share) @ _ONE_HOT[bins[:, arm.exits[-1]]]
+            changed, doubt = sent @ mean, sent**2 @ uncertain
+        codings = {'': 0.0} if final else self._harm[arm.split]
+        horizon = max(HORIZON, risk.answers + AHEAD)
+        slack = target * (risk.answers + REPAY) - spent
+        found = []
+        for name, factor in codings.items():
+            total = expected + factor * changed
+            # The share of all answers so far and of those until the horizon.
+            share_then = (spent + total * (horizon - risk.answers)) / horizon
+            spread = np.sqrt(variance + factor**2 * doubt + CLUSTER * share_then / horizon)
+            allowed = share_then + self._z * spread <= target
+            allowed &= total * REPAY <= slack
+            if not len(bins):
+                # How confident the exits of this scene are was never seen: none may answer.
+                allowed[1:] = False
+            # Never to answer at an early exit on the robot adds no risk at all.
+            allowed[0] |= final
+            level = int(np.flatnonzero(allowed)[-1]) if allowed.any() else 0
+            found.append(
+                Candidate(
+                    arm, name, self._thresholds(arm, levels[level]), tuple(stops[level].tolist()),
+                    float(rest[level]), float(total[level]), bool(allowed.any()),
+                )
+            )  # fmt: skip
+        return found
+
+    def _thresholds(self, arm: Arm, level: NDArray[np.int64]) -> tuple[float | None, ...]:
+        thresholds: list[float | None] = [None] * len(self._facts.macs)
+        for exit_ in arm.exits:
+            thresholds[self._early[exit_]] = threshold_of(int(level[exit_]))
+        if arm.split == self._facts.final:
+            thresholds[arm.split] = 0.0
+        return tuple(thresholds)
+
+
+def _arms(facts: Facts, early: tuple[int, ...], all_local: bool) -> list[Arm]:
+    """Every split with its deepest exit and up to two before it; at the end, any of them."""
+    arms = []
+    for split in facts.splits:
+        below = [i for i, stage in enumerate(early) if stage <= split]
+        for size in range(min(3, len(below))):
+            arms += [Arm(split, (*chosen, below[-1])) for chosen in combinations(below[:-1], size)]
+    if all_local or not arms:
+        for size in range(min(3, len(early)) + 1):
+            arms += [Arm(facts.final, chosen) for chosen in combinations(range(len(early)), size)]
+    return arms
+
+
+def _harm(codings: Mapping[str, Coding]) -> dict[str, float]:
+    """How much more often each codec changes an answer than the mildest; those worth a look.
+
+    A codec that needs more bytes and changes more answers than another is left out.
+    """
+    mildest = min(coding.disagreement for coding in codings.values())
+    kept: dict[str, float] = {}
+    least = float('inf')
+    for name, coding in sorted(codings.items(), key=lambda i: (i[1].bytes, i[1].disagreement)):
+        harm = coding.disagreement
+        if harm < least:
+            least = harm
+            kept[name] = harm / mildest if mildest > 0 else 1.0 + 100 * harm
+    return kept
+
+
+def histogram(sample: Sample) -> NDArray[np.float64]:
+    """(2, E, B) frames and disagreements per exit and bin."""
+    bins = bins_of(sample.confidence)
+    counts = np.zeros((2, bins.shape[1], BINS))
+    for exit_ in range(bins.shape[1]):
+        counts[0, exit_] = np.bincount(bins[:, exit_], minlength=BINS)
+        counts[1, exit_] = np.bincount(bins[:, exit_], sample.differs[:, exit_], minlength=BINS)
+    return counts
+
+
+def starting_curve(calibration: Calibration, exits: int) -> NDArray[np.float64]:
+    """(E, B) the curve to start from: calibration of all scenes on top of "confidence is right".
+
+    An exit is calibrated when 1 − confidence is its error; it may be twice as wrong elsewhere.
+    """
+    prior = np.tile(np.clip(2.0 * (1 - _LOW), 0.02, 0.95), (exits, 1))
+    counts = np.zeros((2, exits, BINS))
+    for sample in calibration.scenes.values():
+        counts += histogram(sample)
+    weights = counts[0] + 10.0
+    mean = (counts[1] + 10.0 * prior) / weights
+    return np.stack([falling(mean[e], weights[e]) for e in range(exits)]) if exits else prior
+
+
+def coding_curves(
+    facts: Facts, early: tuple[int, ...], calibration: Calibration, scene: str
+) -> dict[int, Coded]:
+    """Split -> (2, B) mean and variance of P(coding changes the tail's answer | bin).
+
+    The bin is that of the deepest exit before the split. Coding hurts where the network is unsure,
+    which is where frames are sent. Without calibration all of what coding changes is taken to be
+    among the doubtful frames, one in ten. Calibration of ``scene`` itself counts in full, that of
+    the other scenes as much as a scene's that was never seen.
+    """
+    found = {}
+    for split in facts.splits:
+        overall = min(item.disagreement for item in facts.codings[split].values())
+        exit_ = max(i for i, stage in enumerate(early) if stage <= split)
+        prior = np.clip(overall * np.clip(20 * (1 - _LOW), 0.1, 10.0), 1e-5, 0.5)
+        known, changed = np.full(BINS, 0.5), 0.5 * prior
+        if split in calibration.splits:
+            column = calibration.splits.index(split)
+            others, own = np.zeros((2, BINS)), np.zeros((2, BINS))
+            for name, sample in calibration.scenes.items():
+                bins = bins_of(sample.confidence[:, exit_])
+                counts = own if name == scene else others
+                counts += [
+                    np.bincount(bins, minlength=BINS),
+                    np.bincount(bins, sample.coded[:, column], minlength=BINS),
+                ]
+            for counts, worth in ((others, FOREIGN_WORTH), (own, CALIBRATION_WORTH)):
+                scale = calibration_scale(counts[0].sum(), worth)
+                known, changed = known + scale * counts[0], changed + scale * counts[1]
+        mean = falling(changed / known, known)
+        found[split] = np.stack([mean, mean * (1 - mean) / (known + 1)])
+    return found

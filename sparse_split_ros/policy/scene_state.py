@@ -1,0 +1,124 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the joint policy keeps apart by scene, in memory and on disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sparse_split_ros.policy.candidates import Bins, Candidate, Coded
+from sparse_split_ros.policy.plan import PolicyError
+from sparse_split_ros.policy.risk import BINS, Floats, Labelled, Learnt, SceneRisk
+from sparse_split_ros.policy.watch import PageHinkley
+
+# When a new scene's thresholds are found anew, in frames of it.
+FIRST_REFRESHES = (20, 50, 100, 175)
+_SAMPLE = 512
+# Old calibration counts half when live frames stand for so many.
+_FADE = 2000.0
+_COLUMNS = ('counts', 'errors', 'local')
+_NUMBERS = ('answers', 'coding', 'scale', 'caution')
+
+
+class SceneState:
+    """Everything kept for one scene.
+
+    ``bins`` (N, E) and ``weights`` (N,) are calibration frames and what each stands for, ``coding``
+    what coding changes at each split.
+    """
+
+    def __init__(
+        self,
+        risk: SceneRisk,
+        bins: Bins,
+        weights: Floats,
+        coding: Mapping[int, Coded],
+    ) -> None:
+        self.risk = risk
+        self.coding = coding
+        self.base = bins
+        self.base_weights = weights
+        exits = bins.shape[1]
+        self.live = np.full((_SAMPLE, exits), -1, np.int64)
+        self.live_weights = np.zeros(_SAMPLE)
+        self.filled = 0
+        self.seen = 0
+        # Answers whose truth is known; a scene with calibration starts as if it had enough.
+        self.labelled = 0
+        self.looking = False
+        self.due = FIRST_REFRESHES[0]
+        self.candidates: list[Candidate] = []
+        # Those that can be the cheapest on some link.
+        self.contenders: list[tuple[Candidate, float, float]] = []
+        self.shift = PageHinkley(slack=0.2, limit=40.0)
+        # Two generations of counts, so that the older is from before a poisoning was noticed.
+        self.checkpoints: list[Learnt] = []
+
+    def add(self, row: Labelled) -> None:
+        """A live frame, by its weight, for the sample."""
+        if row.weight <= 0:
+            return
+        at = self.filled % _SAMPLE
+        self.live[at] = row.bins
+        self.live_weights[at] = row.weight
+        self.filled += 1
+
+    def sample(self) -> tuple[Bins, Floats]:
+        """Bins (N, E), −1 where unknown, and weights (N,)."""
+        count = min(self.filled, _SAMPLE)
+        base = self.base_weights
+        if count:
+            # What live frames know of fades what calibration assumed.
+            base = base / (1 + self.live_weights[:count].sum() / _FADE)
+        bins = np.concatenate([self.base, self.live[:count]])
+        weights = np.concatenate([base, self.live_weights[:count]])
+        # Most frames are alike: the same bins at every exit. Each kind is tried once.
+        key = np.zeros(len(bins), np.int64)
+        for column in bins.T:
+            key = key * (BINS + 2) + column + 1
+        _, first, kind = np.unique(key, return_index=True, return_inverse=True)
+        mass: Floats = np.bincount(kind, weights, len(first)).astype(np.float64)
+        return bins[first], mass
+
+    def to_json(self) -> dict[str, Any]:
+        """What was learned; a copy."""
+        risk, count = self.risk, min(self.filled, _SAMPLE)
+        return {
+            **{name: [row[:] for row in getattr(risk, name)] for name in _COLUMNS},
+            **{name: getattr(risk, name) for name in _NUMBERS},
+            'live': self.live[:count].tolist(),
+            'weights': self.live_weights[:count].tolist(),
+        }
+
+    def take(self, saved: Saved) -> None:
+        """Go on where a saved scene stopped."""
+        risk = self.risk
+        for name, column in zip(_COLUMNS, saved.columns):
+            setattr(risk, name, column.tolist())
+        for name, number in zip(_NUMBERS, saved.numbers):
+            setattr(risk, name, number)
+        count = len(saved.live)
+        self.live[:count], self.live_weights[:count] = saved.live, saved.weights
+        self.filled = count
+        self.labelled = max(self.labelled, int(max(map(sum, risk.counts), default=0.0)))
+
+
+class Saved:
+    """A scene as read from JSON, checked. Raises PolicyError, KeyError, TypeError, ValueError."""
+
+    def __init__(self, name: str, item: Mapping[str, Any], exits: int) -> None:
+        self.columns = [np.asarray(item[key], float) for key in _COLUMNS]
+        if any(c.shape != (exits, BINS) or not np.isfinite(c).all() for c in self.columns):
+            raise PolicyError(f'saved state of scene {name!r} has the wrong shape')
+        self.live = np.asarray(item['live'], np.int64).reshape(-1, exits)[:_SAMPLE]
+        self.weights = np.asarray(item['weights'], float)[:_SAMPLE]
+        self.numbers = [float(item[key]) for key in _NUMBERS]
+        sound = np.isfinite(self.weights).all() and len(self.live) == len(self.weights)
+        if not sound or not all(math.isfinite(x) and x >= 0 for x in self.numbers):
+            raise PolicyError(f'saved state of scene {name!r} holds impossible numbers')
+        if self.live.size and (self.live.min() < -1 or self.live.max() >= BINS):
+            raise PolicyError(f'saved state of scene {name!r} holds impossible bins')

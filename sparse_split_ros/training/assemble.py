@@ -1,0 +1,270 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The files of a bundle out of a trained network, and the proof that they answer as it does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sparse_split_ros.data.datasets import LabelledImages
+from sparse_split_ros.link.codec import Codec, calibrate
+from sparse_split_ros.networks.account import Cost, account
+from sparse_split_ros.networks.bottleneck import quantise
+from sparse_split_ros.networks.staged import StagedNetwork
+from sparse_split_ros.runtime.bundle import Bundle, InputSpec, write_manifest
+from sparse_split_ros.runtime.engine import Engine, choose_engine, load_engine
+from sparse_split_ros.runtime.preprocess import normalise
+from sparse_split_ros.training.calibrate import fit_temperature
+from sparse_split_ros.training.graph import GRAPH, WEIGHTS, write_graph
+from sparse_split_ros.training.measure import calibrated
+from sparse_split_ros.training.onnx_graph import to_onnx
+from sparse_split_ros.training.predict import predict, rows_at_once
+from sparse_split_ros.training.program import ExportError, Program, trace
+from sparse_split_ros.training.recipe import Recipe, input_spec
+
+TOLERANCE = 1e-4
+SHIPPED_CODECS = ('none', 'fp16', 'int8', 'int4', 'int8+zstd', 'int4+zstd')
+_CALIBRATION_IMAGES = 4000
+_VERIFIED_IMAGES = 1000
+
+
+@torch.inference_mode()
+def build_bundle(
+    network: StagedNetwork,
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    training: LabelledImages,
+    selection: LabelledImages,
+    calibration: LabelledImages,
+    directory: Path,
+) -> dict[str, Any]:
+    """Write a verified bundle into the empty `directory`; its manifest, to be completed.
+
+    Codecs and the ranges of values are calibrated on `training`, codecs are measured on
+    `selection`, temperatures are fitted on `calibration`. Raises ExportError when the models do not
+    answer as the network does within TOLERANCE.
+    """
+    network = network.eval()
+    spec = input_spec(recipe, network)
+    learned = _some(training, _CALIBRATION_IMAGES)
+    models = _Models(directory)
+    logits = predict(network, calibration.images, spec)
+    whole = predict(network, selection.images, spec)
+    uncut = whole[max(whole)].argmax(axis=1)
+    x = torch.from_numpy(normalise(learned[: rows_at_once(*spec.shape[1:])], spec))
+    stages, exits, splits = [], [], []
+    for index, stage in enumerate(network.stages):
+        record, x = models.write(f'stage_{index}', stage, x)
+        shape = _three(x)
+        stages.append({'name': f'stage {index}', **record, 'output_shape': list(shape)})
+        if index in network.exit_stages:
+            record, _ = models.write(f'exit_{index}', network.exit_at(index), x)
+            temperature = fit_temperature(logits[index], calibration.labels)
+            figures = calibrated(logits[index], temperature, calibration.labels)
+            exits.append({'stage': index, **record, 'temperature': round(temperature, 5)} | figures)
+        if index in network.split_stages:
+            bottleneck = network.bottleneck_at(index)
+            encoder, codes = models.write(f'encoder_{index}', bottleneck.encoder, x)
+            coarse = quantise(codes, bottleneck.bits)
+            decoder, restored = models.write(f'decoder_{index}', bottleneck.decoder, coarse)
+            splits.append(
+                {
+                    'stage': index,
+                    'shape': list(_three(codes)),
+                    'encoder': encoder['model'],
+                    'decoder': decoder['model'],
+                    'encoder_macs': encoder['macs'],
+                    'decoder_macs': decoder['macs'],
+                    'account': encoder['account'],
+                    'codecs': _codecs(network, index, spec, learned, selection.images, uncut),
+                }
+            )
+            # The stages behind see what is computed in one place and what comes out of a decoder.
+            x = torch.cat([x[::2], restored[1::2]])
+    models.finish()
+    manifest = {
+        'name': recipe.name,
+        'classes': list(classes),
+        'input': {
+            'shape': list(spec.shape),
+            'color': spec.color,
+            'scale': spec.scale,
+            'mean': list(spec.mean),
+            'std': list(spec.std),
+        },
+        'stages': stages,
+        'exits': exits,
+        'splits': splits,
+        'defaults': {'split': recipe.split, 'threshold': recipe.threshold, 'codec': recipe.codec},
+        'graph': GRAPH,
+        'weights': WEIGHTS,
+        'training': {
+            'recipe': recipe.plain(),
+            'torch': torch.__version__,
+            'memory_bytes': sum(cost.training_bytes(recipe.batch_size) for cost in models.costs),
+        },
+    }
+    verify(write_manifest(directory, manifest), network, selection.images[:_VERIFIED_IMAGES])
+    return manifest
+
+
+class _Models:
+    """Writes ONNX models one by one, and at the end what the other engines read."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._programs: dict[str, Program] = {}
+        self.costs: list[Cost] = []
+
+    def write(self, name: str, module: nn.Module, x: Tensor) -> tuple[dict[str, Any], Tensor]:
+        """The manifest's record of `module` and its answer to the calibration values x."""
+        program = trace(module, x)
+        self._programs[name] = replace(program, answer=program.answer[:0])
+        data = to_onnx(program, name)
+        (self._directory / f'{name}.onnx').write_bytes(data)
+        cost = account(module, tuple(x.shape[1:]))
+        self.costs.append(cost)
+        record = {
+            'model': f'{name}.onnx',
+            'parameters': cost.parameters,
+            'stored_bytes': len(data),
+            'macs': cost.macs,
+            'account': {
+                'weight_bytes': cost.stored_bytes,
+                'dense_bytes': cost.dense_bytes,
+                'unstructured_bytes': cost.unstructured_bytes,
+                'peak_bytes': cost.peak_bytes,
+                'energy_uj': round(cost.energy_uj, 3),
+            },
+        }
+        return record, program.answer
+
+    def finish(self) -> None:
+        """Write graph.json and the weights it refers to."""
+        write_graph(self._directory, self._programs)
+
+
+def verify(bundle: Bundle, network: StagedNetwork, images: NDArray[np.uint8]) -> float:
+    """The largest difference between bundle and network over all logits and codes of `images`.
+
+    Looks at ONNX Runtime and at the engine that this machine would choose. Raises ExportError when
+    the difference is above TOLERANCE.
+    """
+    engines = sorted({'onnxruntime', choose_engine(bundle)})
+    worst = max(_difference(load_engine(bundle, name), network, images) for name in engines)
+    if not worst <= TOLERANCE:
+        raise ExportError(
+            f'the bundle answers {worst:.2e} off the network, more than {TOLERANCE:g}'
+        )
+    return worst
+
+
+def _difference(engine: Engine, network: StagedNetwork, images: NDArray[np.uint8]) -> float:
+    bundle = engine.bundle
+    x = normalise(images, bundle.input)
+    thresholds: list[float | None] = [0.0] * len(bundle.stages)
+    answers = engine.run(x, 0, bundle.final, thresholds, stop=False).logits
+    worst = 0.0
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(x)).logits
+        for stage, values in expected.items():
+            worst = max(worst, float(np.abs(values.numpy() - answers[stage]).max()))
+        for split in network.split_stages:
+            features = engine.run(x, 0, split, thresholds, stop=False).features
+            assert features is not None
+            bottleneck = network.bottleneck_at(split)
+            codes = bottleneck.encoder(torch.from_numpy(features))
+            restored = bottleneck.decoder(codes).numpy()
+            coded = engine.encode(features, split)
+            worst = max(worst, float(np.abs(codes.numpy() - coded).max()))
+            worst = max(worst, float(np.abs(restored - engine.decode(codes.numpy(), split)).max()))
+    return worst
+
+
+def _codecs(
+    network: StagedNetwork,
+    index: int,
+    spec: InputSpec,
+    learned: NDArray[np.uint8],
+    images: NDArray[np.uint8],
+    uncut: NDArray[np.int64],
+) -> dict[str, Any]:
+    """Calibrate every codec of one split on `learned`, and say what it costs on `images`.
+
+    `uncut` (N,) are the network's classes for `images` (N, H, W, 3) where nothing is coded.
+    """
+    codes = _codes(network, index, learned, spec)
+    seen = _codes(network, index, images, spec)
+    answers: dict[int, NDArray[np.int64]] = {}
+    codecs: dict[str, Any] = {}
+    for name in SHIPPED_CODECS:
+        # The encoder's outputs are bounded by construction, so nothing is clipped.
+        params = calibrate(codes, name, clip=0.0)
+        codec = Codec.from_calibration(name, codes.shape[1:], params)
+        payloads = [codec.encode(row) for row in seen]
+        if codec.id.bits not in answers:
+            arrived = np.concatenate([codec.decode(payload) for payload in payloads])
+            answers[codec.id.bits] = _finish(network, index, arrived)
+        differ = int((answers[codec.id.bits] != uncut).sum())
+        codecs[name] = params | {
+            'mean_bytes': round(float(np.mean([len(p) for p in payloads])), 2),
+            'max_bytes': max(len(payload) for payload in payloads),
+            'disagreement': round(differ / len(uncut), 5),
+            'disagreement_bound': round(_upper_bound(differ, len(uncut)), 5),
+        }
+    return codecs
+
+
+def _some(images: LabelledImages, count: int) -> NDArray[np.uint8]:
+    return images.images[np.random.default_rng(0).permutation(len(images))[:count]]
+
+
+def _codes(
+    network: StagedNetwork, index: int, images: NDArray[np.uint8], spec: InputSpec
+) -> NDArray[np.float32]:
+    """What the encoder of a split gives for images (N, H, W, 3): (N, C, H', W') in [0, 1]."""
+    parts = []
+    step = rows_at_once(*images.shape[1:3])
+    for first in range(0, len(images), step):
+        x = torch.from_numpy(normalise(images[first : first + step], spec))
+        for stage in network.stages[: index + 1]:
+            x = stage(x)
+        parts.append(network.bottleneck_at(index).encoder(x).numpy())
+    return np.concatenate(parts)
+
+
+def _finish(network: StagedNetwork, index: int, codes: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The final exit's class (N,) for codes that arrived behind a split."""
+    parts = []
+    step = rows_at_once(*network.input_shape[1:])
+    for first in range(0, len(codes), step):
+        x = network.bottleneck_at(index).decoder(torch.from_numpy(codes[first : first + step]))
+        for stage in network.stages[index + 1 :]:
+            x = stage(x)
+        parts.append(network.exit_at(network.exit_stages[-1])(x).numpy().argmax(axis=1))
+    return np.concatenate(parts)
+
+
+def _upper_bound(events: int, trials: int) -> float:
+    """95 % upper bound of a share, Wilson's score interval, one-sided.
+
+    Wilson, "Probable inference", J. Am. Stat. Assoc. 22, 1927. It takes frames as independent.
+    """
+    z, share = 1.6449, events / trials
+    centre = share + z * z / (2 * trials)
+    spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return (centre + spread) / (1 + z * z / trials)
+
+
+def _three(x: Tensor) -> tuple[int, int, int]:
+    if x.ndim != 4:
+        raise ExportError(f'a stage or encoder gave shape {tuple(x.shape[1:])}, expected (C, H, W)')
+    return x.shape[1], x.shape[2], x.shape[3]

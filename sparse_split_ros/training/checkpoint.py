@@ -1,0 +1,80 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: a safetensors file with JSON in its header, so that the two cannot part."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sparse_split_ros.networks.staged import StagedNetwork
+from sparse_split_ros.training.recipe import Recipe, TrainingError, build_network
+
+CHECKPOINT_FORMAT = 'sparse_split_checkpoint/1'
+
+
+def save_checkpoint(path: Path, meta: Mapping[str, Any], network: StagedNetwork) -> None:
+    """Write the network's weights and what they are to PATH.safetensors. Raises TrainingError."""
+    save(path, meta, dict(network.state_dict()))
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> tuple[StagedNetwork, Recipe, dict[str, Any]]:
+    """The network of a checkpoint in evaluation mode, its recipe, and its JSON part.
+
+    `path` is the .safetensors file, or a training directory, whose best checkpoint it is. Raises
+    TrainingError.
+    """
+    given = Path(path)
+    stem = given / 'best' if given.is_dir() else given.with_suffix('')
+    meta, tensors = load(stem)
+    recipe = Recipe.from_mapping(meta['recipe'])
+    network = build_network(recipe, len(meta['classes']))
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise TrainingError(
+            f'{stem}.safetensors is not of network {recipe.network!r}: {error}'
+        ) from error
+    return network.eval(), recipe, meta
+
+
+def save(path: Path, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors and JSON to PATH.safetensors, or leave what is there.
+
+    Raises TrainingError, on a full disk for example.
+    """
+    partial = path.with_suffix('.partial')
+    try:
+        contiguous = {k: v.contiguous() for k, v in tensors.items()}
+        save_file(
+            contiguous,
+            partial,
+            metadata={'meta': json.dumps({'format': CHECKPOINT_FORMAT, **meta})},
+        )
+        partial.replace(path.with_suffix('.safetensors'))
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise TrainingError(
+            f'{path}: cannot be written ({error}); the older one is kept'
+        ) from error
+
+
+def load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The JSON and the tensors of PATH.safetensors. Raises TrainingError."""
+    file = path.with_suffix('.safetensors')
+    try:
+        with safe_open(file, framework='pt') as checkpoint:
+            meta = json.loads((checkpoint.metadata() or {}).get('meta', 'null'))
+            tensors = {key: checkpoint.get_tensor(key) for key in checkpoint.keys()}  # noqa: SIM118
+    except (OSError, ValueError, SafetensorError) as error:
+        raise TrainingError(f'{file}: not a readable checkpoint: {error}') from error
+    if not isinstance(meta, dict) or meta.get('format') != CHECKPOINT_FORMAT:
+        raise TrainingError(f'{file}: not a checkpoint of format {CHECKPOINT_FORMAT!r}')
+    return meta, tensors

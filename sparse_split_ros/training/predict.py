@@ -1,0 +1,47 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a network says of images, on whichever device it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparse_split_ros.networks.staged import StagedNetwork
+from sparse_split_ros.runtime.bundle import InputSpec
+
+
+def rows_at_once(height: int, width: int) -> int:
+    """How many images of a size go through a network at once: 256 of 32 x 32, fewer larger ones."""
+    return max(8, min(256, (256 << 10) // (height * width)))
+
+
+def normalise(images: Tensor, spec: InputSpec) -> Tensor:
+    """(N, H, W, 3) uint8 to (N, 3, H, W) float32 in channels-last memory."""
+    mean = torch.tensor(spec.mean, device=images.device)
+    std = torch.tensor(spec.std, device=images.device)
+    return ((images.float() * spec.scale - mean) / std).permute(0, 3, 1, 2)
+
+
+@torch.inference_mode()
+def predict(
+    network: StagedNetwork, images: NDArray[np.uint8], spec: InputSpec, split: int | None = None
+) -> dict[int, NDArray[np.float32]]:
+    """Logits (N, K) of every exit for images (N, H, W, 3), all coded at `split` if given."""
+    network.eval()
+    device = next(network.parameters()).device
+    rows: dict[int, list[NDArray[np.float32]]] = {stage: [] for stage in network.exit_stages}
+    step = rows_at_once(*images.shape[1:3])
+    for first in range(0, len(images), step):
+        batch = torch.from_numpy(images[first : first + step]).to(device)
+        x = normalise(batch, spec)
+        for stage, logits in network(x, split).logits.items():
+            rows[stage].append(logits.cpu().numpy())
+    return {stage: np.concatenate(parts) for stage, parts in rows.items()}
+
+
+def accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Share of the rows of logits (N, K) whose largest is the label."""
+    return float((logits.argmax(1) == labels).mean())

@@ -1,0 +1,169 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The recipe: everything that decides what a training run gives, written as YAML."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sparse_split_ros.data.augment import Augmentation
+from sparse_split_ros.data.datasets import LabelledImages
+from sparse_split_ros.data.registry import SOURCES
+from sparse_split_ros.networks.staged import StagedNetwork
+from sparse_split_ros.networks.zoo import build
+from sparse_split_ros.runtime.bundle import InputSpec
+
+
+class TrainingError(Exception):
+    """A recipe, a checkpoint or a training run that cannot go on."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a training run gives; examples are under config/training."""
+
+    name: str
+    dataset: str
+    network: str = 'compact'
+    network_arguments: Mapping[str, Any] = field(default_factory=dict)
+    mean: tuple[float, float, float] | None = None
+    """Of red, green and blue in 0 to 1; measured on the training images when left out."""
+    std: tuple[float, float, float] | None = None
+    seed: int = 0
+    epochs: int = 30
+    batch_size: int = 128
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.02
+    warmup: float = 0.1
+    """Share of the steps in which the rate rises, before it falls along a cosine."""
+    average: float = 0.998
+    """Decay of the exponential moving average of the weights, which is what is kept."""
+    early_weight: float = 0.5
+    """Weight of each early exit's loss; the final exit's is 1."""
+    distillation: float = 0.5
+    """Share of an early exit's loss that the final exit's softened answer has."""
+    distillation_temperature: float = 2.0
+    label_smoothing: float = 0.05
+    coded: float = 0.5
+    """Share of the rows that pass a bottleneck: the default split's in half of the steps."""
+    distortion: float = 0.05
+    """Weight of the bottleneck's relative squared error."""
+    precision: str = 'bfloat16'
+    threads: int = 2
+    workers: int = 1
+    patience: int = 0
+    """Stop after this many epochs without a better score; 0: never."""
+    drawn: int = 0
+    """How many drawn signs (data/drive.py) join the training images."""
+    weather: float = 0.0
+    conditions: tuple[str, ...] = ()
+    flip: bool = False
+    photometric: float = 1.0
+    """How strongly blur, light, colour and noise are varied in training."""
+    split: int = 1
+    """The default cut: the one whose coded accuracy counts when the best epoch is chosen."""
+    codec: str = 'int4'
+    threshold: float = 0.9
+
+    def __post_init__(self) -> None:
+        for name in ('epochs', 'batch_size', 'threads', 'learning_rate'):
+            if not getattr(self, name) > 0:
+                raise TrainingError(
+                    f'recipe: {name} is {getattr(self, name)}, expected more than 0'
+                )
+        for name in (
+            'warmup',
+            'average',
+            'distillation',
+            'coded',
+            'weather',
+            'threshold',
+            'photometric',
+        ):
+            if not 0 <= getattr(self, name) <= 1:
+                raise TrainingError(f'recipe: {name} is {getattr(self, name)}, expected 0 to 1')
+        if self.precision not in ('float32', 'bfloat16'):
+            raise TrainingError(
+                f'recipe: precision {self.precision!r}, expected float32 or bfloat16'
+            )
+        if self.drawn and self.dataset != 'gtsrb':
+            raise TrainingError('recipe: drawn signs join GTSRB only, not classes of your own')
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Recipe:
+        """A recipe from parsed YAML or JSON. Raises TrainingError for an unknown or missing key."""
+        known = {item.name: item for item in fields(cls)}
+        unknown = set(values) - set(known)
+        if unknown:
+            raise TrainingError(f'recipe: unknown {sorted(unknown)}; known are {", ".join(known)}')
+        clean: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        for key, value in clean.items():
+            default = known[key].default
+            if isinstance(default, (int, float)) and not isinstance(value, (int, float)):
+                raise TrainingError(f'recipe: {key} is {value!r}, expected a number')
+        try:
+            return cls(**clean)
+        except TypeError as error:
+            raise TrainingError(f'recipe: {error}') from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Recipe:
+        """Read a recipe from YAML. Raises TrainingError."""
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+        except (OSError, yaml.YAMLError) as error:
+            raise TrainingError(f'{path}: not a readable recipe: {error}') from error
+        if not isinstance(values, dict):
+            raise TrainingError(
+                f'{path}: expected "key: value" lines, found {type(values).__name__}'
+            )
+        return cls.from_mapping(values)
+
+    def plain(self) -> dict[str, Any]:
+        """The recipe as JSON and YAML have it."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How the training images are changed."""
+        return Augmentation(
+            self.weather, self.conditions, flip=self.flip, photometric=self.photometric
+        )
+
+
+def load_split(recipe: Recipe, data: str | os.PathLike[str] | None, split: str) -> LabelledImages:
+    """The split 'train', 'select' or 'report' of the recipe's data set."""
+    if recipe.dataset not in SOURCES:
+        raise TrainingError(
+            f'unknown data set {recipe.dataset!r}; choose one of {", ".join(SOURCES)}'
+        )
+    size = build_network(recipe, 2).input_shape[1]
+    return SOURCES[recipe.dataset](data, split, size)
+
+
+def build_network(recipe: Recipe, classes: int, pretrained: bool = False) -> StagedNetwork:
+    """The recipe's network; `pretrained` starts it from the weights its arguments name, if any.
+
+    Raises TrainingError.
+    """
+    try:
+        return build(recipe.network, classes, pretrained, **recipe.network_arguments)
+    except (TypeError, ValueError) as error:
+        raise TrainingError(f'recipe: network {recipe.network!r}: {error}') from error
+
+
+def input_spec(recipe: Recipe, network: StagedNetwork) -> InputSpec:
+    """The bundle's input of this recipe."""
+    if recipe.mean is None or recipe.std is None:
+        raise TrainingError('recipe: no mean and std, and no training images to measure them on')
+    return InputSpec(network.input_shape, 'rgb', 1 / 255, recipe.mean, recipe.std)

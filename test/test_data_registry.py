@@ -1,0 +1,158 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Data sets by name: labelled bags, and GTSRB in both of its forms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from sparse_split_ros.data.bags import BagError, Frame, write_bag
+from sparse_split_ros.data.datasets import DatasetError
+from sparse_split_ros.data.gtsrb import FILE_NAME, GtsrbError
+from sparse_split_ros.data.registry import SOURCES, load_bag, load_gtsrb
+
+SPLITS = ('train', 'select', 'report')
+
+
+def record(path: Path, labels: list[str | None], start: int = 0) -> None:
+    """A bag of five frames under each label; the grey tells the run, the corner the frame."""
+    frames = []
+    for index, label in enumerate(label for label in labels for _ in range(5)):
+        image = np.full((24, 30, 3), start + index // 5, np.uint8)
+        frames.append(Frame(1_000_000 * (1 + index), 'camera', image, label))
+    write_bag(path, frames)
+
+
+def test_frames_that_follow_one_another_stay_together(tmp_path: Path) -> None:
+    record(tmp_path / 'bag', ['box', 'cup'] * 10)
+    parts = {split: load_bag(tmp_path / 'bag', split, 16) for split in SPLITS}
+    assert [len(parts[split]) for split in SPLITS] == [70, 10, 20]
+    runs = {split: set(part.images[:, 0, 0, 0].tolist()) for split, part in parts.items()}
+    assert not runs['train'] & runs['select'] | runs['train'] & runs['report']
+    assert len(set.union(*runs.values())) == 20
+    train = parts['train']
+    assert train.classes == ('box', 'cup')
+    assert train.images.shape[1:] == (16, 16, 3)
+    assert len(set(train.groups.tolist())) == 14
+    # Even runs are boxes.
+    np.testing.assert_array_equal(train.images[:, 0, 0, 0] % 2, train.labels)
+
+
+def test_unlabelled_frames_are_passed_over_and_part_what_is_around_them(tmp_path: Path) -> None:
+    record(tmp_path / 'bag', ['box', None, 'box', None, 'box', 'cup', None, 'cup', None, 'cup'])
+    parts = [load_bag(tmp_path / 'bag', split, 16) for split in SPLITS]
+    assert [len(part) for part in parts] == [10, 10, 10]
+
+
+def test_a_folder_of_bags_is_one_data_set(tmp_path: Path) -> None:
+    record(tmp_path / 'monday', ['box', 'cup', 'box', 'cup'])
+    record(tmp_path / 'tuesday', ['cup', 'box'], start=50)
+    parts = [load_bag(tmp_path, split, 16) for split in SPLITS]
+    assert [len(part) for part in parts] == [10, 10, 10]
+    storage = next((tmp_path / 'monday').glob('*.mcap'))
+    with pytest.raises(DatasetError, match="'box' comes 2 times, expected at least 3"):
+        load_bag(storage, 'train', 16)
+
+
+@pytest.mark.parametrize(
+    ('labels', 'message'),
+    [
+        ([None], 'images of 0 labels, expected at least two'),
+        (['box'], 'images of 1 labels, expected at least two'),
+        (['box', 'cup', 'box', 'cup', 'box'], "the label 'cup' comes 2 times"),
+    ],
+)
+def test_a_bag_without_enough_labels_is_refused(
+    tmp_path: Path, labels: list[str | None], message: str
+) -> None:
+    record(tmp_path / 'bag', labels)
+    with pytest.raises(DatasetError, match=message):
+        load_bag(tmp_path / 'bag', 'train', 16)
+
+
+def test_what_is_no_bag_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BagError, match='neither a bag nor a folder of bags'):
+        load_bag(tmp_path, 'train', 16)
+
+
+def originals(root: Path) -> None:
+    """Ten tracks of three frames of two classes, larger frame by frame, and two test images."""
+    folder = root / 'gtsrb' / 'GTSRB'
+    for label in range(2):
+        for track in range(10):
+            for frame in range(3):
+                path = folder / 'Training' / f'{label:05d}' / f'{track:05d}_{frame:05d}.ppm'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                image = np.full((20 + frame, 18, 3), 100 * label + track, np.uint8)
+                assert cv2.imwrite(str(path), image)
+    test = folder / 'Final_Test' / 'Images'
+    test.mkdir(parents=True)
+    for index in range(2):
+        assert cv2.imwrite(str(test / f'{index:05d}.ppm'), np.full((9, 9, 3), 7 + index, np.uint8))
+    table = root / 'gtsrb' / 'GT-final_test.csv'
+    table.write_text('Filename;Width;ClassId\n00000.ppm;9;33\n00001.ppm;9;1\n')
+
+
+def packed(root: Path) -> None:
+    """The same tracks as `originals`, packed."""
+    label, track, frame = np.indices((2, 10, 3)).reshape(3, -1)
+    images = np.empty((60, 32, 32, 3), np.uint8)
+    images[:] = (100 * label + track)[:, None, None, None]
+    np.savez(
+        root / FILE_NAME, images=images, labels=label.astype(np.uint8),
+        track=track.astype(np.uint16), frame=frame.astype(np.uint8), source_size=np.ones((60, 2)),
+    )  # fmt: skip
+
+
+def test_original_and_packed_tracks_are_divided_alike(tmp_path: Path) -> None:
+    for name, make in (('original', originals), ('packed', packed)):
+        (tmp_path / name).mkdir()
+        make(tmp_path / name)
+    for split, count in zip(SPLITS, (42, 6, 12)):
+        one, other = (load_gtsrb(tmp_path / name, split) for name in ('original', 'packed'))
+        assert len(one) == count
+        np.testing.assert_array_equal(one.images, other.images)
+        np.testing.assert_array_equal(one.labels, other.labels)
+        np.testing.assert_array_equal(one.groups, other.groups)
+
+
+def test_original_images_come_at_any_size_and_with_the_test_set(tmp_path: Path) -> None:
+    originals(tmp_path)
+    assert load_gtsrb(tmp_path, 'train', 64).images.shape == (42, 64, 64, 3)
+    test = load_gtsrb(tmp_path, 'test', 32)
+    assert test.labels.tolist() == [33, 1]
+    assert test.images[:, 0, 0, 0].tolist() == [7, 8]
+
+
+def test_packed_tracks_have_one_size(tmp_path: Path) -> None:
+    packed(tmp_path)
+    with pytest.raises(DatasetError, match='packed at 32 x 32 pixels, the network wants 64'):
+        load_gtsrb(tmp_path, 'train', 64)
+
+
+def test_missing_and_wrong_gtsrb_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=f'no GTSRB there: expected {FILE_NAME}'):
+        load_gtsrb(tmp_path, 'train')
+    (tmp_path / 'gtsrb' / 'GTSRB').mkdir(parents=True)
+    with pytest.raises(GtsrbError, match='no images of labels 0 to 42'):
+        load_gtsrb(tmp_path, 'train')
+    with pytest.raises(GtsrbError, match=r'GT-final_test\.csv: not the labels'):
+        load_gtsrb(tmp_path, 'test')
+    odd = tmp_path / 'gtsrb' / 'GTSRB' / 'Training' / 'stop' / '0_0.ppm'
+    odd.parent.mkdir(parents=True)
+    odd.touch()
+    with pytest.raises(GtsrbError, match=r'expected Training/LABEL/TRACK_FRAME\.ppm'):
+        load_gtsrb(tmp_path, 'train')
+
+
+@pytest.mark.parametrize('name', ['bag', 'folder', 'gtsrb', 'cifar10', 'mnist', 'caltech256'])
+def test_every_source_says_where_data_is_looked_for(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv('SPARSE_SPLIT_DATA', raising=False)
+    with pytest.raises(DatasetError, match='give one, or set SPARSE_SPLIT_DATA'):
+        SOURCES[name](None, 'train', 32)

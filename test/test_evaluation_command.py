@@ -1,0 +1,132 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command `evaluate`: what it prints, what it writes, how it fails."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from replays import make_world
+
+from sparse_split_ros.cli import main
+from sparse_split_ros.runtime.bundle import Bundle
+
+World = tuple[Bundle, Path, Path]
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp('world'), 60)
+
+
+def arguments(world: World, *more: str) -> list[str]:
+    bundle, data, times = world
+    return ['evaluate', str(data), '--bundle', str(bundle.path), '--profile', str(times),
+            '--engine', 'onnxruntime', *more]  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def written(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip('matplotlib')
+    pytest.importorskip('jinja2')
+    out = tmp_path_factory.mktemp('out') / 'report'
+    options = ('--policy', 'fixed', '--baselines', '--link', 'wifi-bad', '--out', str(out))
+    assert main(arguments(world, *options)) == 0
+    return out
+
+
+def test_json_is_all_that_is_printed(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(world, '--json', '--policy', 'fixed')) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary['policy'] == 'fixed' and summary['frames'] == 60
+
+
+def test_the_table_names_the_policy_and_every_rival(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ('--policy', 'fixed', '--policies', 'full-local', 'oracle', '--no-report')
+    assert main(arguments(world, *options, '--out', str(tmp_path))) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ('fixed', 'full-local', 'oracle', 'frames a second'))
+    assert not (tmp_path / 'index.html').exists()
+
+
+def test_the_page_loads_nothing_and_says_what_is_simulated(written: Path) -> None:
+    links: list[str] = []
+
+    class Links(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            links.extend(value or '' for name, value in attrs if name in ('src', 'href'))
+
+    page = (written / 'index.html').read_text('utf-8')
+    Links().feed(page)
+    assert links and all(link.startswith('data:image/png;base64,') for link in links)
+    for text in ('Simulated: all times', 'SHA-256', 'fingerprint', 'wifi-bad', 'seed', 'versions'):
+        assert text in page
+
+
+def test_every_picture_of_the_report_is_drawn(written: Path) -> None:
+    names = {path.stem for path in written.glob('*.png')}
+    assert names == {
+        'tradeoff', 'drive', 'exits', 'accuracy', 'latency', 'bytes', 'confusion', 'learning',
+        'link', 'reliability',
+    }  # fmt: skip
+    for path in written.glob('*.png'):
+        picture = cv2.imread(str(path))
+        assert picture.shape[1] > 500 and picture.std() > 1, f'{path.name} is empty'
+
+
+def test_the_files_are_the_documented_ones(written: Path) -> None:
+    files = {path.name for path in written.iterdir() if path.suffix != '.png'}
+    assert files == {'index.html', 'summary.json', 'decisions.csv', 'profile.json'}
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--policy', 'magic'], "unknown policy 'magic'"),
+        (['--link', 'pigeon'], "unknown link 'pigeon'"),
+        (['--robot', '0'], 'robot factor 0'),
+        (['--deadline', '-1'], 'deadline -1 ms'),
+        (['--weather', 'storm'], "unknown condition 'storm'"),
+        (['--table', 'decisions.xls'], '.csv or .parquet'),
+        (['--jobs', '0'], '--jobs 0'),
+        (['--seed', '-1'], 'seed -1'),
+        (['--profile', 'nowhere.json'], 'nowhere.json'),
+        (['--bundle', 'nowhere'], 'nowhere'),
+        (['--split', '9', '--policy', 'fixed'], 'split'),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    world: World, capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str],
+    message: str,
+) -> None:  # fmt: skip
+    assert main(arguments(world, *options, '--out', str(tmp_path))) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith('error: ') and message in said and '\n' not in said
+
+
+def test_a_source_that_is_not_there_is_one_line(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, _, times = world
+    command = ['evaluate', 'nowhere', '--bundle', str(bundle.path), '--profile', str(times)]
+    assert main([*command, '--json']) == 2
+    assert "source 'nowhere' does not exist" in capsys.readouterr().err
+
+
+def test_unlabelled_images_have_a_report_too(world: World, tmp_path: Path) -> None:
+    pytest.importorskip('matplotlib')
+    bundle, data, times = world
+    with np.load(data) as packed:
+        np.savez(tmp_path / 'bare.npz', images=packed['images'][:12])
+    command = ['evaluate', str(tmp_path / 'bare.npz'), '--bundle', str(bundle.path), '--policy',
+               'fixed', '--policies', 'jpeg-offload', '--profile', str(times), '--link', 'none',
+               '--out', str(tmp_path / 'out')]  # fmt: skip
+    assert main(command) == 0
+    assert (tmp_path / 'out' / 'index.html').is_file()

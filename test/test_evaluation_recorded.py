@@ -1,0 +1,85 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""A live run, recorded and scored, says of every frame what its replay says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from processes import Peer, Process, node, private_domain, ready
+from replays import make_world, replayed
+
+from sparse_split_ros.data.bags import BagError, Frame, write_bag
+from sparse_split_ros.evaluation.recorded import score
+from sparse_split_ros.evaluation.stream import Source
+from sparse_split_ros.nodes.messages import named
+from sparse_split_ros.policy.decision import Route
+from sparse_split_ros.ros import Classification, Header, TimeMsg
+
+FRAMES = 30
+THRESHOLD = 0.6
+
+
+def test_offline_and_live_agree_frame_by_frame_in_lock_step(tmp_path: Path) -> None:
+    world = make_world(tmp_path, FRAMES)
+    bundle, data, _ = world
+    with np.load(data) as packed:
+        images, labels = packed['images'], packed['labels'].tolist()
+    recorded = tmp_path / 'recorded'
+    with private_domain():
+        fixed = {'policy': 'fixed', 'threshold': THRESHOLD, 'deadline_ms': 2000.0}
+        with (
+            node('head', bundle=bundle.path, engine='onnxruntime', **fixed) as head,
+            node('tail', bundle=bundle.path, engine='onnxruntime') as tail,
+            Peer() as peer,
+        ):
+            ready(head)
+            ready(tail)
+            peer.warm_up('offboard', list(images))
+            command = ('-m', 'sparse_split_ros.cli', 'record', str(recorded))
+            with Process(*command, '--limit', str(FRAMES)) as recorder:
+                recorder.wait_for('recording into')
+                truth = peer.node.create_publisher(Classification, 'ground_truth', 10)
+                assert peer.wait(
+                    lambda: (
+                        truth.get_subscription_count()
+                        and peer.node.count_subscribers('decision') > 1
+                        and peer.node.count_subscribers('classification') > 1
+                    )
+                )
+                for index, (image, label) in enumerate(zip(images, labels)):
+                    stamp = TimeMsg(sec=100, nanosec=index * 10_000_000)
+                    header = Header(stamp=stamp, frame_id='camera')
+                    truth.publish(named(header, f'class {label}'))
+                    peer.ask(image, (stamp.sec, stamp.nanosec))
+                assert recorder.wait() == 0
+    live = score(recorded, deadline_ms=2000.0)
+    assert live.summary['errors'] == []
+    assert live.summary['labelled'] == FRAMES
+
+    frames = [
+        Frame(100 * 10**9 + i * 10_000_000, 'camera', image, f'class {label}')
+        for i, (image, label) in enumerate(zip(images, labels))
+    ]
+    write_bag(tmp_path / 'played', frames)
+    offline = replayed(
+        world, sources=(Source(str(tmp_path / 'played')),), settings={'threshold': THRESHOLD}
+    )
+    both = list(zip(live.outcomes, offline.outcomes['fixed']))
+    assert len(both) == FRAMES
+    assert {each.route for each in live.outcomes} == {Route.LOCAL, Route.OFFBOARD}
+    for there, here in both:
+        assert (there.answer, there.route, there.exit) == (here.answer, here.route, here.exit)
+        assert (there.label, there.payload_bytes) == (here.label, here.payload_bytes)
+        # Messages carry four digits.
+        assert there.confidence == pytest.approx(here.confidence, rel=1e-3)
+    assert live.summary['accuracy'] == offline.summary['accuracy']
+    assert live.summary['route_share'] == offline.summary['route_share']
+
+
+def test_a_bag_without_decisions_says_how_to_make_one(tmp_path: Path) -> None:
+    write_bag(tmp_path / 'bag', [Frame(1, 'camera', np.zeros((8, 8, 3), np.uint8), 'stop')])
+    with pytest.raises(BagError, match='sparse-split record'):
+        score(tmp_path / 'bag')

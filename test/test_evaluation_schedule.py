@@ -1,0 +1,130 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Schedules of conditions and links: read, played, compared, and the command that does it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sparse_split_ros import cli
+from sparse_split_ros.evaluation.link_model import PRESETS, LinkModelError, TraceModel
+from sparse_split_ros.evaluation.schedule import Part, ScheduleError, Study
+from sparse_split_ros.evaluation.simulate import calibration_of
+from sparse_split_ros.evaluation.table import TableError, synthetic, synthetic_facts
+from sparse_split_ros.policy.cost import WEIGHTS
+from sparse_split_ros.policy.factory import POLICIES, Settings
+
+SKILL = (4.0, 5.0, 6.0, 7.0)
+TABLE = synthetic(1, tracks=60, skill=SKILL)
+CALIBRATION = calibration_of(synthetic(2, tracks=60, skill=SKILL))
+
+
+def study(*parts: str, **settings: float) -> Study:
+    schedule = [Part.parse(part) for part in parts]
+    wanted = Settings(**{'profile': 8.0, 'target_disagreement': 0.02, **settings})  # type: ignore[arg-type]
+    return Study(TABLE, synthetic_facts(TABLE), schedule, wanted, CALIBRATION)
+
+
+def test_a_part_names_condition_link_and_frames() -> None:
+    part = Part.parse('fog@wifi-bad:500')
+    assert (part.condition, part.link.name, part.frames) == ('fog', 'wifi-bad', 500)
+    usual = Part.parse('day')
+    assert (usual.condition, usual.link.name, usual.frames) == ('day', 'wifi', 2000)
+
+
+@pytest.mark.parametrize('text', ['', '@wifi', 'day:many', 'day:5', 'day:-100', 'day:1e9'])
+def test_a_malformed_part_says_how_one_is_written(text: str) -> None:
+    with pytest.raises(ScheduleError, match='day@wifi:2000'):
+        Part.parse(text)
+
+
+def test_an_unknown_link_or_condition_is_refused() -> None:
+    with pytest.raises(LinkModelError, match='wifi-bad'):
+        Part.parse('day@pigeon')
+    with pytest.raises(TableError, match='hail'):
+        study('hail')
+
+
+def test_a_table_of_another_network_is_refused() -> None:
+    other = synthetic_facts(synthetic(1, tracks=5, stages=(0, 1, 2)))
+    with pytest.raises(TableError, match='make the table from this bundle'):
+        Study(TABLE, other, [Part.parse('day')], Settings())
+
+
+def test_every_policy_has_its_figures_in_every_part() -> None:
+    result = study('day:600', 'fog@none:400').result(['joint', 'splitee', 'fixed'])
+    assert [part['frames'] for part in result['parts']] == [600, 400]
+    for part in result['parts']:
+        for row in part['policies'].values():
+            assert row['frames'] == part['frames']
+            assert row['local'] + row['offboard'] + row['fallback'] == pytest.approx(1)
+            assert row['regret'] == pytest.approx(row['cost'] - part['best_fixed'])
+    assert all(row['offboard'] == 0 for row in result['parts'][1]['policies'].values())
+    assert result['simulated'] is True
+
+
+def test_where_nobody_may_know_better_the_best_is_all_local() -> None:
+    final, best = study('day@none:500', target_disagreement=1e-5).references(0)[0]
+    assert best.cost <= final.cost and best.disagreement <= 1e-5
+
+
+def test_a_recorded_link_carries_answers(tmp_path: Path) -> None:
+    trace = tmp_path / 'trace.csv'
+    trace.write_text('time_s,rtt_ms,loss,rate_mbit\n0,6,0,20\n5,10,0,20\n')
+    assert isinstance(Part.parse(f'day@{trace}').link, TraceModel)
+    recorded = study(f'day@{trace}:400', 'day@none:200')
+    run = recorded.run('fixed')
+    assert (run.route[:400] == 1).any() and not (run.route[400:] == 1).any()
+    mean = recorded.schedule[0].link.mean()  # type: ignore[union-attr]
+    assert (mean.delay_ms, mean.rate_mbit) == (4.0, 20.0)
+
+
+def test_the_command_prints_writes_and_draws(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('matplotlib')
+    given = ['simulate', '--profile', '8', '--schedule', 'day:300', 'fog@wifi-bad:300']
+    assert cli.main([*given, '--policy', 'joint', 'fixed', '--out', str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert 'SIMULATED' in shown and 'joint' in shown
+    result = json.loads((tmp_path / 'simulate.json').read_text())
+    assert result['table'] == 'synthetic' and result['robot_profile'] == 8.0
+    assert set(result['parts'][0]['policies']) == {'joint', 'fixed'}
+    assert (tmp_path / 'simulate.png').read_bytes()[:4] == b'\x89PNG'
+
+
+@pytest.mark.parametrize(
+    ('given', 'words'),
+    [
+        (['--profile', '0'], '--profile 0 is outside'),
+        (['--target', '2'], '--target 2 is outside'),
+        (['--table', 'nowhere.npz'], 'nowhere.npz'),
+        (['--schedule', 'hail'], "no condition 'hail'"),
+        (['--policy', 'fixed', '--split', '9'], 'no split after stage 9'),
+        (['--policy', 'guess'], "unknown policy 'guess'"),
+        (['--cost-weights', 'free'], "unknown cost_weights 'free'"),
+    ],
+)
+def test_bad_input_is_one_line_of_error(
+    given: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(['simulate', *given]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith('error: ') and words in shown and shown.count('\n') == 1
+
+
+def test_help_names_every_policy_and_every_weighting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(['simulate', '--help'])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in (*POLICIES, *WEIGHTS, *PRESETS))
+
+
+def test_streams_are_independent_and_repeatable() -> None:
+    twice = replace(study('day:400'), streams=2)
+    assert (twice.run('joint', 0).cost == twice.run('joint', 0).cost).all()
+    assert (twice.run('joint', 0).cost != twice.run('joint', 1).cost).any()

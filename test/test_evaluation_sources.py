@@ -1,0 +1,205 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever a user hands over has results, or one clear error."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from replays import make_world, replayed
+
+from sparse_split_ros.data.bags import Frame, write_bag
+from sparse_split_ros.data.weather import WeatherError
+from sparse_split_ros.evaluation.evaluate import Result
+from sparse_split_ros.evaluation.jobs import EvaluateError
+from sparse_split_ros.evaluation.stream import LabelError, Source, Truth, Weather, bags_in
+from sparse_split_ros.runtime.bundle import Bundle
+
+World = tuple[Bundle, Path, Path]
+FRAMES = 40
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp('world'), FRAMES)
+
+
+@pytest.fixture(scope='module')
+def frames(world: World) -> list[Frame]:
+    with np.load(world[1]) as data:
+        pairs = zip(data['images'], data['labels'])
+        return [
+            Frame(10**9 + i * 33_000_000, 'camera', image, f'class {label}')
+            for i, (image, label) in enumerate(pairs)
+        ]
+
+
+def run(world: World, *paths: Path, **given: object) -> Result:
+    sources = tuple(replace(Source(str(path)), **given) for path in paths)
+    return replayed(world, sources=sources)
+
+
+def labels_and_answers(result: Result) -> list[tuple[str | None, str | None]]:
+    return [(each.label, each.answer) for each in result.outcomes['fixed']]
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+@pytest.mark.parametrize('compression', ['none', 'file', 'message'])
+def test_bags_of_every_kind_say_what_their_images_say(
+    world: World, frames: list[Frame], tmp_path: Path, storage: str, compression: str
+) -> None:
+    write_bag(tmp_path / 'bag', frames, storage, compression=compression)
+    from_bag = run(world, tmp_path / 'bag')
+    assert labels_and_answers(from_bag) == labels_and_answers(run(world, world[1]))
+    assert from_bag.problems == []
+
+
+def test_folders_name_the_classes(world: World, tmp_path: Path, frames: list[Frame]) -> None:
+    for index, frame in enumerate(frames[:6]):
+        folder = tmp_path / 'photos' / str(frame.label)
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f'{index}.png'), frame.image[..., ::-1])
+    result = run(world, tmp_path / 'photos')
+    known = {(frame.label, a) for frame, (_, a) in
+             zip(frames, labels_and_answers(run(world, world[1])))}  # fmt: skip
+    assert set(labels_and_answers(result)) <= known
+    assert result.summary['labelled'] == 6
+
+
+def test_a_folder_of_bags_is_all_of_them(world: World, frames: list[Frame], tmp_path: Path) -> None:
+    for name in ('b', 'a'):
+        write_bag(tmp_path / name, frames[:10])
+    bags = bags_in(str(tmp_path))
+    assert [Path(bag).name for bag in bags] == ['a', 'b']
+    assert run(world, *map(Path, bags)).summary['frames'] == 20
+
+
+def test_a_truncated_bag_has_results_until_there_and_says_so(
+    world: World, frames: list[Frame], tmp_path: Path
+) -> None:
+    write_bag(tmp_path / 'bag', frames, 'sqlite3')
+    # Half of the messages are gone, the index still promises all.
+    file = next((tmp_path / 'bag').glob('*.db3'))
+    with sqlite3.connect(file) as base:
+        base.execute(
+            'DELETE FROM messages WHERE timestamp > ?', (10**9 + (FRAMES // 2) * 33_000_000,)
+        )
+    result = run(world, tmp_path / 'bag')
+    assert result.summary['frames'] == FRAMES // 2 + 1
+    assert len(result.problems) == 1 and 'truncated' in result.problems[0]
+    assert result.summary['errors'] == result.problems
+
+
+def test_one_bad_bag_does_not_cost_the_others(
+    world: World, frames: list[Frame], tmp_path: Path
+) -> None:
+    write_bag(tmp_path / 'good', frames)
+    (tmp_path / 'bad').mkdir()
+    result = run(world, tmp_path / 'bad', tmp_path / 'good')
+    assert result.summary['answered'] == FRAMES
+    assert len(result.problems) == 1 and 'bad' in result.problems[0]
+
+
+def test_a_storage_file_cut_in_the_middle_is_one_error_or_a_shorter_run(
+    world: World, frames: list[Frame], tmp_path: Path
+) -> None:
+    write_bag(tmp_path / 'bag', frames)
+    file = next((tmp_path / 'bag').glob('*.mcap'))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(EvaluateError, match='bag'):
+        run(world, tmp_path / 'bag')
+
+
+def test_an_unknown_encoding_is_named(world: World, frames: list[Frame], tmp_path: Path) -> None:
+    write_bag(tmp_path / 'bag', frames[:3], 'sqlite3')
+    with sqlite3.connect(next((tmp_path / 'bag').glob('*.db3'))) as base:
+        rows = base.execute('SELECT id, data FROM messages').fetchall()
+        for number, data in rows:
+            base.execute(
+                'UPDATE messages SET data = ? WHERE id = ?',
+                (bytes(data).replace(b'rgb8', b'xyz9'), number),
+            )
+    with pytest.raises(EvaluateError, match='xyz9'):
+        run(world, tmp_path / 'bag')
+
+
+def test_a_topic_that_is_not_there_is_named_beside_those_that_are(
+    world: World, frames: list[Frame], tmp_path: Path
+) -> None:
+    write_bag(tmp_path / 'bag', frames[:3])
+    with pytest.raises(EvaluateError, match="no image topic '/thermal'; its topics are"):
+        run(world, tmp_path / 'bag', topic='/thermal')
+
+
+@pytest.mark.parametrize('kind', ['missing', 'empty folder', 'text', 'empty bag'])
+def test_what_holds_no_images_is_one_error(world: World, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / 'source'
+    if kind == 'empty folder':
+        path.mkdir()
+    elif kind == 'text':
+        path = tmp_path / 'source.txt'
+        path.write_text('no images')
+    elif kind == 'empty bag':
+        write_bag(path, [Frame(1, 'camera', np.zeros((8, 8, 3), np.uint8))])
+        shutil.rmtree(path)
+        path.mkdir()
+        (path / 'metadata.yaml').write_text('')
+    with pytest.raises((EvaluateError, ValueError), match='source'):
+        run(world, path)
+
+
+def test_stamps_that_stand_still_are_no_reason_to_stop(
+    world: World, frames: list[Frame], tmp_path: Path
+) -> None:
+    write_bag(tmp_path / 'bag', [replace(frame, stamp_ns=0) for frame in frames])
+    times = [each.time for each in run(world, tmp_path / 'bag').outcomes['fixed']]
+    assert times == pytest.approx([i / 30 for i in range(FRAMES)])
+
+
+def test_weather_changes_images_and_names_the_scene(world: World) -> None:
+    clear = run(world, world[1])
+    foggy = run(world, world[1], weather=Weather.parse('fog:5'))
+    assert {each.scene for each in foggy.outcomes['fixed']} == {'fog'}
+    assert foggy.summary['sources'][0]['weather'] == 'fog:5'
+    assert [each.confidence for each in foggy.outcomes['fixed']] != [
+        each.confidence for each in clear.outcomes['fixed']
+    ]
+
+
+@pytest.mark.parametrize('text', ['storm', 'fog:0', 'fog:6', 'fog:x', ''])
+def test_weather_that_does_not_exist_is_refused(text: str) -> None:
+    with pytest.raises(WeatherError):
+        Weather.parse(text)
+
+
+def test_labels_can_be_given_by_frame_stamp_or_name(
+    world: World, frames: list[Frame], tmp_path: Path
+) -> None:
+    write_bag(tmp_path / 'bag', [replace(frame, label='stop!') for frame in frames])
+    (tmp_path / 'frames.csv').write_text('frame,label\n0,class 3\n1,2\n')
+    (tmp_path / 'stamps.csv').write_text(f'stamp_ns,label\n{frames[4].stamp_ns},class 1\n')
+    (tmp_path / 'names.json').write_text(json.dumps({'stop!': 'class 0'}))
+    found = {}
+    for name in ('frames.csv', 'stamps.csv', 'names.json'):
+        result = run(world, tmp_path / 'bag', truth=Truth.load(tmp_path / name))
+        found[name] = [each.label for each in result.outcomes['fixed']]
+    assert found['frames.csv'][:3] == ['class 3', 'class 2', None]
+    assert found['stamps.csv'][3:6] == [None, 'class 1', None]
+    assert set(found['names.json']) == {'class 0'}
+
+
+@pytest.mark.parametrize(
+    ('name', 'text'),
+    [('a.csv', 'x,y\n1,2\n'), ('a.csv', 'frame,label\nz,2\n'), ('a.yaml', '- 1'), ('a.json', '{')],
+)
+def test_files_of_labels_that_are_none_are_refused(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(LabelError, match=name):
+        Truth.load(tmp_path / name)

@@ -1,0 +1,75 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Costs counted by hand, and what sparse layers really save."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip('torch')
+
+from torch import Tensor, nn  # noqa: E402
+
+from sparse_split_ros.networks.account import (  # noqa: E402
+    PJ_CACHE_BYTE,
+    PJ_DRAM_BYTE,
+    PJ_MAC,
+    account,
+    stored,
+)
+from sparse_split_ros.sparsity.layers import SparseConv2d, SparseLinear  # noqa: E402
+from sparse_split_ros.sparsity.patterns import Kind, PatternSpec  # noqa: E402
+
+BLOCKS = PatternSpec(Kind.BLOCK_REGULAR, 64, 64, 16, 0, width=16)
+
+
+class Shortcut(nn.Module):
+    """x + f(x), which keeps x alive while f runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(4, 8, 1), nn.BatchNorm2d(8), nn.ReLU())
+        self.second = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.second(self.first(x)))
+
+
+def test_a_sparse_convolution_costs_its_existing_weights() -> None:
+    layer = SparseConv2d(BLOCKS.draw(), 3, 1, 1)
+    cost = account(layer, (64, 5, 5))
+    weights = 64 * 16 * 9
+    assert cost.parameters == weights + 64
+    assert cost.macs == weights * 25
+    # Four groups of outputs, each with one block of inputs.
+    assert cost.stored_bytes == 4 * (weights + 64) + 4 * 4
+    assert cost.dense_bytes == 4 * (64 * 64 * 9 + 64)
+
+
+def test_single_weights_are_counted_by_the_smaller_of_csr_and_bit_mask() -> None:
+    dense = PatternSpec(Kind.RANDOM_REGULAR, 64, 32, 32).draw()
+    rare = PatternSpec(Kind.RANDOM_REGULAR, 256, 32, 8).draw()
+    # Half of the places: a bit each is less than a column of two bytes beside every weight.
+    assert stored(SparseLinear(dense))[2] == 4 * (32 * 32 + 32) + 32 * 64 // 8
+    assert stored(SparseLinear(rare))[2] == 4 * (32 * 8 + 32) + 2 * 256 + 4 * 33
+
+
+def test_a_shortcut_keeps_its_input_alive() -> None:
+    chain = account(nn.Sequential(nn.Conv2d(4, 8, 1), nn.Conv2d(8, 4, 1)), (4, 10, 10))
+    block = account(Shortcut(), (4, 10, 10))
+    assert chain.peak_bytes == 4 * 100 * (4 + 8)
+    assert block.peak_bytes == 4 * 100 * (4 + 8 + 4)
+
+
+def test_memory_of_a_training_step_has_both_parts() -> None:
+    cost = account(nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)), (2, 4, 4))
+    # Input, output of the convolution and output of the BatchNorm.
+    assert cost.kept_bytes == 4 * 16 * (2 + 3 + 3)
+    assert cost.training_bytes(10) == 16 * cost.parameters + 10 * cost.kept_bytes
+
+
+def test_energy_is_the_sum_of_its_sources() -> None:
+    cost = account(nn.Conv2d(2, 3, 1), (2, 4, 4))
+    moved = 4 * 16 * (2 + 3) + 4 * 16 * 2
+    expected = PJ_MAC * cost.macs + PJ_DRAM_BYTE * 4 * (6 + 3) + PJ_CACHE_BYTE * moved
+    assert cost.energy_uj == pytest.approx(1e-6 * expected)

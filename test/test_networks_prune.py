@@ -1,0 +1,237 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pruning before training: targets are met, nothing is cut off, and the rest can be trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+torch = pytest.importorskip('torch')
+
+from sparse_split_ros.cli import main  # noqa: E402
+from sparse_split_ros.networks import prune as prune_module  # noqa: E402
+from sparse_split_ros.networks.prune import (  # noqa: E402
+    METHODS,
+    STRUCTURED,
+    UNSTRUCTURED,
+    PruneError,
+    apply_masks,
+    load_masks,
+    prune,
+    save_masks,
+    stored_bytes,
+)
+from sparse_split_ros.networks.staged import StagedNetwork  # noqa: E402
+from sparse_split_ros.networks.zoo import build  # noqa: E402
+from sparse_split_ros.training.recipe import Recipe, build_network  # noqa: E402
+
+torch.set_num_threads(1)
+
+NETWORKS = {
+    'compact': {'widths': (16, 32, 48)},
+    'resnet20': {'width': 8},
+}
+BATCH = (torch.randn(12, 3, 32, 32), torch.arange(12) % 5)
+
+
+def make(name: str = 'compact') -> StagedNetwork:
+    torch.manual_seed(0)
+    return build(name, 5, **NETWORKS[name])
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize('method', STRUCTURED)
+@pytest.mark.parametrize('target', [0.5, 0.2])
+def test_a_structured_target_is_met_by_a_smaller_network(
+    name: str, method: str, target: float
+) -> None:
+    found = prune(make(name), method, target, multiple=1)
+    assert 0.85 * target < found.kept / found.total <= target
+    smaller = build(name, 5, channels=found.channels, **NETWORKS[name])
+    weights = sum(
+        m.weight.numel()
+        for name, m in smaller.named_modules()
+        if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)) and m.weight.requires_grad
+        if not name.startswith('bottlenecks') and not isinstance(m, torch.nn.Linear)
+    )
+    assert weights == found.kept
+    assert set(smaller(torch.randn(2, 3, 32, 32), 1).logits) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize('method', UNSTRUCTURED)
+def test_an_unstructured_target_is_met_exactly(name: str, method: str) -> None:
+    found = prune(make(name), method, 0.1, BATCH)
+    assert found.kept == pytest.approx(0.1 * found.total, rel=0.002)
+    assert all(bool(mask.any()) for mask in found.masks.values())
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_the_network_asked_about_stays_as_it_was(method: str) -> None:
+    network = make()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    prune(network, method, 0.3, BATCH)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert network.training
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_the_same_network_gives_the_same_plan(method: str) -> None:
+    one, other = (prune(make(), method, 0.2, BATCH) for _ in range(2))
+    assert one.channels == other.channels
+    assert all(torch.equal(mask, other.masks[name]) for name, mask in one.masks.items())
+
+
+@pytest.mark.parametrize('target', [0.1, 0.01])
+def test_every_exit_can_still_be_reached_after_synflow(target: float) -> None:
+    network = make()
+    apply_masks(network, prune(network, 'synflow', target).masks)
+    x = torch.randn(4, 3, 32, 32, requires_grad=True)
+    for logits in network(x).logits.values():
+        (gradient,) = torch.autograd.grad(logits.sum(), x, retain_graph=True)
+        assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_the_flow_is_kept_from_layer_to_layer(name: str) -> None:
+    scores = prune_module._Flow(make(name)).scores()
+    assert all(float(values.min()) >= 0 for values in scores.values())
+    # The flows to all four exits pass the first layer, and one of them an exit's.
+    first = next(iter(scores))
+    assert float(scores[first].sum()) == pytest.approx(4, rel=1e-3)
+    assert float(scores['exits.1.conv'].sum()) == pytest.approx(1, rel=1e-3)
+
+
+def test_reconvene_spares_layers_whose_channels_live() -> None:
+    found = prune(make(), 'reconvene', 0.6, multiple=1)
+    # The first convolution has few weights, each of which carries much.
+    assert 'stages.0.0.0' not in found.channels
+    assert found.channels
+
+
+@pytest.mark.parametrize('method', STRUCTURED)
+def test_channels_come_in_the_multiples_asked_for(method: str) -> None:
+    found = prune(make(), method, 0.4, multiple=8)
+    assert all(count % 8 == 0 for count in found.channels.values())
+
+
+def test_random_densities_are_those_of_erk() -> None:
+    masks = prune(make(), 'random-erk', 0.05).masks
+    density = {name: float(mask.float().mean()) for name, mask in masks.items()}
+    raw = {name: sum(mask.shape) / mask.numel() for name, mask in masks.items()}
+    ratios = [density[name] / raw[name] for name in density if density[name] < 0.999]
+    assert max(ratios) == pytest.approx(min(ratios), rel=0.1)
+    assert len(ratios) > 5
+
+
+def test_masked_weights_stay_zero_while_training() -> None:
+    network = make()
+    masks = prune(network, 'synflow', 0.2).masks
+    apply_masks(network, masks)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=0.1)
+    for _ in range(2):
+        optimiser.zero_grad()
+        sum(v.square().mean() for v in network(BATCH[0]).logits.values()).backward()
+        optimiser.step()
+    for name, mask in masks.items():
+        weight = network.get_submodule(name).weight
+        assert not weight[~mask].any()
+        assert weight[mask].all()
+
+
+def test_a_masked_network_is_exported_with_its_zeros() -> None:
+    pytest.importorskip('onnx')
+    from sparse_split_ros.training.program import trace
+
+    network = make()
+    masks = prune(network, 'synflow', 0.2).masks
+    apply_masks(network, masks)
+    first = trace(network.stages[0], torch.randn(1, 3, 32, 32)).operations[0]
+    assert first.weight is not None
+    assert int((first.weight != 0).sum()) == int(masks['stages.0.0.0'].sum())
+
+
+def test_plans_fit_a_network_for_other_classes(tmp_path: Path) -> None:
+    save_masks(tmp_path / 'masks.safetensors', prune(make(), 'synflow', 0.5).masks)
+    file = str(tmp_path / 'masks.safetensors')
+    channels = prune(make(), 'reconvene', 0.5).channels
+    for arguments in ({'masks': file}, {'channels': channels}):
+        network = build('compact', 31, **NETWORKS['compact'], **arguments)
+        assert network(BATCH[0]).logits[3].shape == (12, 31)
+
+
+def test_masks_survive_a_file_and_are_refused_elsewhere(tmp_path: Path) -> None:
+    masks = prune(make(), 'random-erk', 0.5).masks
+    save_masks(tmp_path / 'masks.safetensors', masks)
+    loaded = load_masks(tmp_path / 'masks.safetensors')
+    assert all(torch.equal(loaded[name], mask) for name, mask in masks.items())
+    file = str(tmp_path / 'masks.safetensors')
+    with pytest.raises(PruneError, match='the masks are of another network'):
+        build('compact', 5, widths=(8, 8, 8), masks=file)
+    with pytest.raises(ValueError, match='exclude one another'):
+        build('compact', 5, masks=file, density=0.5)
+    with pytest.raises(PruneError, match='not a readable file of masks'):
+        load_masks(tmp_path / 'nothing.safetensors')
+
+
+def test_stored_bytes_take_the_smaller_of_two_forms() -> None:
+    assert stored_bytes(10, 8000, 4) == 10 * 4 + 10 * 2 + 5 * 4
+    assert stored_bytes(4000, 8000, 4) == 4000 * 4 + 1000
+
+
+@pytest.mark.parametrize(
+    ('method', 'target', 'message'),
+    [
+        (
+            'reconvene',
+            1e-4,
+            r'target 0\.0001 cannot be reached: 4 channels in every layer leave 0\.',
+        ),
+        ('precrop', 1e-4, 'cannot be reached'),
+        ('synflow', 1.5, 'expected a share of the weights between 0 and 1'),
+        ('magic', 0.5, "unknown method 'magic'; choose one of reconvene"),
+    ],
+)
+def test_what_cannot_be_is_refused(method: str, target: float, message: str) -> None:
+    with pytest.raises(PruneError, match=message):
+        prune(make(), method, target)
+
+
+def test_snip_asks_for_its_batch() -> None:
+    with pytest.raises(PruneError, match='snip needs a batch'):
+        prune(make(), 'snip', 0.5)
+
+
+@pytest.mark.parametrize('method', ['reconvene', 'synflow'])
+def test_the_command_writes_a_recipe_that_trains_the_rest(
+    tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {
+        'name': 'small', 'dataset': 'folder',
+        'network_arguments': {'widths': [16, 32, 48], 'density': 0.5},
+    }  # fmt: skip
+    if method == 'synflow':
+        del values['network_arguments']['density']  # type: ignore[attr-defined]
+    (tmp_path / 'small.yaml').write_text(yaml.safe_dump(values))
+    out = tmp_path / 'pruned.yaml'
+    arguments = ['--method', method, '--target', '0.5', '--out', str(out), '--multiple', '16']
+    assert main(['prune', str(tmp_path / 'small.yaml'), *arguments]) == 0
+    assert f'{method} took' in capsys.readouterr().out
+    recipe = Recipe.load(out)
+    assert recipe.name == f'small_{method}'
+    network = build_network(recipe, 10)
+    assert set(network(torch.randn(2, 3, 32, 32), 1).logits) == {0, 1, 2, 3}
+    assert recipe.network_arguments.get('density') == (0.5 if method == 'reconvene' else None)
+
+
+def test_the_command_names_a_target_that_cannot_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / 'small.yaml'
+    path.write_text('{name: small, dataset: folder}')
+    assert main(['prune', str(path), '--target', '0.00001']) == 2
+    assert capsys.readouterr().err.startswith('error: target 1e-05 cannot be reached')

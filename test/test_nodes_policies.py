@@ -1,0 +1,272 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""A head that learns: what its decisions say, what it keeps, and tails that are not to be believed.
+
+The tail here is the test's own, so that it can lie.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundles import make_bundle, make_level_bundle
+from processes import Peer, private_domain
+
+from sparse_split_ros import ros
+from sparse_split_ros.link.announcement import Announcement
+from sparse_split_ros.link.frame import REPLY_FORMAT, VERSION, FeatureFrame, ReplyFrame, Status
+from sparse_split_ros.nodes import policies, qos
+from sparse_split_ros.nodes.head import HeadNode
+from sparse_split_ros.nodes.messages import wire_message
+from sparse_split_ros.policy.joint import JointPolicy
+from sparse_split_ros.policy.risk import Calibration
+from sparse_split_ros.ros import (
+    CompressedImage,
+    Context,
+    Header,
+    Parameter,
+    SingleThreadedExecutor,
+    String,
+)
+from sparse_split_ros.runtime.bundle import Bundle
+
+FRAMES = '/head: frames'
+K = 40
+
+
+@pytest.fixture(scope='module')
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_level_bundle(tmp_path_factory.mktemp('policies') / 'levels', classes=K)
+
+
+@pytest.fixture
+def domain() -> Iterator[int]:
+    with private_domain() as number:
+        yield number
+
+
+@contextmanager
+def running(bundle: Bundle, domain: int, **parameters: object) -> Iterator[HeadNode]:
+    """A head in this process, spun by a thread."""
+    context = Context()
+    ros.init(args=[], context=context, domain_id=domain)
+    values = {'bundle': str(bundle.path), 'policy': 'joint', 'deadline_ms': 2000.0, **parameters}
+    node = HeadNode(
+        context=context, parameter_overrides=[Parameter(k, value=v) for k, v in values.items()]
+    )
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    ended = threading.Event()
+
+    def spin() -> None:
+        while not ended.is_set():
+            executor.spin_once(timeout_sec=0.05)
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    try:
+        yield node
+    finally:
+        ended.set()
+        thread.join()
+        node.stop()
+        node.destroy_node()
+        context.try_shutdown()
+
+
+class LyingTail:
+    """Answers what ``says`` makes of the class it should answer."""
+
+    def __init__(self, peer: Peer, bundle: Bundle) -> None:
+        self.says: Callable[[int], int] = int
+        self._bundle = bundle
+        self._replies = peer.node.create_publisher(CompressedImage, 'tail/reply', qos.WIRE)
+        status = peer.node.create_publisher(String, 'tail/status', qos.LATCHED)
+        served = Announcement('liar', 1, (bundle.fingerprint.hex(),), VERSION)
+        status.publish(String(data=served.to_json()))
+        peer.node.create_timer(0.5, lambda: status.publish(String(data=served.to_json())))
+        peer.listen(CompressedImage, 'features', self._answer, qos.WIRE)
+
+    def _answer(self, message: CompressedImage) -> None:
+        frame = FeatureFrame.parse(memoryview(message.data))
+        level = np.frombuffer(frame.payload, np.float32).mean()
+        honest = round((float(level) + 2) / 4 * (K - 1))
+        scores = np.full(K, 0.01 / (K - 1), np.float32)
+        scores[self.says(honest)] = 0.99
+        reply = ReplyFrame(
+            Status.OK, self._bundle.fingerprint, frame.session, frame.sequence, scores, 100
+        )
+        self._replies.publish(wire_message(reply.to_bytes(), Header(), REPLY_FORMAT))
+
+
+def image(level: int) -> np.ndarray:
+    """An image of this class, in full certainty."""
+    return np.full((8, 8, 3), round(255 * level / (K - 1)), np.uint8)
+
+
+def show(peer: Peer, objects: int, seed: int = 0) -> None:
+    """Show so many objects of random classes, three frames each."""
+    rng = random.Random(seed)
+    for number in range(objects):
+        level = rng.randrange(K)
+        for _ in range(3):
+            peer.ask(image(level), (number, 0))
+
+
+@pytest.fixture(scope='module')
+def asking(bundle: Bundle) -> Iterator[tuple[HeadNode, Peer, LyingTail]]:
+    """A head that does not hold the last stage, so that it must ask, and its tail."""
+    with (
+        private_domain() as domain,
+        running(bundle, domain, all_local=False) as head,
+        Peer(domain=domain) as peer,
+    ):
+        tail = LyingTail(peer, bundle)
+        peer.warm_up('offboard', [image(3)])
+        yield head, peer, tail
+
+
+def replayed() -> Callable[[int], int]:
+    past: list[int] = []
+
+    def say(honest: int) -> int:
+        past.append(honest)
+        return past[-20] if len(past) >= 20 else 0
+
+    return say
+
+
+def start_over(head: HeadNode) -> None:
+    """A policy that has learned nothing."""
+    for name in ('fixed', 'joint'):
+        (result,) = head.set_parameters([Parameter('policy', value=name)])
+        assert result.successful, result.reason
+
+
+@pytest.mark.parametrize('kind', ['random', 'constant', 'replayed'])
+def test_a_tail_that_lies_is_found_out_and_said_in_diagnostics(
+    asking: tuple[HeadNode, Peer, LyingTail], kind: str
+) -> None:
+    head, peer, tail = asking
+    tail.says = int
+    start_over(head)
+    show(peer, 15)
+    chance = random.Random(1)
+    tail.says = {
+        'random': lambda honest: chance.randrange(K),
+        'constant': lambda honest: 11,
+        'replayed': replayed(),
+    }[kind]
+    show(peer, 40, seed=1)
+    said = peer.diagnosed(FRAMES, lambda values: values.get('feedback', 'ok') != 'ok')
+    assert 'poisoned' in said['feedback'] and said['policy'] == 'joint'
+
+
+def test_an_honest_tail_is_believed(asking: tuple[HeadNode, Peer, LyingTail]) -> None:
+    head, peer, tail = asking
+    tail.says = int
+    start_over(head)
+    show(peer, 60, seed=2)
+    policy = head.head.policy
+    assert isinstance(policy, JointPolicy)
+    assert not policy.feedback.poisoned and policy.alarms == 0
+
+
+def test_a_decision_says_what_was_planned_and_seen(
+    asking: tuple[HeadNode, Peer, LyingTail],
+) -> None:
+    _, peer, _ = asking
+    _, decision = peer.ask(image(5), (1, 0))
+    thresholds = decision['thresholds'].split('/')
+    assert len(thresholds) == 2 and thresholds[1] == '-'
+    stage, confidence = decision['exits'].split()[0].split(':')
+    assert stage == '0' and float(confidence) > 0.9
+    assert 0 <= float(decision['audit_probability']) <= 0.1
+
+
+def test_what_was_learned_survives_a_restart(bundle: Bundle, domain: int, tmp_path: Path) -> None:
+    with (
+        running(bundle, domain, policy_state=str(tmp_path)) as head,
+        Peer(domain=domain) as peer,
+    ):
+        peer.warm_up(images=[image(3)])
+        show(peer, 5)
+        first = head.head.policy.state()  # type: ignore[attr-defined]
+    assert [path.name for path in tmp_path.iterdir()] == ['head-joint.json']
+    with running(bundle, domain, policy_state=str(tmp_path)) as head:
+        assert head.head.policy.state()['scenes'] == first['scenes']  # type: ignore[attr-defined]
+        assert head.last_error == ''
+
+
+def test_a_replay_teaches_nothing_that_is_kept(bundle: Bundle, domain: int, tmp_path: Path) -> None:
+    with running(bundle, domain, policy_state=str(tmp_path), use_sim_time=True) as head:
+        assert head.get_parameter('use_sim_time').value
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('kind', ['corrupt', 'foreign'])
+def test_a_state_that_does_not_fit_is_refused_and_the_robot_still_answers(
+    bundle: Bundle, domain: int, tmp_path: Path, kind: str
+) -> None:
+    file = tmp_path / 'head-joint.json'
+    record = {'format': 'sparse_split_policy/1', 'policy': 'joint', 'fingerprint': '00' * 8}
+    file.write_text('{' if kind == 'corrupt' else json.dumps({**record, 'state': {}}))
+    with (
+        running(bundle, domain, policy_state=str(tmp_path)) as head,
+        Peer(domain=domain) as peer,
+    ):
+        assert 'refused' in head.last_error
+        assert ('fingerprint' in head.last_error) == (kind == 'foreign')
+        peer.warm_up(images=[image(3)])
+    assert {path.name for path in tmp_path.iterdir()} == {'head-joint.json', f'{file.name}.refused'}
+
+
+def test_auto_is_joint_where_calibration_is_and_nobody_argues(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values: dict[str, object] = {'policy': 'auto', 'split': -1, 'threshold': -1.0}
+    assert policies.chosen(values, bundle) == 'fixed'
+    monkeypatch.setattr(policies, 'bundle_calibration', lambda bundle: Calibration({}))
+    assert policies.chosen(values, bundle) == 'joint'
+    assert policies.chosen({**values, 'threshold': 0.9}, bundle) == 'fixed'
+    assert policies.chosen({**values, 'policy': 'splitee'}, bundle) == 'splitee'
+
+
+def test_a_bundle_of_one_exit_answers_all_itself(domain: int, tmp_path: Path) -> None:
+    alone = make_bundle(tmp_path / 'bundle', exits=(), classes=5)
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    with running(alone, domain, all_local=False) as head, Peer(domain=domain) as peer:
+        peer.warm_up(images=[picture])
+        _, decision = peer.ask(picture, (1, 0))
+        assert (decision['route'], decision['exit']) == ('local', str(alone.final))
+        assert head.last_error == ''
+
+
+def test_a_robot_made_slower_says_so_and_is(bundle: Bundle, domain: int) -> None:
+    with running(bundle, domain, robot_profile=100.0) as head, Peer(domain=domain) as peer:
+        peer.warm_up(images=[image(3)])
+        _, decision = peer.ask(image(3), (1, 0))
+        assert float(decision['total_ms']) >= float(decision['compute_ms'])
+        # Two stages and an exit take some 50 us here.
+        assert float(decision['compute_ms']) > 1.0
+        assert sum(head.head.policy.costs.stage_ms) > 0.5  # type: ignore[attr-defined]
+        assert peer.diagnosed(FRAMES)['simulated_slowdown'] == '100'
+
+
+@pytest.mark.parametrize('policy', ['splitee', 'splitee-s', 'isplitee'])
+def test_the_published_policies_run_and_count_their_plays(
+    bundle: Bundle, domain: int, policy: str
+) -> None:
+    with running(bundle, domain, policy=policy) as head, Peer(domain=domain) as peer:
+        peer.warm_up(images=[image(3)])
+        for number in range(10):
+            peer.ask(image(number), (number, 0))
+        plays = str(head.head.policy.diagnostics()['plays']).split('/')
+        assert sum(map(float, plays)) >= 10
