@@ -34,6 +34,9 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/outage.py
 	$(BIN)/python benchmarks/soak.py
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/guard.py
+	$(BIN)/python benchmarks/engine.py networks
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -92,7 +92,7 @@ def rivals(arguments: argparse.Namespace) -> Iterator[Row]:
                 narrow = max(4, round(channels * density**0.5))
                 slim = _everywhere(_stack(narrow, 1, 16), narrow, side, arguments.threads)
                 calls |= {f'narrow {name}': call for name, call in slim.items()}
-            times = _interleaved(list(calls.values()), arguments.rounds)
+            times = interleaved(list(calls.values()), arguments.rounds)
             row: Row = {'channels': channels, 'side': side, 'density': density}
             row['MMAC'] = 9 * channels**2 * side**2 * density / 1e6
             yield row | {f'{name} µs': found['µs'] / DEPTH for name, found in zip(calls, times)}
@@ -123,7 +123,7 @@ def networks(arguments: argparse.Namespace) -> Iterator[Row]:
                             if engine == 'native' and threads == 1:
                                 call = calls[name, part, threads, engine]
                                 overhead[name, part] = _overhead_us(loaded, models, call)
-            times = dict(zip(calls, _interleaved(list(calls.values()), arguments.rounds)))
+            times = dict(zip(calls, interleaved(list(calls.values()), arguments.rounds)))
         for (name, part, threads, engine), found in times.items():
             row = {
                 'widths': '-'.join(map(str, widths)), 'network': name, 'part': part,
@@ -311,7 +311,7 @@ def _spread(times: Sequence[float]) -> dict[str, float]:
     return {'µs': float(middle), 'low': float(low), 'high': float(high)}
 
 
-def _interleaved(calls: Sequence[Call], rounds: int) -> list[dict[str, float]]:
+def interleaved(calls: Sequence[Call], rounds: int) -> list[dict[str, float]]:
     """Microseconds of each call; all are called in every round, so that all meet the same load."""
     times: list[list[float]] = [[] for _ in calls]
     for number in range(rounds + 2):

@@ -17,7 +17,10 @@ import argparse
 import json
 import math
 import os
+import sys
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+
+from engine import interleaved, save
+
 from sparse_split_ros.data import weather
 from sparse_split_ros.data.augment import Augmentation, AugmentedBatches, batches
 from sparse_split_ros.data.registry import load_gtsrb
 from sparse_split_ros.networks.zoo import build
+from sparse_split_ros.runtime.engine import load_engine
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -47,6 +55,7 @@ CONDITIONS = (
     'dusk', 'night', 'darkness', 'brightness', 'glare', 'fog', 'rain', 'snow', 'motion_blur',
     'sensor_noise',
 )  # fmt: skip
+ENGINES = ('native', 'onnxruntime')
 BATCH, RATE, DECAY = 128, 3e-3, 0.02
 MEAN, STD = (0.342, 0.314, 0.322), (0.278, 0.267, 0.272)
 
@@ -131,6 +140,65 @@ def _normalised(images: Tensor) -> Tensor:
     return ((scaled - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
 
 
+def show(arguments: argparse.Namespace) -> None:
+    """A row and a point per network: its accuracy over the seeds, its latency side by side."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(arguments.runs.glob('*.json')):
+        row = json.loads(path.read_text())
+        found.setdefault(row['network'], []).append(row)
+    if not found:
+        raise SystemExit(f'{arguments.runs} holds no results: run `front.py train` first')
+    calls, macs = {}, {}
+    with tempfile.TemporaryDirectory() as directory:
+        for number, name in enumerate(found):
+            network = build('compact', 43, **NETWORKS[name]).eval()
+            bundle = save(network, Path(directory, str(number)))
+            macs[name] = sum(s.macs for s in bundle.stages) + bundle.exits[-1].macs
+            x = np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)
+            for engine in ENGINES:
+                run = load_engine(bundle, engine).run
+                asked: list[float | None] = [None] * bundle.final + [0.0]
+                calls[name, engine] = partial(run, x, 0, bundle.final, asked, stop=False)
+        times = dict(zip(calls, interleaved(list(calls.values()), arguments.rounds)))
+    rows = []
+    for name, runs in found.items():
+        clean = [100 * run['clean'] for run in runs]
+        hard = [100 * float(np.mean(list(run['conditions'].values()))) for run in runs]
+        row = {'network': name, 'seeds': len(runs), 'MMAC': macs[name] / 1e6}
+        row |= {'clean': np.mean(clean), 'least': min(clean), 'most': max(clean)}
+        row |= {'conditions': np.mean(hard)}
+        row |= {f'{engine} µs': times[name, engine]['µs'] for engine in ENGINES}
+        rows.append(row)
+    rows.sort(key=lambda row: row['MMAC'])
+    for row in rows:
+        print('  '.join(f'{k} {v:.2f}' if isinstance(v, float) else f'{v}' for k, v in row.items()))
+    _picture(rows, arguments.out)
+
+
+def _picture(rows: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use('Agg')
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for family, colour in (('sparse', 'tab:orange'), ('narrow', 'tab:blue')):
+        for engine, style in (('native', 'o-'), ('onnxruntime', 's:')):
+            own = [row for row in rows if row['network'].startswith(family)]
+            latency, middle = [row[f'{engine} µs'] for row in own], [row['clean'] for row in own]
+            spread = [[row['clean'] - row['least'] for row in own],
+                      [row['most'] - row['clean'] for row in own]]  # fmt: skip
+            label = f'{family}, {engine}'
+            axes.errorbar(latency, middle, spread, fmt=style, color=colour, capsize=3, label=label)
+    axes.set(
+        xscale='log', xlabel='µs a frame, one thread, batch 1',
+        ylabel='accuracy on the report tracks, %', title='Predefined sparse and narrow dense',
+    )  # fmt: skip
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -142,6 +210,11 @@ def main() -> None:
     training.add_argument('--seeds', type=int, default=3)
     training.add_argument('--epochs', type=int, default=10)
     training.set_defaults(run=train)
+    showing = commands.add_parser('show')
+    showing.add_argument('runs', type=Path)
+    showing.add_argument('--out', type=Path, default=Path('front.png'))
+    showing.add_argument('--rounds', type=int, default=60)
+    showing.set_defaults(run=show)
     options = parser.parse_args()
     options.run(options)
 

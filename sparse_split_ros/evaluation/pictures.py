@@ -195,10 +195,15 @@ def exit_use(outcomes: Sequence[Outcome], outage: tuple[float, float] | None = N
 
 def payload_dots(
     outcomes: Sequence[Outcome], input_bytes: int | None, outage: tuple[float, float] | None = None
-) -> bytes:
-    """The bytes each frame sent, beside what its network input would have taken."""
+) -> bytes | None:
+    """The bytes each frame sent, beside what its network input would have taken.
+
+    None when nothing was sent.
+    """
     times, end = times_of(outcomes)
     sizes = np.array([each.payload_bytes for each in outcomes])
+    if not sizes.any():
+        return None
     with figure(11, 2.6) as (canvas, buffer):
         axes = canvas.subplots()
         for route in Route:
@@ -210,7 +215,7 @@ def payload_dots(
                 times[silent], 0.0, 0.05, color=colour, lw=0.8,
                 transform=axes.get_xaxis_transform(),
             )  # fmt: skip
-        shown = [*sizes[sizes > 0].tolist(), *([] if input_bytes is None else [input_bytes])] or [1]
+        shown = [*sizes[sizes > 0].tolist(), *([] if input_bytes is None else [input_bytes])]
         if input_bytes is not None:
             axes.axhline(input_bytes, color=QUIET, lw=1, ls=(0, (4, 3)))
             axes.text(

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +48,19 @@ def score(path: Path, deadline_ms: float = 100.0) -> Live:
             'running head with `sparse-split record`'
         )
     ledger = Ledger()
-    order = sorted(heard.decisions)
+    # An image with a truth and no decision was sent, and lost or overtaken on the way.
+    order = sorted(heard.decisions.keys() | heard.truths.keys())
     start = min(received for received, _ in heard.decisions.values())
     for index, key in enumerate(order):
-        received, values = heard.decisions[key]
         since = (key[0] - order[0][0]) + (key[1] - order[0][1]) * 1e-9
-        published = (received - start) * 1e-9 - float(values['total_ms']) / 1e3
-        truth, scene = heard.truths.get(key), heard.scenes.get(key)
-        ledger.send(key, Outcome(index, since, published, truth, scene))
-        ledger.decide(key, values)
+        frame = Outcome(index, since, label=heard.truths.get(key), scene=heard.scenes.get(key))
+        if key in heard.decisions:
+            received, values = heard.decisions[key]
+            published = (received - start) * 1e-9 - float(values['total_ms']) / 1e3
+            frame = replace(frame, wall=published)
+        ledger.send(key, frame)
+        if key in heard.decisions:
+            ledger.decide(key, values)
         if key in heard.answers:
             received, name = heard.answers[key]
             ledger.answer(key, name, (received - start) * 1e-9)
@@ -65,8 +69,9 @@ def score(path: Path, deadline_ms: float = 100.0) -> Live:
     names = ('received', 'accepted', 'dropped', 'rejected', 'failed')
     known = Counts(*(int(head.get(name, 0)) for name in names))
     # A recording that began after the head cannot be held against all that the head counted.
-    whole = known.accepted == len(order)
-    counts = known if whole else Counts(len(order), len(order), 0)
+    decided = len(heard.decisions)
+    whole = known.accepted == decided and known.received <= len(order)
+    counts = known if whole else Counts(decided, decided, 0)
     summary = {
         'format': 'sparse_split_summary/1',
         'kind': 'recorded',

@@ -181,7 +181,9 @@ def _routes_text(summary: Mapping[str, Any]) -> str:
     text = (
         f'The robot was sure of {percent(share["local"])} of the frames and answered them by '
         f'itself. Of the {percent(asked)} that it doubted, the tail answered '
-        f'{percent(share["offboard"] / asked if asked else None)} in time.'
+        f'{percent(share["offboard"] / asked)} in time.'
+        if asked
+        else 'The robot was sure of every frame and answered it by itself.'
     )
     if lost:
         text += (
@@ -198,7 +200,7 @@ def _doubts_text(outcomes: Sequence[Outcome]) -> list[str]:
         scene: sum(each.route is not Route.LOCAL for each in group) / len(group)
         for scene, group in grouped(answered, lambda each: each.where).items()
     }
-    if len(doubts) < 2:
+    if len(doubts) < 2 or not any(doubts.values()):
         return []
     most, least = max(doubts, key=doubts.__getitem__), min(doubts, key=doubts.__getitem__)
     return [

@@ -59,9 +59,8 @@ SPARSE_SPLIT_INLINE void finish(const ConvInt8& layer, const Finish& finish, con
   }
 }
 
-__attribute__((noinline)) inline void finish_tile(const ConvInt8& layer, const Finish& constant,
-                                                  const Sums* results, int rows, int columns, int o,
-                                                  int y, int x) {
+inline void finish_tile(const ConvInt8& layer, const Finish& constant, const Sums* results,
+                        int rows, int columns, int o, int y, int x) {
   for (int r = 0; r < rows; ++r) {
     for (int q = 0; q < columns; ++q) {
       finish(layer, constant, results[r * columns + q], o, y + r, x + q);
