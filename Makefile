@@ -37,6 +37,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/guard.py
 	$(BIN)/python benchmarks/engine.py networks
+	for part in inference wire memory link; do $(BIN)/python benchmarks/rivals.py $$part; done
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -26,6 +26,7 @@ ARGUMENTS = (
     ('engine', '', 'What runs the network: auto, native, native-int8, onnxruntime or torch'),
     ('device', '', 'Where it runs: cpu, cuda or tensorrt'),
     ('params_file', str(PARAMETERS), 'Parameter file'),
+    ('record', '', 'Directory of a bag to record decisions, answers and the truth into'),
     ('use_sim_time', '', 'true when a bag publishes /clock'),
     ('log_level', 'info', 'debug, info, warn, error or fatal'),
 )
@@ -42,7 +43,7 @@ def nodes(context: LaunchContext) -> list[Node]:
         overrides['use_sim_time'] = given['use_sim_time'].lower() in ('true', '1')
     image_transport = given['image_transport']
     head_only = {'image_transport': image_transport} if image_transport else {}
-    return [
+    started = [
         Node(
             package='sparse_split_ros',
             executable=f'{name}_node',
@@ -56,6 +57,17 @@ def nodes(context: LaunchContext) -> list[Node]:
         for name, only in (('head', head_only), ('tail', {}))
         if role in ('both', name)
     ]
+    if given['record']:
+        recorder = Node(
+            package='sparse_split_ros',
+            executable='sparse-split',
+            name='recorder',
+            namespace=given['namespace'],
+            arguments=['record', given['record']],
+            output='screen',
+        )
+        started.append(recorder)
+    return started
 
 
 def generate_launch_description() -> LaunchDescription:

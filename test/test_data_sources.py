@@ -181,6 +181,13 @@ def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
         open_source(tmp_path)
 
 
+@pytest.mark.parametrize('suffix', ['.bmp', '.ppm', '.webp', '.tif'])
+def test_every_kind_of_image_that_is_looked_for_can_be_read(tmp_path: Path, suffix: str) -> None:
+    cv2.imwrite(str(tmp_path / f'one{suffix}'), np.full((8, 6, 3), 90, np.uint8))
+    (frame,) = open_source(tmp_path)
+    assert frame.image.shape == (8, 6, 3)
+
+
 def test_an_unreadable_image_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / 'broken.png').write_bytes(b'not a picture')
     with pytest.raises(SourceError, match=r'broken\.png'):

@@ -203,3 +203,23 @@ def test_files_of_labels_that_are_none_are_refused(tmp_path: Path, name: str, te
     (tmp_path / name).write_text(text)
     with pytest.raises(LabelError, match=name):
         Truth.load(tmp_path / name)
+
+
+def test_a_clock_that_is_set_makes_no_pause(
+    world: World, frames: list[Frame], tmp_path: Path
+) -> None:
+    # As of a camera that starts before the robot knows the time.
+    early = [replace(frame, stamp_ns=i * 33_000_000) for i, frame in enumerate(frames[:3])]
+    late = [replace(frame, stamp_ns=1_700_000_000 * 10**9 + frame.stamp_ns) for frame in frames[3:]]
+    write_bag(tmp_path / 'bag', early + late)
+    times = [each.time for each in run(world, tmp_path / 'bag').outcomes['fixed']]
+    assert np.diff(times) == pytest.approx(0.033, abs=1e-3)
+
+
+def test_unknown_labels_of_all_sources_are_counted(world: World, tmp_path: Path) -> None:
+    with np.load(world[1]) as packed:
+        images = packed['images'][:3]
+    for name in ('one.npz', 'two.npz'):
+        np.savez(tmp_path / name, images=images, labels=np.array(['0', 'owl', 'owl']))
+    result = run(world, tmp_path / 'one.npz', tmp_path / 'two.npz')
+    assert result.summary['unknown_labels'] == {'owl': 4}

@@ -196,6 +196,11 @@ def test_the_teacher_gets_no_gradient_from_its_pupils() -> None:
     [
         ({'epochs': 0}, 'epochs is 0, expected more than 0'),
         ({'epochs': 'many'}, "epochs is 'many', expected a number"),
+        ({'epochs': 1.5}, 'epochs is 1.5, expected a whole number'),
+        ({'seed': -1}, 'seed is -1, expected 0 or more'),
+        ({'mean': [0.5, 0.5]}, 'mean is .*, expected three numbers'),
+        ({'std': [0.2, 0.2, 0.0]}, 'std is .*, expected three numbers'),
+        ({'codec': 'int5'}, "codec 'int5', expected one of none, fp16"),
         ({'weather': 1.5}, 'weather is 1.5, expected 0 to 1'),
         ({'precision': 'int3'}, "precision 'int3'"),
         ({'epochz': 3}, r"unknown \['epochz'\]"),

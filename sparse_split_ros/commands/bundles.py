@@ -138,7 +138,7 @@ def _profile(options: argparse.Namespace) -> int:
 def _classify(options: argparse.Namespace) -> int:
     from rich.table import Table
 
-    from sparse_split_ros.data.images import ImageError, decode_compressed
+    from sparse_split_ros.data.images import ImageError, decode_file
     from sparse_split_ros.runtime.bundle import Bundle, bundle_path
     from sparse_split_ros.runtime.engine import load_engine
     from sparse_split_ros.runtime.preprocess import prepare
@@ -153,7 +153,7 @@ def _classify(options: argparse.Namespace) -> int:
     table = Table('picture', *(f'exit {stage}' for stage in exits), 'who answers')
     for path in options.images:
         try:
-            image = decode_compressed(path.read_bytes())
+            image = decode_file(path.read_bytes())
         except ImageError as error:
             raise ImageError(f'{path}: {error}') from error
         x = prepare(image, bundle.input)

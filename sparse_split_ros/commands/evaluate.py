@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -270,7 +271,7 @@ def _add_record(commands: Commands) -> None:
 def _record(options: argparse.Namespace) -> int:
     from sparse_split_ros.nodes.recorder import RecorderOptions, record
 
-    if options.limit < 0 or options.idle < 0:
+    if options.limit < 0 or not 0 <= options.idle < math.inf:
         raise UsageError('--limit and --idle take numbers from 0')
     wanted = RecorderOptions(options.out, options.images, options.limit, options.idle)
     return record(wanted, ['--ros-args', *options.ros_args] if options.ros_args else [])

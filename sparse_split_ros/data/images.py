@@ -127,12 +127,26 @@ def decode_compressed(data: object) -> RGB:
         raise ImageError(
             f'compressed image of {size[0]}x{size[1]} pixels is above the limit of {MAX_PIXELS}'
         )
+    return _decoded(raw)
+
+
+def decode_file(data: bytes) -> RGB:
+    """Decode the bytes of an image file of any format that OpenCV reads. Raises ImageError."""
+    if not data or _stated_size(memoryview(data)) is not None:
+        return decode_compressed(data)
+    return _decoded(np.frombuffer(data, np.uint8))
+
+
+def _decoded(raw: NDArray[np.uint8]) -> RGB:
     try:
         image = cv2.imdecode(raw, cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise ImageError(f'compressed image of {raw.size} bytes: {error.err}') from error
     if image is None:
-        raise ImageError(f'compressed image of {raw.size} bytes is damaged')
+        start = raw[:4].tobytes().hex()
+        raise ImageError(
+            f'compressed image of {raw.size} bytes starting {start} is damaged, or no image'
+        )
     rgb: RGB = cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
     return rgb
 

@@ -8,6 +8,7 @@ import itertools
 import math
 import os
 import re
+import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from sparse_split_ros.data.bags import Frame, read_bag, write_bag
 from sparse_split_ros.data.drive import Drive, render_drive
 from sparse_split_ros.data.gtsrb import GtsrbError, load_packed
-from sparse_split_ros.data.images import ImageError, decode_compressed
+from sparse_split_ros.data.images import ImageError, decode_file
 from sparse_split_ros.data.signs import CLASSES
 
 IMAGE_SUFFIXES = frozenset(
@@ -63,7 +64,7 @@ def open_source(
     if limit is not None and limit < 0:
         raise SourceError(f'limit {limit} is negative')
     frames = _frames(os.fspath(spec), image_topic, split, rate, seed)
-    return itertools.islice(frames, limit)
+    return itertools.islice(frames, limit if limit is None else min(limit, sys.maxsize))
 
 
 def make_bag(
@@ -138,7 +139,7 @@ def _rgb(bgr: npt.ArrayLike) -> npt.NDArray[np.uint8]:
 
 def _load(path: Path) -> npt.NDArray[np.uint8]:
     try:
-        return decode_compressed(path.read_bytes())
+        return decode_file(path.read_bytes())
     except (OSError, ImageError) as error:
         raise SourceError(f'image {path} cannot be read: {error}') from error
 
@@ -190,7 +191,7 @@ def _arrays(path: Path, split: str, rate: float) -> Iterator[Frame]:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise SourceError(f'{path} is not a readable .npz of arrays: {error}') from error
     images, labels = columns.get('images'), columns.get('labels')
-    if images is None or images.dtype != np.uint8 or not len(images) or not (
+    if images is None or images.dtype != np.uint8 or not images.size or not (
         images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
     ):  # fmt: skip
         found = 'none' if images is None else f'{images.dtype} {images.shape}'

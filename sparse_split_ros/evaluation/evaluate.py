@@ -8,6 +8,7 @@ import json
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -218,9 +219,10 @@ def _result(
     # In the order of the contestants, however they were grouped.
     troubles = {text.partition(':')[0]: text for each in done for text in each.troubles}
     problems += [troubles[each.label] for each in entrants if each.label in troubles]
-    unknown: dict[str, int] = {}
-    for each in done:
-        unknown |= each.unknown_labels
+    # Every contestant met the same labels of a source: counted once per source.
+    unknown: Counter[str] = Counter()
+    for labels in {job.number: each.unknown_labels for job, each in zip(plan, done)}.values():
+        unknown.update(labels)
     main = dict(chosen.pop(request.policies[0]))
     name = main.pop('name')
     summary = {
@@ -237,7 +239,7 @@ def _result(
                   'full_local_ms': times.times(request.robot).full},
         'seed': request.seed,
         'sources': _sources(request, plan, done),
-        'unknown_labels': unknown,
+        'unknown_labels': dict(unknown),
         'errors': problems,
         'baselines': chosen,
         'machine': machine(),

@@ -79,11 +79,11 @@ def load_spec(name_or_path: str | os.PathLike[str]) -> LinkSpec:
     if path.suffix not in ('.yaml', '.yml'):
         raise LinkModelError(
             f'unknown link {str(name_or_path)!r}: choose one of {", ".join(PRESETS)}, '
-            'or a .yaml file'
+            'or a .yaml or .csv file'
         )
     try:
         values = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise LinkModelError(f'{path}: not a readable link: {error}') from error
     known = {item.name for item in fields(LinkSpec)}
     if not isinstance(values, dict) or not set(values) <= known | {'preset'}:
@@ -94,6 +94,8 @@ def load_spec(name_or_path: str | os.PathLike[str]) -> LinkSpec:
     try:
         return replace(PRESETS[base] if base else LinkSpec(path.stem), **values)
     except TypeError as error:
+        raise LinkModelError(f'{path}: expected numbers, found {values}') from error
+    except LinkModelError as error:
         raise LinkModelError(f'{path}: {error}') from error
 
 
@@ -165,7 +167,9 @@ class TraceModel:
                     self._times.append(float(row['time_s']))
                     self._rows.append(_trace_row(row))
         except (OSError, KeyError, TypeError, ValueError) as error:
-            raise LinkModelError(f'{path}: not a trace: {error!r}') from error
+            raise LinkModelError(
+                f'{path}: expected the columns time_s, rtt_ms, loss and rate_mbit ({error!r})'
+            ) from error
         if not self._rows or sorted(self._times) != self._times or self._times[0] < 0:
             raise LinkModelError(f'{path}: expected rows of ascending time_s >= 0')
         self.name = Path(path).name

@@ -12,6 +12,7 @@ import csv
 import hashlib
 import io
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,8 @@ from sparse_split_ros.runtime.preprocess import fit, normalise
 
 # Frames whose full network is computed in one batch. A constant: another batch rounds otherwise.
 CHUNK = 32
+# A longer step between two stamps is no pause but a clock that was set.
+_LONGEST_PAUSE_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,10 @@ def bags_in(spec: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the frames of one stream come from, and what is done to them."""
+    """Where the frames of one stream come from, and what is done to them.
+
+    ``rate`` in Hz paces what has no stamps. Raises SourceError for one that is not positive.
+    """
 
     spec: str
     topic: str | None = None
@@ -143,6 +149,10 @@ class Source:
     weather: Weather | None = None
     truth: Truth = field(default_factory=Truth)
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate < math.inf:
+            raise SourceError(f'rate {self.rate:g} Hz, expected a positive number')
 
     def count(self) -> int | None:
         """How many frames there will be, as far as that is known beforehand."""
@@ -230,9 +240,11 @@ class Stream:
             for index, frame in enumerate(self._source.frames()):
                 first = frame.stamp_ns if index == 0 else first
                 time = (frame.stamp_ns - first) * 1e-9
-                # Stamps that stand still or run backwards are no times; frames still have a pace.
-                if time <= last:
-                    time = last + 1 / self._source.rate
+                # Stamps that stand still, run backwards or jump are no times; frames have a pace.
+                if not last < time <= last + _LONGEST_PAUSE_S:
+                    time = last + min(1 / self._source.rate, _LONGEST_PAUSE_S)
+                    # What follows keeps its distance from here, if the clock was set forward.
+                    first = max(first, frame.stamp_ns - round(time * 1e9))
                 last = time
                 yield self._view(index, time, frame)
         except (BagError, SourceError, ImageError) as error:

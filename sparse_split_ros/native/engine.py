@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Sequence
 
-from sparse_split_ros.native._native import NotFiniteError, Session, fast_int8
+from sparse_split_ros.native._native import NotFiniteError, PlanError, Session, fast_int8
 from sparse_split_ros.native.plan import plan_bundle
 from sparse_split_ros.runtime.bundle import Bundle
 from sparse_split_ros.runtime.engine import (
@@ -47,6 +47,12 @@ class NativeEngine(StagedEngine):
         super().__init__(bundle, stages)
 
     def _prepare(self) -> None:
+        try:
+            self._plan()
+        except PlanError as error:  # of the whole: too many threads, too much memory
+            raise EngineError(f'bundle {self.bundle.name!r}: {error}') from error
+
+    def _plan(self) -> None:
         bundle = self.bundle
         self.plan = plan_bundle(bundle, self.stages, self._precision)
         for model, lack in self.plan.lacking.items():

@@ -335,7 +335,11 @@ class HeadNode(StoppableNode):
                     self._wakes = float('inf') if due is None else due
                     self._state.wait(None if due is None else due - now)
                     continue
-                step = self.head.tick(now)
+                try:
+                    step = self.head.tick(now)
+                except Exception as error:  # costs these frames, and not all that come after them
+                    self.complain('frame lost', f'{type(error).__name__}: {error}')
+                    continue
             self._emit(step)
             self._say_state()
 

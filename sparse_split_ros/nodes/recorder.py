@@ -23,6 +23,8 @@ from sparse_split_ros.ros import (
 
 # Deep enough to wait for a disk; reliable, for what is missing looks like a lost answer.
 _DEEP = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
+# Cameras publish best effort as a rule, which a reliable subscription would never hear.
+_IMAGES = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
 _TOPICS = {
     'classification': (Classification, 'vision_msgs/msg/Classification'),
     'decision': (DiagnosticArray, 'diagnostic_msgs/msg/DiagnosticArray'),
@@ -55,13 +57,17 @@ class RecorderNode(StoppableNode):
         self._options = options
         self._last = 0.0
         self._recording = Recording(options.out)
-        topics = {**_TOPICS, **({'image': _IMAGE} if options.images else {})}
-        for name, (kind, type_name) in topics.items():
-            # Bags keep names as they resolve, so that a namespace tells robots apart.
-            topic = self.resolve_topic_name(name)
-            self.create_subscription(kind, name, partial(self._write, topic, type_name), _DEEP)
+        for name, (kind, type_name) in _TOPICS.items():
+            self._listen(name, kind, type_name, _DEEP)
+        if options.images:
+            self._listen('image', *_IMAGE, _IMAGES)
         self.create_timer(0.2, self._look)
         self.get_logger().info(f'recording into {options.out}')
+
+    def _listen(self, name: str, kind: Any, type_name: str, profile: QoSProfile) -> None:
+        # Bags keep names as they resolve, so that a namespace tells robots apart.
+        topic = self.resolve_topic_name(name)
+        self.create_subscription(kind, name, partial(self._write, topic, type_name), profile)
 
     def _write(self, topic: str, kind: str, message: Any) -> None:
         if self.done:

@@ -27,7 +27,8 @@ class Settings:
 
     ``weights`` names one of cost.WEIGHTS. ``stage_ms`` and ``exit_ms`` are this machine's profile,
     ``profile`` studies a robot that many times slower. ``all_local`` tells whether the robot holds
-    every stage. ``index`` is the bandit's, for the SplitEE family.
+    every stage. ``index`` is the bandit's, for the SplitEE family. Raises PolicyError for a
+    threshold above 1 and for what is not finite.
     """
 
     split: int = -1
@@ -43,6 +44,15 @@ class Settings:
     seed: int = 0
     stage_ms: Mapping[int, float] = field(default_factory=dict)
     exit_ms: Mapping[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ('threshold', 'target_disagreement', 'audit_budget'):
+            if not math.isfinite(getattr(self, name)):
+                raise PolicyError(f'{name} is {getattr(self, name)}, expected a finite number')
+        if self.threshold > 1.0:
+            raise PolicyError(
+                f"threshold {self.threshold:g}, expected 0 to 1, or less for the bundle's own"
+            )
 
     def cost_weights(self) -> Weights:
         """The weights by their name. Raises PolicyError."""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -16,6 +17,7 @@ import yaml
 from sparse_split_ros.data.augment import Augmentation
 from sparse_split_ros.data.datasets import LabelledImages
 from sparse_split_ros.data.registry import SOURCES
+from sparse_split_ros.link.codec import CODECS
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.networks.zoo import build
 from sparse_split_ros.runtime.bundle import InputSpec
@@ -78,6 +80,11 @@ class Recipe:
                 raise TrainingError(
                     f'recipe: {name} is {getattr(self, name)}, expected more than 0'
                 )
+        for name in ('seed', 'workers', 'patience', 'drawn', 'weight_decay'):
+            if not getattr(self, name) >= 0:
+                raise TrainingError(f'recipe: {name} is {getattr(self, name)}, expected 0 or more')
+        for name in ('mean', 'std'):
+            _check_triple(name, getattr(self, name))
         for name in (
             'warmup',
             'average',
@@ -89,6 +96,10 @@ class Recipe:
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise TrainingError(f'recipe: {name} is {getattr(self, name)}, expected 0 to 1')
+        if self.codec not in CODECS:
+            raise TrainingError(
+                f'recipe: codec {self.codec!r}, expected one of {", ".join(CODECS)}'
+            )
         if self.precision not in ('float32', 'bfloat16'):
             raise TrainingError(
                 f'recipe: precision {self.precision!r}, expected float32 or bfloat16'
@@ -102,7 +113,9 @@ class Recipe:
         known = {item.name: item for item in fields(cls)}
         unknown = set(values) - set(known)
         if unknown:
-            raise TrainingError(f'recipe: unknown {sorted(unknown)}; known are {", ".join(known)}')
+            raise TrainingError(
+                f'recipe: unknown {sorted(map(str, unknown))}; known are {", ".join(known)}'
+            )
         clean: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
@@ -110,6 +123,8 @@ class Recipe:
             default = known[key].default
             if isinstance(default, (int, float)) and not isinstance(value, (int, float)):
                 raise TrainingError(f'recipe: {key} is {value!r}, expected a number')
+            if isinstance(default, int) and not isinstance(value, int):
+                raise TrainingError(f'recipe: {key} is {value!r}, expected a whole number')
         try:
             return cls(**clean)
         except TypeError as error:
@@ -120,7 +135,7 @@ class Recipe:
         """Read a recipe from YAML. Raises TrainingError."""
         try:
             values = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise TrainingError(f'{path}: not a readable recipe: {error}') from error
         if not isinstance(values, dict):
             raise TrainingError(
@@ -139,6 +154,16 @@ class Recipe:
         return Augmentation(
             self.weather, self.conditions, flip=self.flip, photometric=self.photometric
         )
+
+
+def _check_triple(name: str, values: tuple[float, ...] | None) -> None:
+    if values is None:
+        return
+    low = 0.0 if name == 'mean' else 1e-6
+    if not isinstance(values, tuple) or len(values) != 3 or not all(
+        isinstance(value, (int, float)) and low <= value < math.inf for value in values
+    ):  # fmt: skip
+        raise TrainingError(f'recipe: {name} is {values!r}, expected three numbers from {low:g}')
 
 
 def load_split(recipe: Recipe, data: str | os.PathLike[str] | None, split: str) -> LabelledImages:
