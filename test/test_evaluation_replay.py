@@ -76,7 +76,7 @@ def test_jobs_and_runs_change_no_byte(world: World, tmp_path: Path) -> None:
 
 def test_another_seed_is_another_link(world: World) -> None:
     runs = [
-        replayed(world, link='wifi-bad', seed=seed, settings={'threshold': 1.1}) for seed in (0, 1)
+        replayed(world, link='wifi-bad', seed=seed, settings={'threshold': 1.0}) for seed in (0, 1)
     ]
     first, second = ([each.latency for each in run.outcomes['fixed']] for run in runs)
     assert first != second
@@ -128,7 +128,7 @@ def test_times_are_those_of_the_profile(world: World) -> None:
 
 
 def test_an_offboard_answer_takes_head_link_and_tail(world: World) -> None:
-    run = replayed(world, settings={'threshold': 1.1}, link='ideal')
+    run = replayed(world, settings={'threshold': 1.0}, link='ideal')
     outcome = run.outcomes['fixed'][0]
     assert outcome.route is Route.OFFBOARD
     # Prepare 1; stages and exits 0 and 1, encoder, codec: 6; decoder, codec, stage 2, exit 2: 4.
@@ -148,14 +148,14 @@ def test_a_robot_slower_than_its_camera_drops_the_older_picture(world: World) ->
 
 
 def test_without_a_link_every_doubt_is_answered_at_once(world: World) -> None:
-    run = replayed(world, settings={'threshold': 1.1}, link='none')
+    run = replayed(world, settings={'threshold': 1.0}, link='none')
     assert {each.reason for each in run.outcomes['fixed']} == {Reason.TAIL_UNKNOWN}
     assert run.summary['deadline_hits'] == 1
     assert run.summary['sent_bytes'] == 0
 
 
 def test_a_tail_too_slow_for_the_deadline_is_mostly_left_alone(world: World) -> None:
-    run = replayed(world, settings={'threshold': 1.1, 'deadline_ms': 10.0}, link='ideal')
+    run = replayed(world, settings={'threshold': 1.0, 'deadline_ms': 10.0}, link='ideal')
     reasons = run.summary['reasons']
     # Each probe, which has the whole deadline, finds it, and the next doubtful frame loses it.
     assert reasons['deadline missed'] < reasons['tail down'] / 5
@@ -197,7 +197,7 @@ def test_branchynet_stops_by_entropy(world: World) -> None:
 
 def test_macs_are_counted_once_per_step(world: World) -> None:
     bundle, _, _ = world
-    run = replayed(world, settings={'threshold': 1.1})
+    run = replayed(world, settings={'threshold': 1.0})
     expected = sum(stage.macs for stage in bundle.stages[:2])
     expected += sum(exit_.macs for exit_ in bundle.exits if exit_.stage < 2)
     expected += bundle.split_at(1).encoder_macs
