@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,10 @@ import numpy as np
 import onnxruntime
 import torch
 from torch import nn
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+
+from sparsity import interleaved
 
 from sparse_split_ros.networks.account import account
 from sparse_split_ros.networks.prune import (
@@ -68,7 +71,7 @@ def plan(arguments: argparse.Namespace) -> Iterator[Row]:
             whole = nn.Sequential(*network.stages, network.exit_at(network.exit_stages[-1]))
             rows.append(_row(title, method, network, whole, found))
             models.append(_session(whole, network.input_shape))
-        latencies = _interleaved(models, arguments.rounds)
+        latencies = interleaved(models, arguments.rounds)
         for row, latency in zip(rows, latencies):
             yield row | {'ms': latency, 'times faster': latencies[0] / latency}
 
@@ -108,18 +111,6 @@ def _session(module: nn.Module, shape: tuple[int, int, int]) -> Callable[[], Any
     session = onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
     image = x.numpy()
     return lambda: session.run(None, {'x': image})
-
-
-def _interleaved(calls: list[Callable[[], Any]], rounds: int) -> list[float]:
-    """Median ms of each call; all are called in every round, so that all meet the same load."""
-    times: list[list[float]] = [[] for _ in calls]
-    for number in range(rounds + 3):
-        for call, found in zip(calls, times):
-            start = time.perf_counter()
-            call()
-            if number > 2:
-                found.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(found) for found in times]
 
 
 def accuracy(arguments: argparse.Namespace) -> Iterator[Row]:

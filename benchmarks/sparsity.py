@@ -57,10 +57,10 @@ def layers(arguments: argparse.Namespace) -> Iterator[Row]:
                             spec.draw(), 3, padding=1, bias=False
                         )
         x = torch.randn(arguments.batch, channels, side, side)
-        step_ms = _interleaved([_step(layer, x) for layer in made.values()], arguments.rounds)
+        step_ms = interleaved([_step(layer, x) for layer in made.values()], arguments.rounds)
         image = x[:1].numpy()
         calls = [_session(layer, image) for layer in made.values()]
-        onnx_ms = _interleaved(calls, 20 * arguments.rounds)
+        onnx_ms = interleaved(calls, 20 * arguments.rounds)
         for name, layer, step, call in zip(made, made.values(), step_ms, onnx_ms):
             yield {
                 'channels': channels,
@@ -305,7 +305,7 @@ def _session(layer: nn.Conv2d | SparseConv2d, x: Any) -> Callable[[], Any]:
     return lambda: session.run(None, {'x': x})
 
 
-def _interleaved(calls: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
+def interleaved(calls: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
     """Median ms of each call; all are called in every round, so that all meet the same load."""
     times: list[list[float]] = [[] for _ in calls]
     for number in range(rounds + 2):
