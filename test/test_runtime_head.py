@@ -16,7 +16,7 @@ from sparse_split_ros.link.codec import CodecError
 from sparse_split_ros.link.estimate import TailState
 from sparse_split_ros.link.frame import FeatureFrame, Flag, ReplyFrame, Status
 from sparse_split_ros.link.tracker import Arrival
-from sparse_split_ros.policy.decision import Reason, Route
+from sparse_split_ros.policy.decision import Decision, Reason, Route
 from sparse_split_ros.policy.plan import Plan
 from sparse_split_ros.policy.scene import Scene
 from sparse_split_ros.runtime.bundle import Bundle
@@ -399,3 +399,89 @@ def test_a_robot_that_holds_everything_audits_itself_without_a_tail(bundle: Bund
     assert step.frame is None and decision.audit
     assert (decision.route, decision.exit, decision.label) == (Route.LOCAL, 0, 2)
     assert [(said.stage, said.label) for said in decision.exits] == [(0, 2), (2, 3)]
+
+
+class Raising(StaticPolicy):
+    """A policy that raises at some events."""
+
+    def __init__(self, plan: Plan, at: set[str]) -> None:
+        super().__init__(plan)
+        self.at = at
+
+    def choose(self, scene: Scene, link: object) -> Plan:
+        self._maybe('choose')
+        return super().choose(scene, link)
+
+    def observe(self, decision: Decision) -> None:
+        self._maybe('observe')
+        super().observe(decision)
+
+    def observe_reply(self, sequence: int, reply: ReplyFrame, late: bool) -> None:
+        self._maybe('observe_reply')
+        super().observe_reply(sequence, reply, late)
+
+    def diagnostics(self) -> dict[str, object]:
+        self._maybe('diagnostics')
+        return {'policy': 'static'}
+
+    def _maybe(self, event: str) -> None:
+        if event in self.at:
+            raise KeyError(f'no {event}')
+
+
+def faulty(bundle: Bundle, at: set[str], plan: Plan = PLAN) -> tuple[Robot, Raising, list[str]]:
+    """A robot with a tail whose policy raises; the policy, and what the head says of it."""
+    robot, policy, said = Robot(bundle), Raising(plan, at), list[str]()
+    robot.head = Head(bundle, policy, deadline=DEADLINE, session=5, complain=said.append)
+    robot.hello()
+    return robot, policy, said
+
+
+def test_a_policy_that_raises_at_observing_costs_no_frame_of_a_tick(bundle: Bundle) -> None:
+    robot, policy, said = faulty(bundle, {'observe'})
+    for number in range(3):
+        robot.frame(number, DOUBTFUL, 1.0)
+    decisions = robot.head.tick(1.0 + DEADLINE).decisions
+    assert [decision.header for decision in decisions] == ['header 0', 'header 1', 'header 2']
+    assert {decision.reason for decision in decisions} == {Reason.DEADLINE}
+    assert robot.head.counts.routes[Route.FALLBACK] == robot.head.counts.policy_faults == 3
+    assert said == ["observe raised KeyError: 'no observe'"] * 3
+    policy.at = set()
+    (decision,) = robot.frame(3, SURE, 2.0).decisions
+    assert policy.observed == [decision], 'it goes on with what comes next'
+
+
+def test_a_policy_that_raises_at_choosing_gets_the_bundles_own_plan(bundle: Bundle) -> None:
+    robot, policy, said = faulty(bundle, {'choose'}, replace(PLAN, thresholds=(0.4, 0.4, None)))
+    default = bundle.defaults
+    ticket = robot.head.begin(0, None, Scene(), 1.0, 1.0)
+    assert (ticket.plan.split, ticket.plan.codec) == (default.split, default.codec)
+    assert ticket.plan.thresholds[default.split] == default.threshold
+    step = robot.frame(1, SURE, 1.0)
+    assert (step.decisions[0].route, step.decisions[0].label) == (Route.LOCAL, 1)
+    assert robot.frame(2, DOUBTFUL, 1.0).frame is not None
+    assert said == ["choose raised KeyError: 'no choose'"] * 3
+    policy.at = set()
+    (decision,) = robot.frame(3, DOUBTFUL, 1.0).decisions
+    assert decision.threshold == 0.4, 'its own plan again'
+
+
+def test_the_plan_of_last_resort_follows_what_the_bundle_can_do(bundle: Bundle) -> None:
+    absurd = replace(bundle, defaults=replace(bundle.defaults, split=bundle.final, codec='lost'))
+    robot, _, _ = faulty(absurd, {'choose'})
+    plan = robot.head.begin(0, None, Scene(), 1.0, 1.0).plan
+    assert plan.split == 1 and plan.codec in bundle.split_at(1).codecs
+    robot, _, _ = faulty(replace(absurd, splits=()), {'choose'})
+    plan = robot.head.begin(0, None, Scene(), 1.0, 1.0).plan
+    assert (plan.split, plan.codec, plan.thresholds[-1]) == (bundle.final, '', 0.0)
+
+
+def test_a_policy_that_raises_at_replies_or_diagnostics_ends_nothing(bundle: Bundle) -> None:
+    robot, policy, said = faulty(bundle, {'observe_reply', 'diagnostics'})
+    robot.frame(2, DOUBTFUL, 1.0)
+    robot.head.tick(1.0 + DEADLINE)
+    assert robot.reply(1, 1.5) == Step()
+    assert robot.head.diagnosed() == {}
+    assert [text.split()[0] for text in said] == ['observe_reply', 'diagnostics']
+    policy.at = set()
+    assert robot.head.diagnosed() == {'policy': 'static'}

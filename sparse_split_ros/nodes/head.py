@@ -106,6 +106,7 @@ class HeadNode(StoppableNode):
             session=secrets.randbits(32),
             seed=settings.seed,
             max_in_flight=settings.max_in_flight,
+            complain=partial(self.complain, 'policy'),
         )
         # Guards the state machine; the deadline thread waits on it.
         self._state = threading.Condition()
@@ -420,7 +421,7 @@ class HeadNode(StoppableNode):
                 apply_power(self.head.policy, watts)
             counts, tracker = self.head.counts, self.head.tracker
             link, waiting = tracker.link(), len(tracker)
-            decided = self.head.policy.diagnostics()
+            decided = self.head.diagnosed()
         self._say_feedback(str(decided.get('feedback', 'ok')))
         recent = [item for item in list(self._recent) if now - item[0] < 5.0]
         totals = sorted(total for _, total in recent)
@@ -463,6 +464,7 @@ class HeadNode(StoppableNode):
             'engine': self._engine.name,
             'policy': chosen(self.settings.values, self.bundle),
             **decided,
+            'policy_faults': counts.policy_faults,
             'scene_changes': sum(meter.changes for meter in self._meters),
             **({} if watts is None else {'watts': watts}),
             'simulated_slowdown': self.settings.robot_profile,

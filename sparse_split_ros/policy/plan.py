@@ -59,7 +59,7 @@ class FixedPolicy:
     """One split, one threshold for every exit up to it, one codec: the base line of all others."""
 
     def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+        self.plan = plan
 
     @classmethod
     def of(
@@ -89,7 +89,7 @@ class FixedPolicy:
 
     def choose(self, scene: Scene, link: Link) -> Plan:
         """The same plan for every frame."""
-        return self._plan
+        return self.plan
 
     def observe(self, decision: Decision) -> None:
         """A fixed policy learns nothing."""

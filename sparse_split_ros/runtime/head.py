@@ -4,13 +4,14 @@
 
 The node, the offline evaluator and the tests drive the same object, and run the network between
 its events with :func:`compute`. Times are steady seconds. Every accepted frame leaves in exactly
-one decision (or is counted as failed when its computation was).
+one decision (or is counted as failed when its computation was). A policy that raises costs no
+frame: it is not told of that event, or the frame gets the bundle's own plan.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ from sparse_split_ros.link.estimate import TailState
 from sparse_split_ros.link.frame import FeatureFrame, Flag, ReplyFrame, Status
 from sparse_split_ros.link.tracker import Arrival, InFlight, Tracker
 from sparse_split_ros.policy.decision import Decision, ExitAnswer, Reason, Route, Times
-from sparse_split_ros.policy.plan import Plan, Policy
+from sparse_split_ros.policy.facts import Facts
+from sparse_split_ros.policy.plan import FixedPolicy, Plan, Policy
 from sparse_split_ros.policy.scene import Scene
 
 if TYPE_CHECKING:
@@ -120,6 +122,7 @@ class Counts:
     sent_bytes: int = 0
     replies: dict[Arrival, int] = field(default_factory=lambda: dict.fromkeys(Arrival, 0))
     refused: int = 0
+    policy_faults: int = 0
 
 
 @dataclass
@@ -143,7 +146,8 @@ class Head:
     """Decides each frame's route.
 
     ``deadline`` is in seconds from a frame's arrival, ``session`` names this start on the wire, and
-    ``max_in_flight`` bounds what waits for the tail. Not safe for threads: the owner holds a lock.
+    ``max_in_flight`` bounds what waits for the tail. ``complain`` is told what a policy raised. Not
+    safe for threads: the owner holds a lock.
     """
 
     def __init__(
@@ -155,6 +159,7 @@ class Head:
         session: int,
         seed: int = 0,
         max_in_flight: int = 64,
+        complain: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.policy = policy
         self.deadline = deadline
@@ -162,6 +167,7 @@ class Head:
         self.tracker = Tracker(bundle.fingerprint, session)
         self._bundle = bundle
         self._max_in_flight = max_in_flight
+        self._complain = complain
         self._random = np.random.default_rng(seed)
         self._sequence = 0
         self._waiting: dict[int, _Accepted] = {}
@@ -169,7 +175,7 @@ class Head:
 
     def begin(self, source: int, header: Any, scene: Scene, arrived: float, now: float) -> Ticket:
         """Accept a frame that arrived at ``arrived`` from camera ``source``; the plan for it."""
-        plan = self.policy.choose(scene, self.tracker.link())
+        plan = self._chosen(scene)
         up = self.tracker.state is TailState.UP
         final = plan.split == self._bundle.final
         # Where the robot computes everything, its own last exit is what an audit asks.
@@ -181,6 +187,26 @@ class Head:
             source, header, scene, plan, arrived, now, audit, probe
         )
         return Ticket(self._sequence, plan, audit or probe, up or probe)
+
+    def _chosen(self, scene: Scene) -> Plan:
+        """The policy's plan; the bundle's own split, threshold and codec when it has none."""
+        try:
+            return self.policy.choose(scene, self.tracker.link())
+        except Exception as error:
+            self._fault('choose', error)
+            return _safe_plan(self._bundle)
+
+    def diagnosed(self) -> dict[str, object]:
+        """What the policy has to say of itself; nothing when it fails at that."""
+        try:
+            return self.policy.diagnostics()
+        except Exception as error:
+            self._fault('diagnostics', error)
+            return {}
+
+    def _fault(self, event: str, error: Exception) -> None:
+        self.counts.policy_faults += 1
+        self._complain(f'{event} raised {type(error).__name__}: {error}')
 
     def failed(self, sequence: int) -> None:
         """The network failed on a frame: it is given up and counted."""
@@ -285,7 +311,10 @@ class Head:
         self.counts.refused += not usable
         if arrival is Arrival.LATE or flight.flags is not Flag.NONE:
             if usable:
-                self.policy.observe_reply(reply.sequence, reply, arrival is Arrival.LATE)
+                try:
+                    self.policy.observe_reply(reply.sequence, reply, arrival is Arrival.LATE)
+                except Exception as error:
+                    self._fault('observe_reply', error)
             return Step()
         if usable:
             decision = self._decide(
@@ -373,5 +402,22 @@ class Head:
             exit_ms=computed.exit_ms,
         )
         self.counts.routes[route] += 1
-        self.policy.observe(decision)
+        try:
+            self.policy.observe(decision)
+        except Exception as error:
+            # Its answer stands, and others may be due in the same tick.
+            self._fault('observe', error)
         return decision
+
+
+def _safe_plan(bundle: Bundle) -> Plan:
+    """What the bundle itself says; its last split, or all local, where it says what cannot be."""
+    facts, default = Facts.of(bundle), bundle.defaults
+    split = default.split
+    if split not in facts.splits:
+        split = (facts.splits or (facts.final,))[-1]
+    codecs = list(facts.codings.get(split, ('',)))
+    return FixedPolicy.of(
+        stages=len(facts.macs), exits=facts.stages, split=split, threshold=default.threshold,
+        codec=default.codec if default.codec in codecs else codecs[0],
+    ).plan  # fmt: skip
