@@ -5,16 +5,37 @@
 // it must be, for sanitizers to watch, and compares the results with the plain kernels'. Needs no
 // Python, so that an emulator of another machine can run it.
 
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <memory>
+#include <new>
 #include <random>
 #include <vector>
 
-#include "int8.hpp"
+#include "session.hpp"
 
 using namespace sparse_split;
+
+namespace {
+
+std::atomic<long> allocations{0};
+
+}  // namespace
+
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  ++allocations;
+  return std::malloc(size);
+}
+void* operator new(std::size_t size) {
+  void* memory = operator new(size, std::nothrow);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 
@@ -310,6 +331,61 @@ void check_int8(int inputs, int outputs, int side, int kernel, int stride, bool 
   }
 }
 
+// Whole frames: the answers of every instruction set and number of threads agree, a frame after the
+// first allocates nothing, and what was planned and given up leaves no trace.
+void check_session(const char* isa, int threads, Floats& answer) {
+  generator.seed(7);
+  auto program = std::make_shared<Program>(*find(isa));
+  const auto array = [](Floats& values, std::vector<int> shape) {
+    std::size_t count = 1;
+    for (const int side : shape) count *= side;
+    values = random_floats(count);
+    return Array<float>{values.data(), std::move(shape)};
+  };
+  Floats first, second, third, fourth;
+  const Array<float> stem = array(first, {48, 3, 3, 3}), wide = array(second, {160, 48, 3, 3});
+  const Array<float> narrow = array(third, {160, 160, 1, 1});
+  const Array<float> head = array(fourth, {43, 160 * 12 * 12});
+  const Window around{{3, 3}, {1, 1}, {1, 1}, {1, 1}};
+  const int image = program->tensor(3, 24, 24, true);
+  program->begin("given up", image);
+  program->conv(image, stem, {}, {}, around, 1, -1, {0, 6});
+  program->abandon();
+  const int stage = program->begin("stage", image);
+  int x = program->conv(image, stem, {}, {}, around, 1, -1, {0, 6});
+  x = program->conv(x, wide, {}, {}, around, 1, -1, {0, 6});
+  x = program->pool(x, Pooling::kMax, {{2, 2}, {2, 2}, {0, 0}, {1, 1}}, true, true);
+  x = program->conv(x, narrow, {}, {}, {}, 1, x, {0, 6});
+  program->end(x);
+  const int exit = program->begin("exit", x);
+  program->end(program->linear(program->flatten(x, true), head, {}, {}, {}));
+  program->finish();
+
+  Session session(program, {{stage, exit, 100.0f}}, threads);
+  const Floats input = random_floats(3 * 24 * 24);
+  Floats features(160 * 12 * 12), logits(43), probabilities(43);
+  for (int frame = 0; frame < 5; ++frame) {
+    Asked asked;
+    asked.exit = true;
+    asked.threshold = 2;
+    asked.logits = logits.data();
+    asked.probabilities = probabilities.data();
+    Request request;
+    request.x = input.data();
+    request.rows = 1;
+    request.features = features.data();
+    request.stages = &asked;
+    const long before = allocations;
+    session.run(request);
+    if (frame > 0 && allocations != before) {
+      std::printf("a frame allocates %ld times\n", allocations - before);
+      std::exit(1);
+    }
+  }
+  answer = features;
+  answer.insert(answer.end(), probabilities.begin(), probabilities.end());
+}
+
 }  // namespace
 
 int main() {
@@ -333,6 +409,11 @@ int main() {
   check_pools(21, 9);
   check_elementwise(21, 7);
   check_layout(20, 5);
+  for (const int threads : {1, 2}) {
+    Floats answer;
+    check_session("plain", threads, answer);
+    compare("session", answer, [&](const Kernels& k) { check_session(k.name, threads, answer); });
+  }
   std::printf("%d results agree:", checks);
   for (const Kernels* const* kernels = available(); *kernels != nullptr; ++kernels) {
     std::printf(" %s", (*kernels)->name);

@@ -282,10 +282,14 @@ def test_softmax(isa, n, temperature, seed):
 
 @each_isa
 @some
-@given(channels=st.lists(st.integers(1, 20), min_size=1, max_size=4), seed=SEEDS)
-def test_concatenation(isa, channels, seed):
+@given(
+    channels=st.lists(st.integers(1, 20), min_size=1, max_size=4),
+    sides=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    seed=SEEDS,
+)
+def test_concatenation(isa, channels, sides, seed):
     random = np.random.default_rng(seed)
-    parts = [random.standard_normal((count, 3, 5), np.float32) for count in channels]
+    parts = [random.standard_normal((count, *sides), np.float32) for count in channels]
     assert np.array_equal(kernels.concat(isa, parts), np.concatenate(parts))
 
 

@@ -136,10 +136,12 @@ def networks(draw: st.DrawFn) -> tuple[dict[str, Any], Tensors]:
             if min(h, w) + 2 * padding < kernel:
                 continue
             stride = draw(st.integers(1, 2))
-            sides = [(side + 2 * padding - kernel) // stride + 1 for side in (h, w)]
+            ceil_mode = draw(st.booleans())
+            window = (kernel, stride, padding, 1, ceil_mode)
+            sides = F.max_pool2d(torch.zeros(1, h, w), *window).shape[1:]
             fields = {'kernel': [kernel] * 2, 'stride': [stride] * 2, 'padding': [padding] * 2}
             counted = {'count_include_pad': draw(st.booleans())} if name == 'avg_pool' else {}
-            put(name, [x], (c, *sides), **fields, ceil_mode=False, **counted)
+            put(name, [x], (c, *sides), **fields, ceil_mode=ceil_mode, **counted)
         elif kind == 'global_avg_pool':
             put(kind, [x], (c, 1, 1))
         elif kind == 'pixel_shuffle' and c % 4 == 0:
@@ -181,11 +183,12 @@ def in_torch(record: dict[str, Any], tensors: Tensors, x: Any) -> Any:
                     op['groups'],
                 )  # fmt: skip
         elif kind == 'max_pool':
-            y = F.max_pool2d(inputs[0], op['kernel'], op['stride'], op['padding'])
+            window = (op['kernel'], op['stride'], op['padding'])
+            y = F.max_pool2d(inputs[0], *window, ceil_mode=op['ceil_mode'])
         elif kind == 'avg_pool':
             y = F.avg_pool2d(
-                inputs[0], op['kernel'], op['stride'], op['padding'],
-                count_include_pad=op['count_include_pad'],
+                inputs[0], op['kernel'], op['stride'], op['padding'], op['ceil_mode'],
+                op['count_include_pad'],
             )  # fmt: skip
         elif kind in {'add', 'mul'}:
             other = inputs[1] if len(inputs) == 2 else op['value']

@@ -11,6 +11,8 @@ import logging
 import os
 from collections.abc import Sequence
 
+import numpy as np
+
 from sparse_split_ros.native._native import NotFiniteError, PlanError, Session, fast_int8
 from sparse_split_ros.native.plan import plan_bundle
 from sparse_split_ros.runtime.bundle import Bundle
@@ -93,11 +95,16 @@ class NativeEngine(StagedEngine):
         stop: bool = True,
     ) -> EngineResult:
         """Run stages `first` to `last`, in one call where all are ours; see `StagedEngine.run`."""
-        if not self._foreign.isdisjoint(range(first, last + 1)):
+        if self._foreign and not self._foreign.isdisjoint(range(first, last + 1)):
             return super().run(x, first, last, thresholds, stop=stop)
-        self._check_range(first, last, thresholds)
-        self._check_shape(x, self.bundle.input_shape(first), f'stage {first}')
         try:
-            return EngineResult(*self.session.run(x, first, last, thresholds, stop))
+            return EngineResult._make(self.session.run(x, first, last, thresholds, stop))
         except NotFiniteError as error:
             raise EngineError(str(error)) from error
+        except (PlanError, TypeError):
+            # The call takes what it can use as it is, and knows no words for what it cannot.
+            self._check_range(first, last, thresholds)
+            self._check_shape(x, self.bundle.input_shape(first), f'stage {first}')
+            if x.flags.c_contiguous:
+                raise
+            return self.run(np.ascontiguousarray(x), first, last, thresholds, stop=stop)

@@ -173,8 +173,8 @@ struct Kernels {
   // Probabilities softmax(logits / temperature) of n values; output and input may be the same.
   void (*softmax)(const float* logits, float* output, int n, float temperature);
 
-  // Whether none of the values is infinite or not a number.
-  bool (*finite)(const float* values, std::ptrdiff_t count);
+  // Whether none of `runs` times `count` values, the runs `stride` apart, is infinite or no number.
+  bool (*finite)(const float* values, std::ptrdiff_t count, std::ptrdiff_t stride, int runs);
 
   // Zeroes the `border` pixels around each block of channels (around each plane, if `planar`).
   void (*fill_border)(const Tensor&, int border_h, int border_w, bool planar);

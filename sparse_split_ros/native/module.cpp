@@ -10,6 +10,7 @@
 #include <cmath>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "bindings.hpp"
 #include "session.hpp"
@@ -55,42 +56,58 @@ const float* rows_of(const Session& session, int tensor, const Floats& x) {
   return x.data();
 }
 
-// (features or None, {stage: logits}, {stage: probabilities}, {stage: ms}, {exit: ms}, stopped)
+// What is asked of each stage, of how many there must be: None, or a threshold. The memory is this
+// thread's, and good until it asks again.
+std::vector<Asked>& asked_of(const Session& session, const py::object& thresholds) {
+  static thread_local std::vector<Asked> asked;
+  asked.assign(session.stages().size(), {});
+  const auto items = py::reinterpret_steal<py::object>(
+      PySequence_Fast(thresholds.ptr(), "thresholds must be a sequence"));
+  if (!items) throw py::error_already_set();
+  const auto count = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(items.ptr()));
+  if (count != asked.size()) {
+    throw PlanError(std::to_string(count) + " thresholds for " + std::to_string(asked.size()) +
+                    " stages");
+  }
+  for (std::size_t k = 0; k < count; ++k) {
+    const py::handle threshold = PySequence_Fast_GET_ITEM(items.ptr(), k);
+    if (threshold.is_none() || session.stages()[k].exit < 0) continue;
+    asked[k].exit = true;
+    // One that is no number is one that no confidence reaches.
+    asked[k].threshold = threshold.cast<double>();
+    if (std::isnan(asked[k].threshold)) asked[k].threshold = HUGE_VAL;
+  }
+  return asked;
+}
+
+// (features or None, {stage: probabilities}, {stage: logits}, {stage: ms}, stopped, {exit: ms})
 py::tuple run(Session& session, const Floats& x, int first, int last,
-              const std::vector<std::optional<double>>& thresholds, bool stop) {
+              const py::object& thresholds, bool stop) {
   const std::vector<Stage>& stages = session.stages();
-  const int count = static_cast<int>(stages.size());
-  if (first < 0 || first > last || last >= count || stages[first].model < 0 ||
-      stages[last].model < 0 || static_cast<int>(thresholds.size()) != count) {
+  if (first < 0 || first > last || last >= static_cast<int>(stages.size()) ||
+      stages[first].model < 0 || stages[last].model < 0) {
     throw PlanError("stages " + std::to_string(first) + " to " + std::to_string(last) + " of " +
-                    std::to_string(count));
+                    std::to_string(stages.size()));
   }
   const Program& program = session.program();
+  std::vector<Asked>& asked = asked_of(session, thresholds);
   Request request;
   request.x = rows_of(session, program.model(stages[first].model).input, x);
   request.rows = static_cast<int>(x.shape(0));
   request.first = first, request.last = last;
   request.stop = stop;
-  request.logits.resize(count);
-  request.probabilities.resize(count);
-  request.stage_ms.assign(count, 0);
-  request.exit_ms.assign(count, 0);
-  std::vector<Floats> logits(count), probabilities(count);
-  for (int k = 0; k < count; ++k) {
-    const bool asked = k >= first && k <= last && stages[k].exit >= 0 && thresholds[k];
-    if (!asked) {
-      request.thresholds.push_back(kNotAsked);
-      continue;
-    }
-    // A threshold that is no number is one that no confidence reaches.
-    const double threshold = *thresholds[k];
-    constexpr double kNever = std::numeric_limits<double>::infinity();
-    request.thresholds.push_back(std::isnan(threshold) ? kNever : threshold);
+  request.stages = asked.data();
+  py::dict logits, probabilities, stage_ms, exit_ms;
+  for (int k = first; k <= last; ++k) {
+    if (!asked[k].exit) continue;
     const int answer = program.model(stages[k].exit).output;
-    logits[k] = like(session, answer, request.rows, true);
-    probabilities[k] = like(session, answer, request.rows, true);
-    request.logits[k] = logits[k].mutable_data();
-    request.probabilities[k] = probabilities[k].mutable_data();
+    Floats of_logits = like(session, answer, request.rows, true);
+    Floats of_probabilities = like(session, answer, request.rows, true);
+    asked[k].logits = of_logits.mutable_data();
+    asked[k].probabilities = of_probabilities.mutable_data();
+    const py::int_ key(k);
+    logits[key] = std::move(of_logits);
+    probabilities[key] = std::move(of_probabilities);
   }
   Floats features = like(session, program.model(stages[last].model).output, request.rows, false);
   request.features = features.mutable_data();
@@ -98,20 +115,20 @@ py::tuple run(Session& session, const Floats& x, int first, int last,
     const py::gil_scoped_release release;
     session.run(request);
   }
-  const int reached = request.stopped < 0 ? last : request.stopped;
-  py::dict all_logits, all_probabilities, stage_ms, exit_ms;
-  for (int k = first; k <= reached; ++k) {
+  for (int k = first; k <= last; ++k) {
     const py::int_ key(k);
-    stage_ms[key] = request.stage_ms[k];
-    if (request.logits[k] == nullptr) continue;
-    all_logits[key] = std::move(logits[k]);
-    all_probabilities[key] = std::move(probabilities[k]);
-    exit_ms[key] = request.exit_ms[k];
+    if (request.stopped >= 0 && k > request.stopped) {
+      if (asked[k].exit) PyDict_DelItem(logits.ptr(), key.ptr());
+      if (asked[k].exit) PyDict_DelItem(probabilities.ptr(), key.ptr());
+      continue;
+    }
+    stage_ms[key] = asked[k].stage_ms;
+    if (asked[k].exit) exit_ms[key] = asked[k].exit_ms;
   }
-  const py::object stopped =
-      request.stopped < 0 ? py::object(py::none()) : py::object(py::int_(request.stopped));
-  const py::object kept = request.stopped < 0 ? py::object(features) : py::object(py::none());
-  return py::make_tuple(kept, all_probabilities, all_logits, stage_ms, stopped, exit_ms);
+  const py::object none = py::none();
+  const bool stopped = request.stopped >= 0;
+  return py::make_tuple(stopped ? none : features, probabilities, logits, stage_ms,
+                        stopped ? py::int_(request.stopped) : none, exit_ms);
 }
 
 Floats run_model(Session& session, int number, const Floats& x, bool vector) {
@@ -255,7 +272,7 @@ void bind_session(py::module_& module) {
              return std::make_unique<Session>(std::move(program), std::move(made), threads);
            }),
            py::arg("program"), py::arg("stages"), py::arg("threads"))
-      .def("run", &run, py::arg("x"), py::arg("first"), py::arg("last"), py::arg("thresholds"),
+      .def("run", &run, py::arg("x").noconvert(), py::arg("first"), py::arg("last"), py::arg("thresholds"),
            py::arg("stop"))
       .def("run_model", &run_model, py::arg("model"), py::arg("x"), py::arg("vector"))
       .def(

@@ -113,12 +113,15 @@ const float* Program::packed_bias(const Array<float>& bias, int outputs) {
   return packed;
 }
 
-int Program::output_side(int side, const Window& window, int axis) const {
+int Program::output_side(int side, const Window& window, int axis, bool ceil_mode) const {
   const int reach = window.dilation[axis] * (window.kernel[axis] - 1) + 1;
   const int room = side + 2 * window.padding[axis] - reach;
   require(room >= 0, "a kernel that reaches over " + to_string(reach) + " of " + to_string(side) +
                          " pixels with padding " + to_string(window.padding[axis]));
-  return room / window.stride[axis] + 1;
+  const int stride = window.stride[axis], fit = room / stride + 1;
+  // Rounded up there is one window more, if it begins inside the image or the padding before it.
+  const bool more = ceil_mode && room % stride != 0 && fit * stride < side + window.padding[axis];
+  return fit + more;
 }
 
 Program::Convolution Program::check_conv(int x, const Array<float>& weight,
@@ -283,14 +286,14 @@ int Program::pool(int x, Pooling kind, const Window& window, bool ceil_mode,
                   bool count_include_pad) {
   const Planned in = known(x, "the input");
   require<NoKernel>(!in.planar, "pooling of an image in planes");
-  require<NoKernel>(!ceil_mode, "pooling that rounds its output up");
   check_window(window);
   for (int axis : {0, 1}) {
     require<NoKernel>(window.dilation[axis] == 1, "pooling with dilation");
     require(2 * window.padding[axis] <= window.kernel[axis],
             "pooling pads by more than half of its kernel");
   }
-  const int high = output_side(in.height, window, 0), wide = output_side(in.width, window, 1);
+  const int high = output_side(in.height, window, 0, ceil_mode);
+  const int wide = output_side(in.width, window, 1, ceil_mode);
   Pool work;
   work.kind = kind;
   work.kernel_h = window.kernel[0], work.kernel_w = window.kernel[1];

@@ -10,9 +10,32 @@
 
 #include "checks.hpp"
 
-namespace sparse_split {
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
-void Program::Release::operator()(void* memory) const { std::free(memory); }
+namespace sparse_split {
+namespace {
+
+constexpr std::size_t kPage = 2 << 20;
+
+std::size_t rounded(std::size_t bytes, std::size_t unit) {
+  return (std::max(bytes, unit) + unit - 1) / unit * unit;
+}
+
+}  // namespace
+
+void Free::operator()(void* memory) const { std::free(memory); }
+
+std::unique_ptr<void, Free> allocate(std::size_t bytes) {
+  const std::size_t unit = bytes < kPage / 2 ? kAlignment : kPage;
+  std::unique_ptr<void, Free> memory(std::aligned_alloc(unit, rounded(bytes, unit)));
+  if (memory == nullptr) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  if (unit == kPage) madvise(memory.get(), rounded(bytes, unit), MADV_HUGEPAGE);  // a wish
+#endif
+  return memory;
+}
 
 std::size_t Program::Planned::floats() const {
   const std::size_t pixels =
@@ -22,13 +45,18 @@ std::size_t Program::Planned::floats() const {
 }
 
 float* Program::floats(std::size_t count) {
-  const std::size_t bytes = (count * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
-  void* memory = std::aligned_alloc(kAlignment, std::max(bytes, kAlignment));
-  if (memory == nullptr) throw std::bad_alloc();
-  weights_.emplace_back(memory);
+  const std::size_t bytes = rounded(count * sizeof(float), kAlignment);
+  if (bytes > room_bytes_) {
+    room_bytes_ = rounded(bytes, kPage);
+    weights_.push_back(allocate(room_bytes_));
+    room_ = static_cast<char*>(weights_.back().get());
+  }
+  char* memory = room_;
   std::memset(memory, 0, bytes);
+  room_ += bytes;
+  room_bytes_ -= bytes;
   weight_bytes_ += bytes;
-  return static_cast<float*>(memory);
+  return reinterpret_cast<float*>(memory);
 }
 
 std::int32_t* Program::integers(std::size_t count) {
@@ -104,7 +132,7 @@ int Program::begin(const std::string& name, int input) {
   require(read.input || answered, name + ": its input is inside another model");
   const int step = static_cast<int>(steps_.size());
   models_.push_back({name, input, -1, step, step});
-  mark_ = {tensors_.size(), weights_.size(), weight_bytes_, read};
+  mark_ = {tensors_.size(), weights_.size(), weight_bytes_, room_bytes_, room_, read};
   quantised_.clear();
   open_ = true;
   return static_cast<int>(models_.size()) - 1;
@@ -117,6 +145,7 @@ void Program::abandon() {
   tensors_[models_.back().input] = mark_.input;
   weights_.resize(mark_.weights);
   weight_bytes_ = mark_.bytes;
+  room_ = mark_.room, room_bytes_ = mark_.room_bytes;
   models_.pop_back();
   open_ = false;
 }
@@ -195,8 +224,10 @@ std::array<int, 3> Program::shape(int tensor) const {
 }
 
 const Model& Program::model(int number) const {
-  require(number >= 0 && number < static_cast<int>(models_.size()),
-          "model " + to_string(number) + " of " + to_string(models_.size()));
+  // Every frame comes here, so the words are made where they are needed only.
+  if (number < 0 || number >= static_cast<int>(models_.size())) {
+    throw PlanError("model " + to_string(number) + " of " + to_string(models_.size()));
+  }
   return models_[number];
 }
 

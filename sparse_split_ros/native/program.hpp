@@ -43,6 +43,13 @@ struct Array {
   explicit operator bool() const { return data != nullptr; }
 };
 
+struct Free {
+  void operator()(void* memory) const;
+};
+// Memory of so many bytes, aligned. In large pages, where the system has them and one is filled:
+// looking up hundreds of small ones takes time in every frame.
+std::unique_ptr<void, Free> allocate(std::size_t bytes);
+
 using Pair = std::array<int, 2>;
 
 struct Window {
@@ -180,9 +187,6 @@ class Program {
     std::int64_t weights = 0, macs = 0;
     std::string name{};
   };
-  struct Release {
-    void operator()(void* memory) const;
-  };
 
   Planned& known(int tensor, const char* what, bool codes = false);
   // Lies as one run of memory, without a border. Throws NoKernel where it already has one.
@@ -193,7 +197,7 @@ class Program {
   // The tensor as codes: itself, or what a step makes of it.
   int quantised(int tensor);
   int output(int channels, int height, int width);
-  int output_side(int side, const Window& window, int axis) const;
+  int output_side(int side, const Window& window, int axis, bool ceil_mode = false) const;
   int add(Work work, int input, int second, int output, std::string name, std::int64_t macs = 0,
           std::int64_t weights = 0);
   std::array<std::ptrdiff_t, 3> strides(const Planned& planned) const;
@@ -207,14 +211,19 @@ class Program {
   std::vector<Planned> tensors_;
   std::vector<Model> models_;
   std::vector<Step> steps_;
-  std::vector<std::unique_ptr<void, Release>> weights_;
+  // Weights lie one behind the other, in pieces of memory: how many there are, and what is left in
+  // the last one.
+  std::vector<std::unique_ptr<void, Free>> weights_;
+  char* room_ = nullptr;
+  std::size_t room_bytes_ = 0;
   std::map<int, int> quantised_;  // of the open model: tensor -> its codes
   std::size_t weight_bytes_ = 0;
   std::size_t arena_floats_ = 0;
   bool open_ = false;
   // For abandon(): what there was before the open model.
   struct Mark {
-    std::size_t tensors, weights, bytes;
+    std::size_t tensors, weights, bytes, room_bytes;
+    char* room;
     Planned input;
   } mark_{};
   bool finished_ = false;

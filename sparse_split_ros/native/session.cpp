@@ -6,9 +6,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdlib>
-#include <cstring>
-#include <new>
 
 namespace sparse_split {
 namespace {
@@ -31,13 +28,7 @@ bool finite(const Kernels& kernels, const Tensor& tensor) {
   const std::ptrdiff_t row = std::ptrdiff_t{tensor.width} * kBlock;
   for (int block = 0; block < blocks_of(tensor.channels); ++block) {
     const float* values = tensor.data + block * tensor.block;
-    if (tensor.row == row) {
-      if (!kernels.finite(values, row * tensor.height)) return false;
-      continue;
-    }
-    for (int y = 0; y < tensor.height; ++y) {
-      if (!kernels.finite(values + y * tensor.row, row)) return false;
-    }
+    if (!kernels.finite(values, row, tensor.row, tensor.height)) return false;
   }
   return true;
 }
@@ -75,30 +66,24 @@ void call(const Kernels& kernels, const Work& work, Range range) {
       work);
 }
 
-// All that a call computes, and the rows by which it is best cut (0: it cannot be).
-struct Extent {
-  Range all;
-  int grain = 0;
-};
-
-Extent extent(const Kernels& kernels, const Work& work) {
+Bound measured(const Kernels& kernels, const Work& work) {
   return std::visit(
-      [&](const auto& call) -> Extent {
+      [&](const auto& call) -> Bound {
         using Call = std::decay_t<decltype(call)>;
         if constexpr (std::is_same_v<Call, Linear>) {
-          return {{0, blocks_of(call.outputs), 0, 1}, 1};
+          return {work, {0, blocks_of(call.outputs), 0, 1}, 1};
         } else if constexpr (std::is_same_v<Call, ConvInt8>) {
           const Range all = whole(call);
           const int width = call.output.data ? call.output.width : call.real.width;
-          return {all, std::max(1, kernels.tile_rows(width))};
+          return {work, all, std::max(1, kernels.tile_rows(width))};
         } else {
           const Range all = whole(call.output);
           if constexpr (std::is_same_v<Call, Conv>) {
-            return {all, std::max(1, kernels.tile_rows(call.output.width))};
+            return {work, all, std::max(1, kernels.tile_rows(call.output.width))};
           } else if constexpr (std::is_same_v<Call, Depthwise>) {
-            return {all, 1};
+            return {work, all, 1};
           } else {
-            return {all, 0};
+            return {work, all, 0};
           }
         }
       },
@@ -108,37 +93,33 @@ Extent extent(const Kernels& kernels, const Work& work) {
 // A call cut into parts: runs of blocks first, then runs of rows within them.
 struct Cut {
   const Kernels* kernels;
-  const Work* work;
-  Range all;
-  int grain;
+  const Bound* bound;
   int block_parts, row_parts;
 
   static void run(const void* context, int part) {
     const Cut& cut = *static_cast<const Cut*>(context);
-    const int blocks = cut.all.block_end;
-    const int tiles = (cut.all.row_end + cut.grain - 1) / cut.grain;
+    const auto& [work, all, grain] = *cut.bound;
+    const int blocks = all.block_end;
+    const int tiles = (all.row_end + grain - 1) / grain;
     const int b = part / cut.row_parts, r = part % cut.row_parts;
     Range range;
     range.block = blocks * b / cut.block_parts;
     range.block_end = blocks * (b + 1) / cut.block_parts;
-    range.row = tiles * r / cut.row_parts * cut.grain;
-    range.row_end = std::min(cut.all.row_end, tiles * (r + 1) / cut.row_parts * cut.grain);
-    call(*cut.kernels, *cut.work, range);
+    range.row = tiles * r / cut.row_parts * grain;
+    range.row_end = std::min(all.row_end, tiles * (r + 1) / cut.row_parts * grain);
+    call(*cut.kernels, work, range);
   }
 };
 
 }  // namespace
 
-void Arena::Release::operator()(float* memory) const { std::free(memory); }
-
-Arena::Arena(const Program& program) : program_(&program) {
-  const std::size_t bytes =
-      (program.arena_floats() * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
-  memory_.reset(static_cast<float*>(std::aligned_alloc(kAlignment, bytes)));
-  if (memory_ == nullptr) throw std::bad_alloc();
-  program.prepare(memory_.get());
-  works_.reserve(program.steps().size());
-  for (const Step& step : program.steps()) works_.push_back(program.bind(step, memory_.get()));
+Arena::Arena(const Program& program)
+    : program_(&program), memory_(allocate(program.arena_floats() * sizeof(float))) {
+  program.prepare(memory());
+  bound_.reserve(program.steps().size());
+  for (const Step& step : program.steps()) {
+    bound_.push_back(measured(program.kernels(), program.bind(step, memory())));
+  }
 }
 
 // Arenas for the rows of one run.
@@ -147,27 +128,26 @@ class Session::Lease {
   Lease(Session& session, int rows) : session_(session) {
     {
       const std::lock_guard<std::mutex> lock(session_.mutex_);
-      while (static_cast<int>(held_.size()) < rows && !session_.idle_.empty()) {
-        held_.push_back(std::move(session_.idle_.back()));
+      for (; held_ < rows && !session_.idle_.empty(); ++held_) {
+        arenas_[held_] = std::move(session_.idle_.back());
         session_.idle_.pop_back();
       }
     }
-    while (static_cast<int>(held_.size()) < rows) {
-      held_.push_back(std::make_unique<Arena>(*session_.program_));
-    }
+    for (; held_ < rows; ++held_) arenas_[held_] = std::make_unique<Arena>(*session_.program_);
   }
   ~Lease() {
     const std::lock_guard<std::mutex> lock(session_.mutex_);
-    for (auto& arena : held_) session_.idle_.push_back(std::move(arena));
+    while (held_ > 0) session_.idle_.push_back(std::move(arenas_[--held_]));
   }
   Lease(const Lease&) = delete;
   Lease& operator=(const Lease&) = delete;
 
-  const Arena& operator[](int row) const { return *held_[row]; }
+  const Arena& operator[](int row) const { return *arenas_[row]; }
 
  private:
   Session& session_;
-  std::vector<std::unique_ptr<Arena>> held_;
+  std::unique_ptr<Arena> arenas_[kRowsTogether];
+  int held_ = 0;
 };
 
 Session::Session(std::shared_ptr<const Program> program, std::vector<Stage> stages, int threads)
@@ -200,21 +180,22 @@ Session::Session(std::shared_ptr<const Program> program, std::vector<Stage> stag
 
 void Session::run(Request& request) {
   if (request.rows < 1 || request.first < 0 || request.first > request.last ||
-      request.last >= static_cast<int>(stages_.size()) ||
-      request.thresholds.size() != stages_.size()) {
+      request.last >= static_cast<int>(stages_.size())) {
     throw PlanError("stages " + std::to_string(request.first) + " to " +
                     std::to_string(request.last) + " of " + std::to_string(stages_.size()));
   }
   for (int k = request.first; k <= request.last; ++k) {
     if (stages_[k].model < 0) throw PlanError("stage " + std::to_string(k) + " is not here");
+    if (request.stages[k].exit && stages_[k].exit < 0) {
+      throw PlanError("stage " + std::to_string(k) + " has no exit");
+    }
   }
   const int together = std::min(request.rows, kRowsTogether);
   const Lease arenas(*this, together);
   Team::Frame frame(team_.get());
-  std::vector<double> least(stages_.size(), std::numeric_limits<double>::infinity());
   for (int begin = 0; begin < request.rows; begin += together) {
     const int rows = std::min(together, request.rows - begin);
-    const int reached = run_rows(request, begin, rows, arenas, frame, least);
+    const int reached = run_rows(request, begin, rows, arenas, frame);
     if (reached >= 0 && rows == request.rows) {
       request.stopped = reached;
       return;
@@ -226,15 +207,16 @@ void Session::run(Request& request) {
     }
   }
   for (int k = request.first; k <= request.last && request.stop; ++k) {
-    if (stages_[k].exit >= 0 && least[k] >= request.thresholds[k]) {
+    const Asked& asked = request.stages[k];
+    if (asked.exit && asked.least >= asked.threshold) {
       request.stopped = k;
       return;
     }
   }
 }
 
-int Session::run_rows(Request& request, int begin, int rows, const Lease& arenas,
-                      Team::Frame& frame, std::vector<double>& least) const {
+int Session::run_rows(const Request& request, int begin, int rows, const Lease& arenas,
+                      Team::Frame& frame) const {
   const int entry = stages_[request.first].model;
   const std::size_t values = values_of(program_->model(entry).input);
   for (int row = 0; row < rows; ++row) {
@@ -242,14 +224,15 @@ int Session::run_rows(Request& request, int begin, int rows, const Lease& arenas
   }
   for (int k = request.first; k <= request.last; ++k) {
     const Stage& stage = stages_[k];
+    Asked& asked = request.stages[k];
     const Model& model = program_->model(stage.model);
     auto start = Clock::now();
     for (int row = 0; row < rows; ++row) {
       compute(arenas[row], model, frame);
       check(arenas[row], model);
     }
-    request.stage_ms[k] += since_ms(start);
-    if (stage.exit < 0 || std::isnan(request.thresholds[k])) continue;
+    asked.stage_ms += since_ms(start);
+    if (!asked.exit) continue;
     const Model& exit = program_->model(stage.exit);
     const std::size_t classes = values_of(exit.output);
     start = Clock::now();
@@ -257,15 +240,15 @@ int Session::run_rows(Request& request, int begin, int rows, const Lease& arenas
       compute(arenas[row], exit, frame);
       check(arenas[row], exit);
       const float* logits = arenas[row].view(exit.output).data;
-      float* probabilities = request.probabilities[k] + (begin + row) * classes;
-      std::copy_n(logits, classes, request.logits[k] + (begin + row) * classes);
+      float* probabilities = asked.probabilities + (begin + row) * classes;
+      std::copy_n(logits, classes, asked.logits + (begin + row) * classes);
       program_->kernels().softmax(logits, probabilities, static_cast<int>(classes),
                                   stage.temperature);
       const float confidence = *std::max_element(probabilities, probabilities + classes);
-      least[k] = std::min(least[k], static_cast<double>(confidence));
+      asked.least = std::min(asked.least, static_cast<double>(confidence));
     }
-    request.exit_ms[k] += since_ms(start);
-    if (rows == request.rows && request.stop && least[k] >= request.thresholds[k]) return k;
+    asked.exit_ms += since_ms(start);
+    if (rows == request.rows && request.stop && asked.least >= asked.threshold) return k;
   }
   return -1;
 }
@@ -296,7 +279,7 @@ std::vector<std::vector<double>> Session::time_steps(int number, int rounds) {
   for (int round = 0; round < rounds; ++round) {
     for (int i = model.first; i < model.last; ++i) {
       const auto start = Clock::now();
-      execute(arenas[0].work(i), program_->steps()[i], frame);
+      execute(arenas[0].bound(i), program_->steps()[i], frame);
       times[i - model.first].push_back(since_ms(start));
     }
   }
@@ -305,7 +288,7 @@ std::vector<std::vector<double>> Session::time_steps(int number, int rounds) {
 
 void Session::load(const Arena& arena, int model, const float* row) const {
   const int input = program_->model(model).input;
-  if (!program_->kernels().finite(row, static_cast<std::ptrdiff_t>(values_of(input)))) {
+  if (!program_->kernels().finite(row, static_cast<std::ptrdiff_t>(values_of(input)), 0, 1)) {
     throw NotFinite(program_->model(model).name + ": the input holds a value that is not finite");
   }
   program_->kernels().import_planes(row, arena.view(input), program_->planar(input));
@@ -313,23 +296,23 @@ void Session::load(const Arena& arena, int model, const float* row) const {
 
 void Session::compute(const Arena& arena, const Model& model, Team::Frame& frame) const {
   for (int i = model.first; i < model.last; ++i) {
-    execute(arena.work(i), program_->steps()[i], frame);
+    execute(arena.bound(i), program_->steps()[i], frame);
   }
 }
 
-void Session::execute(const Work& work, const Step& step, Team::Frame& frame) const {
+void Session::execute(const Bound& bound, const Step& step, Team::Frame& frame) const {
   const Kernels& kernels = program_->kernels();
-  const Extent extent = sparse_split::extent(kernels, work);
+  const auto& [work, all, grain] = bound;
   const std::int64_t most = std::int64_t{frame.size()} * kPartsPerThread;
   const int wanted = static_cast<int>(std::min(most, step.macs / kPart));
-  if (frame.size() == 1 || extent.grain == 0 || wanted < 2) {
-    call(kernels, work, extent.all);
+  if (frame.size() == 1 || grain == 0 || wanted < 2) {
+    call(kernels, work, all);
     return;
   }
-  const int tiles = (extent.all.row_end + extent.grain - 1) / extent.grain;
-  const int block_parts = std::min(extent.all.block_end, wanted);
+  const int tiles = (all.row_end + grain - 1) / grain;
+  const int block_parts = std::min(all.block_end, wanted);
   const int row_parts = std::min(tiles, (wanted + block_parts - 1) / block_parts);
-  const Cut cut{&kernels, &work, extent.all, extent.grain, block_parts, row_parts};
+  const Cut cut{&kernels, &bound, block_parts, row_parts};
   frame.share(&Cut::run, &cut, block_parts * row_parts);
 }
 

@@ -1,7 +1,8 @@
 // Copyright 2026 The sparse_split_ros authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Runs a program: stages and exits of a frame in one call, without allocation, early stop included.
+// Runs a program: stages and exits of a frame in one call, early stop included. A frame allocates
+// nothing once as many frames as now have run at once.
 
 #pragma once
 
@@ -28,20 +29,33 @@ struct Stage {
   float temperature = 1;
 };
 
-constexpr double kNotAsked = std::numeric_limits<double>::quiet_NaN();
+// What is asked of a stage of the network, and what it took.
+struct Asked {
+  bool exit = false;                 // run its exit
+  double threshold = 0;              // the confidence that is enough
+  float* logits = nullptr;           // [rows][K], where the exit is asked for
+  float* probabilities = nullptr;    // the same
+  double stage_ms = 0, exit_ms = 0;  // added to
+  double least = std::numeric_limits<double>::infinity();  // confidence of any row
+};
 
 // What to run and where the answers go.
 struct Request {
   const float* x = nullptr;  // [rows][C][H][W]
   int rows = 0;
-  int first = 0, last = 0;            // stages, both included
-  std::vector<double> thresholds;     // per stage of the network; kNotAsked leaves its exit out
-  bool stop = true;                   // end where every row's confidence reaches the threshold
-  float* features = nullptr;          // [rows][C][H][W] after `last`; untouched where stopped
-  std::vector<float*> logits;         // per stage, [rows][K]; null where it is not asked
-  std::vector<float*> probabilities;  // the same
-  std::vector<double> stage_ms, exit_ms;  // per stage, added to
+  int first = 0, last = 0;    // stages, both included
+  bool stop = true;           // end where every row's confidence reaches the threshold
+  float* features = nullptr;  // [rows][C][H][W] after `last`; untouched where stopped
+  Asked* stages = nullptr;    // one for each stage of the network
   int stopped = -1;
+};
+
+// A kernel call in an arena: all that it computes, and the rows by which it is best cut (0: it
+// cannot be).
+struct Bound {
+  Work work;
+  Range all;
+  int grain;
 };
 
 // Memory for one row of one frame, with the program's calls bound to it.
@@ -49,16 +63,15 @@ class Arena {
  public:
   explicit Arena(const Program& program);
 
-  Tensor view(int tensor) const { return program_->view(tensor, memory_.get()); }
-  const Work& work(int step) const { return works_[step]; }
+  Tensor view(int tensor) const { return program_->view(tensor, memory()); }
+  const Bound& bound(int step) const { return bound_[step]; }
 
  private:
-  struct Release {
-    void operator()(float* memory) const;
-  };
+  float* memory() const { return static_cast<float*>(memory_.get()); }
+
   const Program* program_;
-  std::unique_ptr<float, Release> memory_;
-  std::vector<Work> works_;
+  std::unique_ptr<void, Free> memory_;
+  std::vector<Bound> bound_;
 };
 
 // Safe for several threads at once: each run takes arenas of its own. One run at a time has the
@@ -79,14 +92,14 @@ class Session {
 
  private:
   class Lease;
-  // Runs rows `begin` on, which `arenas` has room for, and keeps the least confidence per exit;
-  // the stage to stop after, where these rows are all and were sure, or -1.
-  int run_rows(Request& request, int begin, int rows, const Lease& arenas, Team::Frame& frame,
-               std::vector<double>& least) const;
+  // Runs rows `begin` on, which `arenas` has room for; the stage to stop after, where these rows
+  // are all and were sure, or -1.
+  int run_rows(const Request& request, int begin, int rows, const Lease& arenas,
+               Team::Frame& frame) const;
   std::size_t values_of(int tensor) const;
   void load(const Arena& arena, int model, const float* row) const;
   void compute(const Arena& arena, const Model& model, Team::Frame& frame) const;
-  void execute(const Work& work, const Step& step, Team::Frame& frame) const;
+  void execute(const Bound& bound, const Step& step, Team::Frame& frame) const;
   void check(const Arena& arena, const Model& model) const;
 
   std::shared_ptr<const Program> program_;

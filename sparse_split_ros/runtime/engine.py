@@ -13,9 +13,9 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,20 +37,19 @@ class EngineError(Exception):
     """A model does not load, was given a wrong input, or gave values that are not finite."""
 
 
-@dataclass(frozen=True)
-class EngineResult:
+class EngineResult(NamedTuple):
     """What a run produced: N rows, K classes, times in milliseconds."""
 
     features: Array | None
     """(N, C, H, W) after the last stage that ran; None when an exit ended the run."""
-    exits: dict[int, Array]
+    exits: Mapping[int, Array]
     """Stage -> calibrated probabilities (N, K)."""
-    logits: dict[int, Array]
+    logits: Mapping[int, Array]
     """Stage -> logits (N, K), not divided by the temperature."""
-    stage_ms: dict[int, float]
+    stage_ms: Mapping[int, float]
     stopped: int | None
     """The stage whose exit ended the run, or None."""
-    exit_ms: dict[int, float] = field(default_factory=dict)
+    exit_ms: Mapping[int, float] = MappingProxyType({})
 
 
 class Engine(Protocol):

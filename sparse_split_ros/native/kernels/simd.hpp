@@ -49,17 +49,47 @@ struct Pixel {
   Vec part[kParts];
 };
 
+SPARSE_SPLIT_INLINE Vec load_lanes(const float* from) {
+  return *reinterpret_cast<const Loose*>(from);
+}
+SPARSE_SPLIT_INLINE void store_lanes(float* to, Vec lanes) { *reinterpret_cast<Loose*>(to) = lanes; }
+
 SPARSE_SPLIT_INLINE Pixel load(const float* from) {
   Pixel pixel;
   unroll<kParts>([&](auto i) __attribute__((always_inline)) {
-    pixel.part[i.value] = *reinterpret_cast<const Loose*>(from + i.value * kLanes);
+    pixel.part[i.value] = load_lanes(from + i.value * kLanes);
   });
   return pixel;
 }
 
 SPARSE_SPLIT_INLINE void store(float* to, const Pixel& pixel) {
   unroll<kParts>([&](auto i) __attribute__((always_inline)) {
-    *reinterpret_cast<Loose*>(to + i.value * kLanes) = pixel.part[i.value];
+    store_lanes(to + i.value * kLanes, pixel.part[i.value]);
+  });
+}
+
+// a and b in turns: a[FIRST], b[FIRST], a[FIRST + 1], b[FIRST + 1] ...
+template <int FIRST, int... I>
+SPARSE_SPLIT_INLINE Vec in_turns(Vec a, Vec b, std::integer_sequence<int, I...>) {
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, (FIRST + I / 2 + I % 2 * kLanes)...);
+#else
+  return __builtin_shuffle(a, b, Ints{(FIRST + I / 2 + I % 2 * kLanes)...});
+#endif
+}
+
+// Rows to columns: after log2(n) rounds of taking row i and row i + n / 2 in turns.
+SPARSE_SPLIT_INLINE void transpose(Vec (&rows)[kLanes]) {
+  constexpr int kRounds = kLanes == 16 ? 4 : kLanes == 8 ? 3 : 2;
+  constexpr auto kAll = std::make_integer_sequence<int, kLanes>{};
+  unroll<kRounds>([&](auto) __attribute__((always_inline)) {
+    Vec next[kLanes];
+    unroll<kLanes / 2>([&](auto i) __attribute__((always_inline)) {
+      const Vec a = rows[i.value], b = rows[i.value + kLanes / 2];
+      next[2 * i.value] = in_turns<0>(a, b, kAll);
+      next[2 * i.value + 1] = in_turns<kLanes / 2>(a, b, kAll);
+    });
+    unroll<kLanes>([&](auto i) __attribute__((always_inline)) { rows[i.value] = next[i.value]; });
   });
 }
 
