@@ -68,18 +68,24 @@ void conv_tile(const Conv& conv, const ConvTile& tile) {
         PLANAR ? tile.input : tile.input + source / kBlock * conv.input.block + source % kBlock;
     for (int i = 0; i < conv.kernel_h; ++i) {
       for (int j = 0; j < conv.kernel_w; ++j) {
-        const float* x = block + i * conv.dilation_h * conv.input.row + j * conv.dilation_w * pixel;
+        const float* x[ROWS];
+        unroll<ROWS>([&](auto r) __attribute__((always_inline)) {
+          x[r.value] = block + i * conv.dilation_h * conv.input.row +
+                       j * conv.dilation_w * pixel + r.value * below;
+        });
         for (int c = 0; c < conv.width; c += kUnrolled) {
+          unroll<ROWS>([&](auto r) __attribute__((always_inline)) { keep(x[r.value]); });
           unroll<kUnrolled>([&](auto u) __attribute__((always_inline)) {
             const Pixel w = load(weights + u.value * kBlock);
             unroll<ROWS>([&](auto r) __attribute__((always_inline)) {
               unroll<COLUMNS>([&](auto q) __attribute__((always_inline)) {
-                accumulate(sum[r.value][q.value], w, x[r.value * below + q.value * step + u.value]);
+                accumulate(sum[r.value][q.value], w, x[r.value][q.value * step + u.value]);
               });
             });
           });
           weights += kUnrolled * kBlock;
-          x += kUnrolled * channel;
+          unroll<ROWS>([&](auto r)
+                           __attribute__((always_inline)) { x[r.value] += kUnrolled * channel; });
         }
       }
     }

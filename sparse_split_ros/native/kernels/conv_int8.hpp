@@ -90,16 +90,20 @@ void conv_int8_tile(const ConvInt8& layer, const Finish& constant, int o, int y,
         corner + sources[k] / kBlock * in.block + sources[k] % kBlock;
     for (int i = 0; i < layer.kernel_h; ++i) {
       for (int j = 0; j < layer.kernel_w; ++j) {
-        const std::uint8_t* from = block + i * layer.dilation_h * in.row +
-                                   std::ptrdiff_t{j * layer.dilation_w} * kBlock;
+        const std::uint8_t* from[ROWS];
+        unroll<ROWS>([&](auto r) __attribute__((always_inline)) {
+          from[r.value] = block + i * layer.dilation_h * in.row +
+                          std::ptrdiff_t{j * layer.dilation_w} * kBlock + r.value * below;
+        });
         for (int c = 0; c < layer.width; c += 4) {
+          unroll<ROWS>([&](auto r) __attribute__((always_inline)) { keep(from[r.value]); });
           unroll<ROWS>([&](auto r) __attribute__((always_inline)) {
             unroll<COLUMNS>([&](auto q) __attribute__((always_inline)) {
               accumulate_dot(sum[r.value][q.value],
-                             four(from + r.value * below + q.value * step), weights);
+                             four(from[r.value] + q.value * step), weights);
             });
           });
-          from += 4;
+          unroll<ROWS>([&](auto r) __attribute__((always_inline)) { from[r.value] += 4; });
           weights += 4 * kBlock;
         }
       }

@@ -45,6 +45,13 @@ SPARSE_SPLIT_INLINE void unroll(const F& f) {
   unroll_sequence(f, std::make_integer_sequence<int, N>{});
 }
 
+// Keeps a pointer in a register of its own: else the compiler would derive it from another one, anew
+// for every use and with offsets that it loads from the stack.
+template <typename T>
+SPARSE_SPLIT_INLINE void keep(T*& pointer) {
+  asm("" : "+r"(pointer));
+}
+
 struct Pixel {
   Vec part[kParts];
 };
