@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accuracy against latency: predefined-sparse networks beside narrow dense ones of equal MACs.
 
-    python benchmarks/front.py train --out RUNS --seeds 3     train every network on GTSRB, alike
+    python benchmarks/front.py train --out RUNS --seeds 3     train every network, alike
     python benchmarks/front.py show RUNS --out front.png      measure latencies, table and picture
 
-Networks are of the compact family, without early exits and bottlenecks, trained by the same steps
-on the same augmented batches; accuracy is the report tracks', clean and under every condition of
-data/weather.py at level 3. GTSRB is read from SPARSE_SPLIT_DATA, or ../shared/data beside the
-repository. A run that is already in RUNS is not trained again.
+Networks are of the compact family, without early exits and bottlenecks. Those of one seed learn
+side by side, from the same augmented batches by the same steps. Accuracy is that of `--split`:
+`report` for the table, `select` to choose a design by. On GTSRB half of the images get weather,
+and every condition of data/weather.py at level 3 is reported beside clean. Data are read from
+SPARSE_SPLIT_DATA, or ../shared/data beside the repository. What is already in RUNS is not trained
+again.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,12 +41,15 @@ from engine import interleaved, save
 
 from sparse_split_ros.data import weather
 from sparse_split_ros.data.augment import Augmentation, AugmentedBatches, batches
-from sparse_split_ros.data.registry import load_gtsrb
+from sparse_split_ros.data.datasets import LabelledImages
+from sparse_split_ros.data.registry import load_cifar10, load_gtsrb
 from sparse_split_ros.networks.zoo import build
 from sparse_split_ros.runtime.engine import load_engine
+from sparse_split_ros.training.calibrate import interval
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS: dict[str, dict[str, Any]] = {
+    'dense 64': {'widths': (64, 128, 256), 'stem': 32},
     'narrow 16': {'widths': (16, 32, 64), 'stem': 8},
     'sparse 32': {'widths': (32, 64, 128), 'stem': 16, 'density': 1 / 8},
     'narrow 24': {'widths': (24, 48, 96), 'stem': 16},
@@ -50,107 +57,248 @@ NETWORKS: dict[str, dict[str, Any]] = {
     'narrow 32': {'widths': (32, 64, 128), 'stem': 16},
     'sparse 128': {'widths': (128, 256, 512), 'stem': 32, 'density': 1 / 16},
 }
-"""In pairs of about equal MACs; the first number of a name is the width of the first stage."""
+"""The first number of a name is the width of the first stage."""
+PAIRS = {'sparse 32': 'narrow 16', 'sparse 64': 'narrow 24', 'sparse 128': 'narrow 32'}
+"""Of about equal MACs."""
 CONDITIONS = (
     'dusk', 'night', 'darkness', 'brightness', 'glare', 'fog', 'rain', 'snow', 'motion_blur',
     'sensor_noise',
 )  # fmt: skip
 ENGINES = ('native', 'onnxruntime')
-BATCH, RATE, DECAY = 128, 3e-3, 0.02
-MEAN, STD = (0.342, 0.314, 0.322), (0.278, 0.267, 0.272)
+BATCH, RATE = 128, 3e-3
 
 
-def network_of(name: str, seed: int) -> nn.Sequential:
+@dataclass(frozen=True)
+class Task:
+    """A data set, and what every network that learns it has in common."""
+
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: Augmentation
+    weight_decay: float
+    label_smoothing: float
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images (N, H, W, 3) uint8 as (N, 3, H, W) float32, channels last in memory."""
+        scaled = (images.float() / 255 - torch.tensor(self.mean)) / torch.tensor(self.std)
+        return scaled.permute(0, 3, 1, 2)
+
+
+TASKS = {
+    'gtsrb': Task(
+        43, (0.342, 0.314, 0.322), (0.278, 0.267, 0.272), Augmentation(0.4, CONDITIONS), 0.02, 0.05
+    ),
+    'cifar10': Task(
+        10, (0.491, 0.482, 0.447), (0.247, 0.243, 0.262),
+        Augmentation(flip=True, photometric=0.3), 0.05, 0.1,
+    ),
+}  # fmt: skip
+
+
+def network_of(name: str, classes: int, seed: int) -> nn.Sequential:
     """Stages and final exit; weights and pattern are drawn from `seed`."""
     torch.manual_seed(seed)
-    staged = build('compact', 43, **NETWORKS[name], pattern_seed=seed)
+    staged = build('compact', classes, **NETWORKS[name], pattern_seed=seed)
     return nn.Sequential(*staged.stages, staged.exit_at(staged.exit_stages[-1]))
+
+
+def _load(dataset: str, split: str) -> LabelledImages:
+    data = os.environ.get('SPARSE_SPLIT_DATA') or ROOT.parent / 'shared' / 'data'
+    return load_gtsrb(data, split) if dataset == 'gtsrb' else load_cifar10(data, split, 32)
 
 
 def train(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    data = os.environ.get('SPARSE_SPLIT_DATA') or ROOT.parent / 'shared' / 'data'
-    training, report = load_gtsrb(data, 'train'), load_gtsrb(data, 'report')
-    some = report.take(np.arange(0, len(report), 5))
-    changed: dict[str, NDArray[np.uint8]] = {}
+    dataset, task = arguments.dataset, TASKS[arguments.dataset]
+    training, asked = _load(dataset, 'train'), _load(dataset, arguments.split)
+    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+        paths = {
+            name: arguments.out / f'{dataset}_{name}_{seed}.npz' for name in arguments.networks
+        }
+        networks = {
+            name: network_of(name, task.classes, seed)
+            for name, path in paths.items()
+            if not path.exists()
+        }
+        if not networks:
+            continue
+        source = AugmentedBatches(training, BATCH, seed, task.augmentation)
+        fitted = _fit(networks, source, arguments.epochs, task, f'{dataset}, seed {seed}')
+        for name, network in networks.items():
+            right = {'clean': _right(network, task, asked.images, asked.labels)}
+            if dataset == 'gtsrb':
+                right |= dict(_in_weather(network, task, asked))
+            about = {'dataset': dataset, 'network': name, 'seed': seed, 'split': arguments.split}
+            about |= {'epochs': arguments.epochs, **fitted[name]}
+            np.savez_compressed(paths[name], groups=asked.groups, about=json.dumps(about), **right)
+            shares = ', '.join(f'{k} {v.mean():.2%}' for k, v in right.items())
+            tqdm.write(f'{name}, seed {seed}: {shares}')
+
+
+def _in_weather(
+    network: nn.Sequential, task: Task, images: LabelledImages
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Every condition at level 3, on every fifth image."""
+    some = images.take(np.arange(0, len(images), 5))
     for name in weather.CONDITIONS:
         rng = np.random.default_rng(0)
         rows = [weather.apply(name, image, weather.level(3), rng) for image in some.images]
-        changed[name] = np.stack(rows)
-    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
-        how = Augmentation(0.4, CONDITIONS)
-        source = AugmentedBatches(training, BATCH, seed, how)
-        for name in NETWORKS:
-            path = arguments.out / f'{name.replace(" ", "_")}_{seed}'
-            if path.with_suffix('.json').exists():
-                continue
-            start = time.monotonic()
-            network = _fit(network_of(name, seed), source, arguments.epochs, f'{name}, seed {seed}')
-            right = _right(network, report.images, report.labels)
-            conditions = {
-                k: float(_right(network, images, some.labels).mean())
-                for k, images in changed.items()
-            }
-            torch.save(network.state_dict(), path.with_suffix('.pt'))
-            row = {'network': name, 'seed': seed, 'epochs': arguments.epochs}
-            row |= {'clean': float(right.mean()), 'conditions': conditions}
-            row |= {'train_s': round(time.monotonic() - start)}
-            np.savez_compressed(path.with_suffix('.npz'), right=right, groups=report.groups)
-            path.with_suffix('.json').write_text(json.dumps(row, indent=1))
-            mean = np.mean(list(conditions.values()))
-            tqdm.write(f'{name}, seed {seed}: clean {right.mean():.2%}, conditions {mean:.2%}')
+        yield name, _right(network, task, np.stack(rows), some.labels)
 
 
-def _fit(network: nn.Sequential, source: AugmentedBatches, epochs: int, what: str) -> nn.Sequential:
-    network = network.to(memory_format=torch.channels_last).train()
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    free = [p for p in network.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW(
-        [{'params': decayed}, {'params': free, 'weight_decay': 0.0}], RATE, weight_decay=DECAY
-    )
+def _fit(
+    networks: Mapping[str, nn.Sequential],
+    source: AugmentedBatches,
+    epochs: int,
+    task: Task,
+    what: str,
+) -> dict[str, dict[str, float]]:
+    """Train all on the same batches; the seconds that each took, its mean loss at the end."""
+    optimisers = {}
+    for name, network in networks.items():
+        network.to(memory_format=torch.channels_last).train()
+        decayed = [p for p in network.parameters() if p.ndim > 1]
+        free = [p for p in network.parameters() if p.ndim <= 1]
+        optimisers[name] = torch.optim.AdamW(
+            [{'params': decayed}, {'params': free, 'weight_decay': 0.0}],
+            RATE,
+            weight_decay=task.weight_decay,
+        )
+    seconds, losses = dict.fromkeys(networks, 0.0), dict.fromkeys(networks, 0.0)
     total, step = epochs * len(source), 0
-    for epoch in range(epochs):
-        for images, labels in tqdm(batches(source, epoch, 1), what, len(source), mininterval=10):
-            phase = step / total
-            rate = min(phase / 0.1 + 0.01, 0.5 * (1 + math.cos(math.pi * phase)))
-            for group in optimiser.param_groups:
-                group['lr'] = RATE * rate
-            with torch.autocast('cpu', torch.bfloat16):
-                logits = network(_normalised(images))
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.05)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-            optimiser.step()
-            step += 1
-    return network.eval()
+    with tqdm(desc=what, total=total, mininterval=10) as progress:
+        for epoch in range(epochs):
+            for images, labels in batches(source, epoch, 1):
+                x, phase = task.normalised(images), step / total
+                rate = RATE * min(phase / 0.1 + 0.01, 0.5 * (1 + math.cos(math.pi * phase)))
+                for name, network in networks.items():
+                    before = time.perf_counter()
+                    loss = _step(network, optimisers[name], rate, x, labels, task.label_smoothing)
+                    losses[name] += loss / len(source) if epoch == epochs - 1 else 0
+                    seconds[name] += time.perf_counter() - before
+                step += 1
+                progress.update()
+    for network in networks.values():
+        network.eval()
+    return {name: {'seconds': round(seconds[name]), 'loss': losses[name]} for name in networks}
+
+
+def _step(
+    network: nn.Sequential,
+    optimiser: torch.optim.Optimizer,
+    rate: float,
+    x: Tensor,
+    labels: Tensor,
+    smoothing: float,
+) -> float:
+    for group in optimiser.param_groups:
+        group['lr'] = rate
+    with torch.autocast('cpu', torch.bfloat16):
+        logits = network(x)
+    loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+    optimiser.step()
+    return loss.item()
 
 
 @torch.inference_mode()
 def _right(
-    network: nn.Sequential, images: NDArray[np.uint8], labels: NDArray[np.int64]
+    network: nn.Sequential, task: Task, images: NDArray[np.uint8], labels: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    parts = [network(_normalised(part)) for part in torch.from_numpy(images).split(256)]
+    parts = [network(task.normalised(part)) for part in torch.from_numpy(images).split(256)]
     return np.asarray(torch.cat(parts).argmax(1).numpy() == labels)
 
 
-def _normalised(images: Tensor) -> Tensor:
-    scaled = images.float() / 255
-    return ((scaled - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
+@dataclass
+class Found:
+    """The results of one network on one data set: a row per seed."""
+
+    seeds: list[int]
+    clean: NDArray[np.float64]
+    """(seeds, N): 1 where the answer is right."""
+    groups: NDArray[np.int64]
+    hard: NDArray[np.float64]
+    """(seeds,): mean accuracy over the conditions, where there are some."""
+
+
+def _read(folder: Path) -> dict[str, dict[str, Found]]:
+    """What is in a folder of results, by data set and network."""
+    found: dict[str, dict[str, list[Any]]] = {}
+    for path in sorted(folder.glob('*.npz')):
+        arrays = dict(np.load(path))
+        about = json.loads(str(arrays.pop('about')))
+        found.setdefault(about['dataset'], {}).setdefault(about['network'], []).append(
+            (about['seed'], arrays)
+        )
+    if not found:
+        raise SystemExit(f'{folder} holds no results: run `front.py train` first')
+    return {
+        dataset: {name: _found(rows) for name, rows in networks.items()}
+        for dataset, networks in found.items()
+    }
+
+
+def _found(rows: list[tuple[int, dict[str, NDArray[Any]]]]) -> Found:
+    rows.sort(key=lambda row: row[0])
+    names = [name for name in rows[0][1] if name not in ('clean', 'groups')]
+    hard = [[float(arrays[name].mean()) for name in names] for _, arrays in rows]
+    return Found(
+        [seed for seed, _ in rows],
+        np.stack([arrays['clean'] for _, arrays in rows]).astype(float),
+        rows[0][1]['groups'],
+        np.array(hard).mean(axis=1) if names else np.full(len(rows), np.nan),
+    )
+
+
+def gain(of: Found, over: Found) -> tuple[float, float, float, list[float]]:
+    """Points of accuracy of one network over another: mean, 95 % interval, and seed by seed.
+
+    The interval is a paired bootstrap over tracks of the mean over the seeds that both have.
+    """
+    both = [seed for seed in of.seeds if seed in over.seeds]
+    mine = of.clean[[of.seeds.index(seed) for seed in both]]
+    difference = mine - over.clean[[over.seeds.index(seed) for seed in both]]
+    low, high = interval((difference.mean(axis=0) + 1) / 2, of.groups)
+    by_seed = [100 * float(row.mean()) for row in difference]
+    return 100 * float(difference.mean()), 200 * low - 100, 200 * high - 100, by_seed
 
 
 def show(arguments: argparse.Namespace) -> None:
     """A row and a point per network: its accuracy over the seeds, its latency side by side."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(arguments.runs.glob('*.json')):
-        row = json.loads(path.read_text())
-        found.setdefault(row['network'], []).append(row)
-    if not found:
-        raise SystemExit(f'{arguments.runs} holds no results: run `front.py train` first')
+    found = _read(arguments.runs)
+    names = [name for name in NETWORKS if any(name in networks for networks in found.values())]
+    macs, times = _latencies(names, arguments.rounds)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for dataset, networks in found.items():
+        print(f'{dataset}:')
+        for name in sorted(networks, key=macs.__getitem__):
+            clean = 100 * networks[name].clean.mean(axis=1)
+            row = {'network': name, 'seeds': len(clean), 'MMAC': macs[name] / 1e6}
+            row |= {'clean': clean.mean(), 'least': clean.min(), 'most': clean.max()}
+            row |= {'conditions': 100 * networks[name].hard.mean()}
+            row |= {f'{engine} µs': times[name, engine] for engine in ENGINES}
+            rows.setdefault(dataset, []).append(row)
+            cells = (f'{k} {v:.2f}' if isinstance(v, float) else f'{v}' for k, v in row.items())
+            print('  ' + '  '.join(cells))
+        for sparse, narrow in PAIRS.items():
+            if sparse in networks and narrow in networks:
+                mean, low, high, by_seed = gain(networks[sparse], networks[narrow])
+                seeds = ', '.join(f'{value:+.2f}' for value in by_seed)
+                print(f'  {sparse} over {narrow}: {mean:+.2f} ({low:+.2f} to {high:+.2f}); {seeds}')
+    _picture(rows, arguments.out)
+
+
+def _latencies(
+    names: list[str], rounds: int
+) -> tuple[dict[str, int], dict[tuple[str, str], float]]:
+    """MACs of the networks, and medians of their microseconds a frame by network and engine."""
     calls, macs = {}, {}
     with tempfile.TemporaryDirectory() as directory:
-        for number, name in enumerate(found):
+        for number, name in enumerate(names):
             network = build('compact', 43, **NETWORKS[name]).eval()
             bundle = save(network, Path(directory, str(number)))
             macs[name] = sum(s.macs for s in bundle.stages) + bundle.exits[-1].macs
@@ -159,43 +307,35 @@ def show(arguments: argparse.Namespace) -> None:
                 run = load_engine(bundle, engine).run
                 asked: list[float | None] = [None] * bundle.final + [0.0]
                 calls[name, engine] = partial(run, x, 0, bundle.final, asked, stop=False)
-        times = dict(zip(calls, interleaved(list(calls.values()), arguments.rounds)))
-    rows = []
-    for name, runs in found.items():
-        clean = [100 * run['clean'] for run in runs]
-        hard = [100 * float(np.mean(list(run['conditions'].values()))) for run in runs]
-        row = {'network': name, 'seeds': len(runs), 'MMAC': macs[name] / 1e6}
-        row |= {'clean': np.mean(clean), 'least': min(clean), 'most': max(clean)}
-        row |= {'conditions': np.mean(hard)}
-        row |= {f'{engine} µs': times[name, engine]['µs'] for engine in ENGINES}
-        rows.append(row)
-    rows.sort(key=lambda row: row['MMAC'])
-    for row in rows:
-        print('  '.join(f'{k} {v:.2f}' if isinstance(v, float) else f'{v}' for k, v in row.items()))
-    _picture(rows, arguments.out)
+        spreads = interleaved(list(calls.values()), rounds)
+    return macs, {key: spread['µs'] for key, spread in zip(calls, spreads)}
 
 
-def _picture(rows: list[dict[str, Any]], path: Path) -> None:
-    import matplotlib as mpl
+def _picture(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    from matplotlib.figure import Figure
 
-    mpl.use('Agg')
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    for family, colour in (('sparse', 'tab:orange'), ('narrow', 'tab:blue')):
-        for engine, style in (('native', 'o-'), ('onnxruntime', 's:')):
-            own = [row for row in rows if row['network'].startswith(family)]
-            latency, middle = [row[f'{engine} µs'] for row in own], [row['clean'] for row in own]
-            spread = [[row['clean'] - row['least'] for row in own],
-                      [row['most'] - row['clean'] for row in own]]  # fmt: skip
-            label = f'{family}, {engine}'
-            axes.errorbar(latency, middle, spread, fmt=style, color=colour, capsize=3, label=label)
-    axes.set(
-        xscale='log', xlabel='µs a frame, one thread, batch 1',
-        ylabel='accuracy on the report tracks, %', title='Predefined sparse and narrow dense',
-    )  # fmt: skip
-    axes.legend()
-    figure.tight_layout()
+    figure = Figure(figsize=(6 * len(tables), 4.5), layout='constrained')
+    for axes, (dataset, rows) in zip(
+        figure.subplots(1, len(tables), squeeze=False)[0], tables.items()
+    ):
+        for family, colour in (('sparse', 'tab:orange'), ('narrow', 'tab:blue')):
+            for engine, style in (('native', 'o-'), ('onnxruntime', 's:')):
+                own = [row for row in rows if row['network'].startswith(family)]
+                latency, middle = (
+                    [row[f'{engine} µs'] for row in own],
+                    [row['clean'] for row in own],
+                )
+                spread = [[row['clean'] - row['least'] for row in own],
+                          [row['most'] - row['clean'] for row in own]]  # fmt: skip
+                label = f'{family}, {engine}'
+                axes.errorbar(
+                    latency, middle, spread, fmt=style, color=colour, capsize=3, label=label
+                )
+        axes.set(
+            xscale='log', xlabel='µs a frame, one thread, batch 1', ylabel='accuracy, %',
+            title=f'{dataset}: predefined sparse and narrow dense',
+        )  # fmt: skip
+        axes.legend()
     figure.savefig(path, dpi=150)
 
 
@@ -206,7 +346,10 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     training = commands.add_parser('train')
     training.add_argument('--out', type=Path, required=True)
-    training.add_argument('--seed', type=int, default=1)
+    training.add_argument('--dataset', choices=TASKS, default='gtsrb')
+    training.add_argument('--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS))
+    training.add_argument('--split', choices=('select', 'report'), default='report')
+    training.add_argument('--seed', type=int, default=1, help='the first')
     training.add_argument('--seeds', type=int, default=3)
     training.add_argument('--epochs', type=int, default=10)
     training.set_defaults(run=train)
