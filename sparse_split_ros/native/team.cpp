@@ -8,6 +8,9 @@ namespace {
 
 // Turns of active waiting before the core is offered to others.
 constexpr int kPatience = 4096;
+// Turns for which a helper waits for the next frame before it sleeps, some 100 µs: to wake it takes
+// a good part of a frame, and where frames come one behind the other it need not.
+constexpr int kLinger = 2048;
 
 void pause_briefly(int& turns) {
   if (++turns > kPatience) {
@@ -45,7 +48,7 @@ void Team::help() {
       if (stopping_) return;
     }
     int turns = 0;
-    while (active_.load(std::memory_order_acquire)) {
+    while (active_.load(std::memory_order_acquire) || turns < kLinger) {
       if (take()) {
         turns = 0;
       } else {
