@@ -22,7 +22,8 @@ from sparse_split_ros.policy.decision import Route
 from sparse_split_ros.policy.factory import POLICIES, Settings, apply_live, make_policy
 from sparse_split_ros.policy.facts import Facts
 from sparse_split_ros.policy.joint import JointPolicy
-from sparse_split_ros.policy.plan import Policy, PolicyError
+from sparse_split_ros.policy.plan import Plan, Policy, PolicyError
+from sparse_split_ros.policy.risk import bin_of
 from sparse_split_ros.policy.scene import Scene
 
 UP = Link(TailState.UP, rtt_ms=4.0, jitter_ms=0.5, goodput=math.nan, loss=0.0)
@@ -230,3 +231,35 @@ def test_without_calibration_it_first_looks_and_then_answers_early() -> None:
     assert (run.exit[:300] < FACTS.final).mean() < 0.2
     assert (run.exit[-1000:] < FACTS.final).mean() > 0.5
     assert run.disagreement()[2000:].max() < 0.02
+
+
+def thresholds(plan: Plan) -> list[float]:
+    return [value for value in plan.thresholds[: FACTS.final] if value is not None]
+
+
+def test_a_stream_that_was_not_seen_yet_is_met_with_care() -> None:
+    policy = joint(profile=1.0, target=0.05)
+    start = policy.choose(DAY, UP)
+    for stage, threshold in enumerate(start.thresholds[: FACTS.final]):
+        if threshold is not None:
+            curve = policy._scenes['day'].risk.curve[stage]
+            assert curve[bin_of(threshold)] <= 0.1, 'no answer is riskier than twice the target'
+    for number in range(60):
+        policy.observe(decision(policy.choose(DAY, UP), {0: (1, 0.9999)}, sequence=number))
+    assert min(thresholds(policy.choose(DAY, UP))) < min(thresholds(start))
+
+
+def test_what_one_scene_has_overdrawn_is_paid_back_in_all() -> None:
+    night = Scene(name='night')
+    plain, indebted = joint(profile=1.0), joint(profile=1.0)
+    for policy in (plain, indebted):
+        policy.choose(night, UP)
+    # A hundred wrong answers in the first thousand at night.
+    indebted._scenes['night'].risk.answers = 1000.0
+    indebted._scenes['night'].risk.coding = 100.0
+    risks = [
+        max(item.risk for item in policy._scenes['day'].candidates if item.kept)
+        for policy in (plain, indebted)
+        if policy.choose(DAY, UP)
+    ]
+    assert risks[1] <= 0.002 < risks[0]

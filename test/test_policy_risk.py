@@ -10,6 +10,7 @@ import math
 import numpy as np
 import pytest
 
+from sparse_split_ros.policy.candidates import after_others
 from sparse_split_ros.policy.plan import PolicyError
 from sparse_split_ros.policy.risk import (
     BINS,
@@ -24,6 +25,7 @@ from sparse_split_ros.policy.risk import (
     falling,
     threshold_of,
 )
+from sparse_split_ros.policy.scene_state import SceneState
 from sparse_split_ros.policy.watch import Budget, FeedbackCheck, Objects, PageHinkley
 
 
@@ -131,10 +133,10 @@ def test_an_alarm_raises_the_curve_at_once() -> None:
 
 def test_audits_keep_to_their_budget_on_average_with_bursts() -> None:
     budget = Budget(0.02, 0.10, 500)
-    assert [budget.next() for _ in range(1000)] == [0.01] * 1000
+    assert [budget.next() for _ in range(1000)] == [0.005] * 1000
     budget.changed()
     assert [budget.next() for _ in range(500)] == [0.10] * 500
-    assert budget.next() == 0.01
+    assert budget.next() == 0.005
 
 
 def test_changes_without_end_do_not_break_the_budget() -> None:
@@ -223,3 +225,34 @@ def test_a_malformed_calibration_is_refused(value: object) -> None:
 def test_impossible_confidences_are_refused() -> None:
     with pytest.raises(PolicyError, match='outside'):
         Sample(np.array([[np.nan]]), np.array([[False]]), np.zeros((1, 0), bool))
+
+
+def test_an_exit_that_gets_what_another_declined_is_trusted_less() -> None:
+    rng = np.random.default_rng(0)
+    hard = rng.random(6000) < 0.2
+    # Both exits are less sure of hard frames; at the same confidence, hard frames go wrong.
+    first = np.where(hard, 0.45, 0.995) + 0.004 * rng.random(6000)
+    second = np.where(rng.random(6000) < 0.9, 0.995, 0.45)
+    wrong = rng.random((6000, 2)) < np.where(hard, 0.06, 0.002)[:, None]
+    alike = rng.random((6000, 2)) < 0.0136
+    confidence = np.stack([first, second], 1)
+    for differs, low, high in ((wrong, 2.0, 3.0), (alike, 1.0, 1.3)):
+        known = Calibration({'day': Sample(confidence, differs, np.zeros((6000, 0), bool))})
+        curve = np.tile(np.where(np.arange(BINS) >= bin_of(0.99), 0.0136, 0.3), (2, 1))
+        factors = after_others(known, curve)
+        assert factors[0] == 1.0
+        assert low <= factors[1] <= high
+    assert after_others(Calibration({}), scene(2).curve).tolist() == [1.0, 1.0]
+
+
+def test_a_sample_is_weighted_until_it_looks_like_the_stream() -> None:
+    bins = np.array([[24, 24]] * 90 + [[10, 20]] * 10)
+    state = SceneState(scene(2), bins, np.ones(100), {})
+    state.risk.first[0][10] = 900.0
+    kinds, weights = state.sample()
+    share = dict(zip(map(tuple, kinds.tolist()), weights / weights.sum()))
+    # 900 frames of the stream, and 100 for what calibration knows.
+    assert share[10, 20] == pytest.approx(0.91)
+    assert share[24, 24] == pytest.approx(0.09)
+    state.risk.shifted()
+    assert state.sample()[1].sum() == pytest.approx(145.0), 'what was so before counts little'

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -20,6 +21,7 @@ from sparse_split_ros.policy.risk import (
     EDGES,
     FOREIGN_WORTH,
     HORIZON,
+    LEVELS,
     REPAY,
     Calibration,
     Floats,
@@ -36,6 +38,8 @@ Bins = NDArray[np.int64]
 Coded = NDArray[np.float64]
 # The least share of frames taken to pass all exits: one in the frames a sample is worth.
 _LEAST = 1 / 300
+# So many frames show how sure the exits of a stream are.
+_FIRST_LOOK = 20
 _ONE_HOT = np.eye(BINS)
 _LOW = np.array((0.0, *EDGES))
 
@@ -68,37 +72,46 @@ class Candidate:
 class Search:
     """Finds the candidates of a scene.
 
-    ``z`` is the number of standard deviations of the margin that the promise is given.
+    ``late`` (E,) is what :func:`after_others` says, ``z`` the number of standard deviations of the
+    margin that the promise is given.
     """
 
-    def __init__(self, facts: Facts, early: tuple[int, ...], *, all_local: bool, z: float) -> None:
+    def __init__(
+        self, facts: Facts, early: tuple[int, ...], late: Floats, *, all_local: bool, z: float
+    ) -> None:
         self._facts = facts
         self._early = early
         self._z = z
         self._arms = _arms(facts, early, all_local)
+        self._late = late
         self._harm = {split: _harm(facts.codings[split]) for split in facts.splits}
 
     def __call__(
         self, risk: SceneRisk, coding: Mapping[int, Coded], bins: Bins, weights: Floats,
-        target: float,
+        target: float, others: tuple[float, float],
     ) -> list[Candidate]:  # fmt: skip
         """Every arm with each of its codecs, by what is known of a scene.
 
         ``bins`` (N, E) are frames of the scene, -1 where an exit was not evaluated, and ``weights``
-        (N,) what each stands for.
+        (N,) what each stands for. ``others`` are answers and expected disagreements of all other
+        scenes: the promise is kept in this scene and over all.
         """
-        levels, spent = risk.levels(), risk.spent()
+        answers, spent = risk.answers, risk.spent()
+        accounts = ((answers, spent), (answers + others[0], spent + others[1]))
+        alone, late = risk.levels(np.ones(len(self._late))), risk.levels(1 / self._late)
         found: list[Candidate] = []
         for arm in self._arms:
             usable = (bins[:, list(arm.exits)] >= 0).all(axis=1)
+            levels = late.copy()
+            levels[:, arm.exits[:1]] = alone[:, arm.exits[:1]]
             found += self._tried(
-                arm, risk, coding, levels, bins[usable], weights[usable], spent, target
+                arm, risk, coding, levels, bins[usable], weights[usable], accounts, target
             )
         return found
 
     def _tried(
         self, arm: Arm, risk: SceneRisk, coding: Mapping[int, Coded], levels: Bins, bins: Bins,
-        weights: Floats, spent: float, target: float,
+        weights: Floats, accounts: tuple[tuple[float, float], ...], target: float,
     ) -> list[Candidate]:  # fmt: skip
         """An arm with each of its codecs at the lowest thresholds allowed."""
         count = len(levels)
@@ -113,8 +126,9 @@ class Search:
                 one_hot = _ONE_HOT[bins[:, exit_]] * share[:, None]
                 mass = stop @ one_hot.astype(np.float32)
                 stops[:, i] = mass.sum(1)
-                expected += mass @ risk.curve[exit_]
-                variance += mass**2 @ risk.variance[exit_]
+                likelier = self._late[exit_] if i else 1.0
+                expected += likelier * (mass @ risk.curve[exit_])
+                variance += likelier**2 * (mass**2 @ risk.variance[exit_])
             variance += risk.doubt * expected**2
         # That no frame of the sample is left to the others does not mean that none ever is.
         rest = np.clip(1 - stops.sum(1), _LEAST, 1)
@@ -125,16 +139,24 @@ class Search:
             sent = (alive * share) @ _ONE_HOT[bins[:, arm.exits[-1]]]
             changed, doubt = sent @ mean, sent**2 @ uncertain
         codings = {'': 0.0} if final else self._harm[arm.split]
-        horizon = max(HORIZON, risk.answers + AHEAD)
-        slack = target * (risk.answers + REPAY) - spent
+        slack = target * (risk.answers + REPAY) - risk.spent()
+        # Before a stream has shown how sure its exits are, no single answer may be much worse than
+        # the target: that holds whatever the stream is like.
+        known = sum(map(sum, risk.first)) >= _FIRST_LOOK
+        bearable = np.array(LEVELS) <= (math.inf if known else 2 * target)
         found = []
         for name, factor in codings.items():
             total = expected + factor * changed
-            # The share of all answers so far and of those until the horizon.
-            share_then = (spent + total * (horizon - risk.answers)) / horizon
-            spread = np.sqrt(variance + factor**2 * doubt + CLUSTER * share_then / horizon)
-            allowed = share_then + self._z * spread <= target
-            allowed &= total * REPAY <= slack
+            allowed = bearable & (total * REPAY <= slack)
+            for answers, spent in accounts:
+                horizon = max(HORIZON, answers + AHEAD)
+                # The share of all answers so far and of those until the horizon.
+                share_then = (spent + total * (horizon - answers)) / horizon
+                chance = CLUSTER * share_then / horizon
+                spread = np.sqrt(variance + factor**2 * doubt + chance)
+                keeps = share_then + self._z * spread <= target
+                # What other scenes have overdrawn must not end all early answers in this one.
+                allowed &= keeps if answers == risk.answers else keeps | (total <= target / 10)
             if not len(bins):
                 # How confident the exits of this scene are was never seen: none may answer.
                 allowed[1:] = False
@@ -209,6 +231,35 @@ def starting_curve(calibration: Calibration, exits: int) -> NDArray[np.float64]:
     weights = counts[0] + 10.0
     mean = (counts[1] + 10.0 * prior) / weights
     return np.stack([falling(mean[e], weights[e]) for e in range(exits)]) if exits else prior
+
+
+def after_others(calibration: Calibration, curve: Floats) -> Floats:
+    """(E,) how much likelier an exit is to differ when an earlier one was not sure enough.
+
+    ``curve`` says P(differs | confidence) of all frames. Those that an earlier exit has left to
+    this one are the harder ones, and at the same confidence more often wrong: the share of wrong
+    answers over the expected one, at some levels of risk, beside what it is for all frames; at
+    least 1.
+    """
+    exits = len(curve)
+    late = np.ones(exits)
+    samples = calibration.scenes.values()
+    if not samples or not exits:
+        return late
+    bins = bins_of(np.concatenate([sample.confidence for sample in samples]))
+    differs = np.concatenate([sample.differs for sample in samples])
+    risk = np.stack([curve[exit_][bins[:, exit_]] for exit_ in range(exits)], 1)
+    for exit_ in range(1, exits):
+        for before in range(exit_):
+            wrong = expected = 0.0
+            for level in (0.02, 0.05, 0.15):
+                sure = risk[:, exit_] <= level
+                left = sure & (risk[:, before] > level)
+                usual = (differs[sure, exit_].sum() + 1) / (risk[sure, exit_].sum() + 1)
+                wrong += differs[left, exit_].sum()
+                expected += usual * risk[left, exit_].sum()
+            late[exit_] = max(late[exit_], min((wrong + 5) / (expected + 5), 3.0))
+    return late
 
 
 def coding_curves(

@@ -25,6 +25,7 @@ from sparse_split_ros.policy.candidates import (
     Candidate,
     Coded,
     Search,
+    after_others,
     coding_curves,
     histogram,
     starting_curve,
@@ -107,7 +108,7 @@ class JointPolicy:
         audit_share: float = 0.02,
         audit_burst: float = 0.10,
         all_local: bool = True,
-        z: float = 1.65,
+        z: float = 1.75,
         seed: int = 0,
     ) -> None:
         if not 0 < target < 1:
@@ -121,9 +122,10 @@ class JointPolicy:
         self.rejected = 0
         self._early = tuple(stage for stage in facts.stages if stage < facts.final)
         self._number = {stage: i for i, stage in enumerate(self._early)}
-        self._search = Search(facts, self._early, all_local=all_local, z=z)
         self._calibration = _checked(calibration, len(self._early))
         self._curve = starting_curve(self._calibration, len(self._early))
+        self._late = after_others(self._calibration, self._curve)
+        self._search = Search(facts, self._early, self._late, all_local=all_local, z=z)
         self._recheck = _recheck(facts)
         self._random = random.Random(seed)
         self._scenes: dict[str, SceneState] = {}
@@ -273,7 +275,9 @@ class JointPolicy:
         risk.caution = max(1.0, 0.8 * risk.caution)
         if not self.feedback.poisoned:
             state.checkpoints = [*state.checkpoints[-1:], risk.learned()]
-        found = self._search(risk, state.coding, *state.sample(), self.target)
+        others = [other.risk for other in self._scenes.values() if other is not state]
+        account = sum(item.answers for item in others), sum(item.spent() for item in others)
+        found = self._search(risk, state.coding, *state.sample(), self.target, account)
         state.candidates = found
         state.contenders = self._contenders(found)
         useful = any(item.kept and sum(item.stops) > 0.3 for item in found)
@@ -292,6 +296,9 @@ class JointPolicy:
             return
         route, risk = decision.route, state.risk
         state.seen += 1
+        first = next((exit_ for exit_, bin_ in enumerate(row.bins) if bin_ >= 0), None)
+        if first is not None:
+            risk.first[first][row.bins[first]] += 1
         if route is Route.OFFBOARD:
             risk.answers += 1
             risk.coding += row.coding
@@ -304,7 +311,10 @@ class JointPolicy:
             risk.answers += 1
             number = self._number.get(decision.exit)
             if number is not None and row.bins[number] >= 0:
-                risk.local[number][row.bins[number]] += 1
+                passed = decision.plan.thresholds[: decision.exit]
+                alone = all(value is None or value > 1 for value in passed)
+                likelier = 1.0 if alone else float(self._late[number])
+                risk.local[number][row.bins[number]] += likelier
             final = [answer for answer in decision.exits if answer.stage == self.facts.final]
             if final:
                 self._label(state, row, final[0].label, own=True)
@@ -317,6 +327,7 @@ class JointPolicy:
             expected = sum(self._candidate.stops)
             if state.shift.add(stopped - expected):
                 self.budget.changed()
+                risk.shifted()
                 if stopped < expected:
                     risk.caution = max(risk.caution, 2.0)
                 state.due = state.seen

@@ -59,7 +59,9 @@ HORIZON = 2000.0
 AHEAD = 500.0
 # Wrong answers come in runs, of one object: the variance of their number is so many times that of
 # independent ones. Chosen on selection tracks, see RESULTS.md.
-CLUSTER = 8.0
+CLUSTER = 6.0
+# Relative variance between streams of one scene, at the same confidence (light rain, heavy rain).
+UNLIKE = 0.04
 # What was overdrawn is paid back within so many frames.
 REPAY = 300.0
 # Frames of one object fail together: so many count as one. A track of GTSRB has about 30.
@@ -72,6 +74,8 @@ FOREIGN_WORTH = 4.0
 # Live evidence per scene is faded to half above this, so that what is old can be outlived.
 _MEMORY = 400.0
 _PRIOR = 4.0
+# And what is known of how sure the exits are above this.
+_MIX_MEMORY = 4000.0
 # Live errors must exceed the expected ones by this much to double what is feared elsewhere.
 _DOUBT = 2.0
 
@@ -237,6 +241,11 @@ class Learnt:
     caution: float
 
 
+def _scale(rows: Sequence[list[float]], factor: float) -> None:
+    for row in rows:
+        row[:] = [factor * value for value in row]
+
+
 class SceneRisk:
     """What is known of one scene."""
 
@@ -259,8 +268,11 @@ class SceneRisk:
         self.doubt = 1.0
         # P(disagree) for the watch, as lists: it is looked up once per answer.
         self.upper: list[list[float]] = []
-        # What was answered so far: local answers by exit and bin, offboard answers, coding's cost.
+        # What was answered so far: local answers by exit and bin, each as many times as it is more
+        # likely to be wrong than the curve says; all answers; coding's cost.
         self.local = [[0.0] * BINS for _ in range(exits)]
+        # How sure the first exit of every frame was, whatever became of the frame.
+        self.first = [[0.0] * BINS for _ in range(exits)]
         self.answers = 0.0
         self.coding = 0.0
         self.evidence = 0.0
@@ -300,10 +312,11 @@ class SceneRisk:
 
     def fade(self, share: float) -> None:
         """Keep this share of all live evidence."""
-        for columns in (self.counts, self.errors):
-            for row in columns:
-                for bin_ in range(BINS):
-                    row[bin_] *= share
+        _scale((*self.counts, *self.errors), share)
+
+    def shifted(self) -> None:
+        """Exits have become more or less sure than they were: forget how sure that was."""
+        _scale(self.first, 0.05)
 
     def alarm(self) -> None:
         """The curve no longer holds: forget, keep only the newest answers, be cautious."""
@@ -311,6 +324,7 @@ class SceneRisk:
         self.scale *= 0.1
         for row in self.recent:
             self.learn(row)
+        self.shifted()
         self.caution = 4.0
         self.evidence = 0.0
         self.fit()
@@ -335,6 +349,8 @@ class SceneRisk:
         errors = np.array(self.errors).reshape(shape)
         if counts.sum() > _MEMORY * self.exits:
             self.fade(0.5)
+        if sum(map(sum, self.first)) > _MIX_MEMORY:
+            _scale(self.first, 0.5)
         # What was known before any live answer, and how far off it is where those have come.
         base = self.scale * self._calibration[0] + _PRIOR
         known = (self.scale * self._calibration[1] + _PRIOR * self._prior) / base
@@ -350,12 +366,15 @@ class SceneRisk:
         self.variance = self.curve * (1 - self.curve) / (effective + 1)
         # All bins may be wrong together: the fewer errors are known, the more so.
         errors_known = (self.curve * effective).sum() / max(self.exits, 1)
-        self.doubt = 1 / max(errors_known, 1.0)
+        self.doubt = UNLIKE + 1 / max(errors_known, 1.0)
         self.upper = np.clip(self.curve + np.sqrt(self.variance), 2e-3, 0.9).tolist()
 
-    def levels(self) -> NDArray[np.int64]:
-        """(G, E) the first bin of each exit at which the curve is at or below each of LEVELS."""
-        below = self.curve[None] <= np.array(LEVELS)[:, None, None]
+    def levels(self, worth: Floats) -> NDArray[np.int64]:
+        """(G, E) the first bin of each exit whose curve is at most each of LEVELS times ``worth``.
+
+        ``worth`` (E,) is how much of a level's risk each exit is allowed.
+        """
+        below = self.curve[None] <= np.array(LEVELS)[:, None, None] * worth[:, None]
         first = np.where(below.any(2), below.argmax(2), BINS)
         first[0] = BINS
         return first

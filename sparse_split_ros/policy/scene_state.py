@@ -18,9 +18,11 @@ from sparse_split_ros.policy.watch import PageHinkley
 # When a new scene's thresholds are found anew, in frames of it.
 FIRST_REFRESHES = (20, 50, 100, 175)
 _SAMPLE = 512
+# What calibration knows of how sure the exits will be is worth so many live frames.
+_MIX_WORTH = 100.0
 # Old calibration counts half when live frames stand for so many.
 _FADE = 2000.0
-_COLUMNS = ('counts', 'errors', 'local')
+_COLUMNS = ('counts', 'errors', 'local', 'first')
 _NUMBERS = ('answers', 'coding', 'scale', 'caution')
 
 
@@ -82,7 +84,25 @@ class SceneState:
             key = key * (BINS + 2) + column + 1
         _, first, kind = np.unique(key, return_index=True, return_inverse=True)
         mass: Floats = np.bincount(kind, weights, len(first)).astype(np.float64)
-        return bins[first], mass
+        return self._as_seen(bins[first], mass)
+
+    def _as_seen(self, bins: Bins, mass: Floats) -> tuple[Bins, Floats]:
+        """The sample made to look like the stream (post-stratification).
+
+        Few frames are labelled, but how sure its first exit was is known of every frame: rows are
+        weighted so that this exit's bins are as frequent as they were seen to be.
+        """
+        seen = np.array(self.risk.first)
+        if not seen.any():
+            return bins, mass
+        exit_ = int(seen.sum(1).argmax())
+        known = bins[:, exit_] >= 0
+        bins, mass = bins[known], mass[known]
+        expected = np.bincount(bins[:, exit_], mass, BINS)
+        if not expected.any():
+            return bins, mass
+        wanted = _MIX_WORTH * expected / expected.sum() + seen[exit_]
+        return bins, mass * (wanted / np.maximum(expected, 1e-12))[bins[:, exit_]]
 
     def to_json(self) -> dict[str, Any]:
         """What was learned; a copy."""

@@ -12,7 +12,7 @@ from sparse_split_ros.policy.plan import PolicyError
 class Budget:
     """Audits: at most ``share`` of all frames on average, ``burst`` for ``length`` after a change.
 
-    In quiet times half of the share is spent and the rest saved, up to what one burst costs; a
+    In quiet times a quarter of the share is spent and the rest saved, up to what one burst costs; a
     burst may overdraw by as much, and is paid back before the next.
     """
 
@@ -32,7 +32,7 @@ class Budget:
     def next(self) -> float:
         """The audit probability of the next frame."""
         limit = (self.burst - self.share) * self.length
-        probability = self.share / 2
+        probability = self.share / 4
         if self._left > 0:
             self._left -= 1
             if self._balance > -limit:
