@@ -11,12 +11,20 @@ import pytest
 from processes import Peer, Process, node, private_domain, ready
 from replays import make_world, replayed
 
-from sparse_split_ros.data.bags import BagError, Frame, write_bag
+from sparse_split_ros.data.bags import BagError, Frame, Recording, write_bag
 from sparse_split_ros.evaluation.recorded import score
 from sparse_split_ros.evaluation.stream import Source
 from sparse_split_ros.nodes.messages import named
 from sparse_split_ros.policy.decision import Route
-from sparse_split_ros.ros import Classification, Header, TimeMsg
+from sparse_split_ros.ros import (
+    Classification,
+    DiagnosticArray,
+    DiagnosticStatus,
+    Header,
+    KeyValue,
+    TimeMsg,
+    serialize_message,
+)
 
 FRAMES = 30
 THRESHOLD = 0.6
@@ -87,4 +95,16 @@ def test_offline_and_live_agree_frame_by_frame_in_lock_step(tmp_path: Path) -> N
 def test_a_bag_without_decisions_says_how_to_make_one(tmp_path: Path) -> None:
     write_bag(tmp_path / 'bag', [Frame(1, 'camera', np.zeros((8, 8, 3), np.uint8), 'stop')])
     with pytest.raises(BagError, match='sparse-split record'):
+        score(tmp_path / 'bag')
+
+
+def test_a_decision_topic_of_somebody_else_is_named(tmp_path: Path) -> None:
+    status = DiagnosticStatus(values=[KeyValue(key='route', value='north')])
+    foreign = DiagnosticArray(header=Header(stamp=TimeMsg(sec=7, nanosec=5)), status=[status])
+    with Recording(tmp_path / 'bag') as bag:
+        bag.write(
+            '/planner/decision', 'diagnostic_msgs/msg/DiagnosticArray', 1,
+            bytes(serialize_message(foreign)),
+        )  # fmt: skip
+    with pytest.raises(BagError, match=r'stamp 7\.000000005 has no .*total_ms.*/planner/decision'):
         score(tmp_path / 'bag')

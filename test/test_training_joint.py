@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import resource
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,7 +27,12 @@ from sparse_split_ros.training import joint  # noqa: E402
 from sparse_split_ros.training.checkpoint import load, load_checkpoint, save  # noqa: E402
 from sparse_split_ros.training.joint import fit, joint_loss  # noqa: E402
 from sparse_split_ros.training.predict import accuracy, predict  # noqa: E402
-from sparse_split_ros.training.recipe import Recipe, TrainingError, input_spec  # noqa: E402
+from sparse_split_ros.training.recipe import (  # noqa: E402
+    Recipe,
+    TrainingError,
+    build_network,
+    input_spec,
+)
 
 # A second thread waits more than it works on networks this small.
 torch.set_num_threads(1)
@@ -203,12 +209,28 @@ def test_the_teacher_gets_no_gradient_from_its_pupils() -> None:
         ({'codec': 'int5'}, "codec 'int5', expected one of none, fp16"),
         ({'weather': 1.5}, 'weather is 1.5, expected 0 to 1'),
         ({'precision': 'int3'}, "precision 'int3'"),
+        ({'dataset': ['a']}, r"dataset is \('a',\), expected a text"),
         ({'epochz': 3}, r"unknown \['epochz'\]"),
     ],
 )
 def test_a_wrong_recipe_is_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         Recipe.from_mapping({'name': 'x', 'dataset': 'gtsrb', **values})
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'widths': [0, 8, 8]}, r'widths is .*0, 8, 8.*, expected whole numbers of 1 or more'),
+        ({'code_channels': [4, -1, 4]}, 'code_channels is'),
+        ({'size': 0}, 'size is'),
+        ({'stem': 0}, 'stem is'),
+    ],
+)
+def test_a_network_of_no_channels_is_refused(arguments: dict[str, Any], message: str) -> None:
+    values = {'name': 'x', 'dataset': 'gtsrb', 'network_arguments': arguments}
+    with pytest.raises(TrainingError, match=message):
+        build_network(Recipe.from_mapping(values), 3)
 
 
 def test_a_recipe_without_a_name_is_refused() -> None:

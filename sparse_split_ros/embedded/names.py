@@ -266,7 +266,8 @@ def load_params_file(path: Path) -> list[Override]:
     try:
         document = yaml.load(path.read_text(encoding='utf-8'), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UnknownROSArgsError(f'cannot read the parameter file {path}: {error}') from None
+        reason = ' '.join(str(error).split())
+        raise UnknownROSArgsError(f'cannot read the parameter file {path}: {reason}') from None
     if not isinstance(document, dict):
         raise UnknownROSArgsError(f'the parameter file {path} holds no nodes')
     return list(_overrides(document, '', str(path)))

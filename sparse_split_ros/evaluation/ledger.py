@@ -16,6 +16,12 @@ from sparse_split_ros.policy.decision import Reason, Route
 
 # Seconds, nanoseconds and frame of a header.
 Key = tuple[int, int, str]
+DECISION_KEYS = frozenset((
+    'route', 'reason', 'class', 'exit', 'split', 'codec', 'confidence', 'threshold', 'audit',
+    'payload_bytes', 'scene', 'queue_ms', 'prepare_ms', 'compute_ms', 'offboard_ms', 'tail_ms',
+    'total_ms',
+))  # fmt: skip
+"""What is read of a ``decision`` message."""
 
 
 @dataclass(frozen=True)

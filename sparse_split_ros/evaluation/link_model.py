@@ -84,7 +84,8 @@ def load_spec(name_or_path: str | os.PathLike[str]) -> LinkSpec:
     try:
         values = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise LinkModelError(f'{path}: not a readable link: {error}') from error
+        reason = ' '.join(str(error).split())
+        raise LinkModelError(f'{path}: not a readable link: {reason}') from error
     known = {item.name for item in fields(LinkSpec)}
     if not isinstance(values, dict) or not set(values) <= known | {'preset'}:
         raise LinkModelError(f'{path}: expected only the keys preset, {", ".join(sorted(known))}')

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_split_ros.data.bags import CLASSIFICATION, BagError, read_bag, read_messages
-from sparse_split_ros.evaluation.ledger import Key, Ledger
+from sparse_split_ros.evaluation.ledger import DECISION_KEYS, Key, Ledger
 from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
 from sparse_split_ros.evaluation.provenance import machine, versions
 from sparse_split_ros.evaluation.stream import Source
@@ -121,6 +121,11 @@ def _heard(path: Path) -> _Heard:
             for status in message.status:
                 values = {value.key: value.value for value in status.values}
                 if name == 'decision':
+                    if missing := DECISION_KEYS - values.keys():
+                        raise BagError(
+                            f'bag {path}: the decision of stamp {key[0]}.{key[1]:09d} has no '
+                            f'{", ".join(sorted(missing))}: topic {topic} is not of this head'
+                        )
                     heard.decisions[key] = received, values
                 elif 'accepted' in values and 'fingerprint' in values:
                     heard.head = values

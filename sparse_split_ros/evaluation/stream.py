@@ -112,7 +112,8 @@ class Truth:
                 return cls(by_stamp=labels) if key == 'stamp_ns' else cls(by_frame=labels)
             names = yaml.safe_load(text)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise LabelError(f'{path}: not a readable file of labels: {error}') from error
+            reason = ' '.join(str(error).split())
+            raise LabelError(f'{path}: not a readable file of labels: {reason}') from error
         except (KeyError, TypeError, ValueError) as error:
             raise LabelError(
                 f'{path}: expected the columns label and frame or stamp_ns ({error!r})'

@@ -69,6 +69,12 @@ def compact(
     a, b, c = widths
     stem = a if stem is None else stem
     hidden = (a, 40, 32) if exit_channels is None else exit_channels
+    for name, values in (
+        ('size', (size,)), ('widths', widths), ('stem', (stem,)), ('exit_channels', hidden),
+        ('encoder_channels', encoder_channels), ('code_channels', code_channels),
+    ):  # fmt: skip
+        if len(values) != (1 if name in ('size', 'stem') else 3) or min(values) < 1:
+            raise ValueError(f'{name} is {values}, expected whole numbers of 1 or more')
     stages = [
         nn.Sequential(conv(3, stem, 5, 2), conv(stem, a)),
         conv(a, b, 3, 2),

@@ -121,6 +121,8 @@ class Recipe:
         }
         for key, value in clean.items():
             default = known[key].default
+            if known[key].type == 'str' and not isinstance(value, str):
+                raise TrainingError(f'recipe: {key} is {value!r}, expected a text')
             if isinstance(default, (int, float)) and not isinstance(value, (int, float)):
                 raise TrainingError(f'recipe: {key} is {value!r}, expected a number')
             if isinstance(default, int) and not isinstance(value, int):
@@ -136,7 +138,8 @@ class Recipe:
         try:
             values = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise TrainingError(f'{path}: not a readable recipe: {error}') from error
+            reason = ' '.join(str(error).split())
+            raise TrainingError(f'{path}: not a readable recipe: {reason}') from error
         if not isinstance(values, dict):
             raise TrainingError(
                 f'{path}: expected "key: value" lines, found {type(values).__name__}'
