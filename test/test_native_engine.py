@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from sparse_split_ros.runtime.engine import Engine, EngineError, choose_engine, 
 
 pytest.importorskip('sparse_split_ros.native._native', reason='the native engine is not built')
 
-from sparse_split_ros.native.engine import NativeEngine
+from sparse_split_ros.native.engine import NativeEngine, fast_int8
 
 ALL = [0.0, 0.0, 0.0]
 NONE = [None, None, None]
@@ -312,3 +313,40 @@ def test_eight_bits_say_nearly_the_same(tmp_path: Path, reference: Engine) -> No
     for stage in range(3):
         error = np.abs(ours.logits[stage] - measured.logits[stage]).max()
         assert 0 < error < 0.03 * np.abs(measured.logits[stage]).max()
+
+
+def test_auto_is_int8_where_the_record_says_that_it_loses_nothing(bundle: Bundle) -> None:
+    def chosen(*lost: float, **other: object) -> str:
+        exits = {
+            str(stage): {'native': 0.9, 'native-int8': 0.9 - share}
+            for stage, share in enumerate(lost)
+        }
+        record = {'int8': {'selection': exits, **other}}
+        return choose_engine(replace(bundle, training=record))
+
+    will_do = 'native-int8' if fast_int8() else 'native'
+    assert chosen(0.0, -0.01, 0.0019) == will_do
+    assert chosen(0.0, 0.0, 0.0021) == 'native'
+    assert chosen(0.0, 0.0) == 'native'
+    assert chosen(0.0, 0.0, 0.0, harder={}) == 'native'
+    assert chosen(0.0, 0.0, 0.0, harder=[0]) == 'native'
+    assert choose_engine(replace(bundle, training={'int8': {}})) == 'native'
+    with_record = replace(bundle, training={'int8': {'selection': None}})
+    assert choose_engine(with_record, 'native') == choose_engine(with_record) == 'native'
+
+
+def test_the_record_counts_what_each_engine_gets_right(bundle: Bundle, native: Engine) -> None:
+    pytest.importorskip('torch')
+    from sparse_split_ros.training.measure import Prepared, beside_int8
+
+    x = images(50)
+    labels = native.run(x, 0, 2, ALL, stop=False).exits[1].argmax(axis=1).astype(np.int64)
+    labels[:10] += 1
+    data = Prepared(x, labels, np.arange(50))
+    record = beside_int8(bundle, {'selection': data})
+    assert list(record['selection']) == ['0', '1', '2']
+    assert record['selection']['1']['native'] == 0.8
+    in_int8 = load_engine(bundle, 'native-int8').run(x, 0, 2, ALL, stop=False).exits
+    for stage in range(3):
+        right = float((in_int8[stage].argmax(axis=1) == labels).mean())
+        assert record['selection'][str(stage)]['native-int8'] == pytest.approx(right, abs=1e-5)

@@ -29,6 +29,8 @@ ENGINES = ('auto', 'native', 'native-int8', 'onnxruntime', 'torch')
 # What the native engine is asked for as, and what it then is.
 _AS_NATIVE = {'auto': 'native', 'native': 'native', 'native-int8': 'native-int8'}
 DEVICES = ('cpu', 'cuda', 'tensorrt')
+MOST_LOST_IN_INT8 = 0.002
+"""The share of answers that 8 bits may lose at any exit to run where nobody chose."""
 
 _log = logging.getLogger(__name__)
 
@@ -91,7 +93,8 @@ def load_engine(
     """Load the models of `stages` (all by default) into the engine called `name`.
 
     Encoders come with the stage before their split, decoders with the stage after it. 'auto' is
-    'native' where that is built and the bundle has what it reads, on the CPU, else 'onnxruntime'.
+    'native' where that is built and the bundle has what it reads, on the CPU, else 'onnxruntime';
+    it is 'native-int8' where, besides, the bundle's record says that this loses next to nothing.
     Raises EngineError for an unknown engine or device and for models that do not load, BundleError
     for damaged files.
     """
@@ -125,7 +128,30 @@ def choose_engine(bundle: Bundle, name: str = 'auto', device: str = 'cpu') -> st
         raise EngineError(f'unknown engine {name!r}; choose one of {", ".join(ENGINES)}')
     if name not in _AS_NATIVE:
         return name
-    return 'onnxruntime' if _native_lacks(bundle, device) else _AS_NATIVE[name]
+    if _native_lacks(bundle, device):
+        return 'onnxruntime'
+    return 'native-int8' if name == 'auto' and _int8_will_do(bundle) else _AS_NATIVE[name]
+
+
+def _int8_will_do(bundle: Bundle) -> bool:
+    """Whether 8 bits are fast here, and were measured to lose next to nothing at every exit.
+
+    The record is what `training/measure.py` writes, {set: {exit: {engine: accuracy}}}; a bundle
+    without one is not run in 8 bits unasked.
+    """
+    from sparse_split_ros.native._native import fast_int8
+
+    try:
+        sets = list(bundle.training['int8'].values())
+        lost = [
+            float(record[str(exit_.stage)]['native'])
+            - float(record[str(exit_.stage)]['native-int8'])
+            for record in sets
+            for exit_ in bundle.exits
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+    return bool(lost) and max(lost) <= MOST_LOST_IN_INT8 and fast_int8()
 
 
 def _native_lacks(bundle: Bundle, device: str) -> str | None:

@@ -36,6 +36,7 @@ from sparse_split_ros.training.joint import DRAWN_SELECTION
 from sparse_split_ros.training.measure import (
     REPORT_DRIVE,
     answers,
+    beside_int8,
     figures,
     mean_accuracy,
     measure,
@@ -89,10 +90,16 @@ def export(
             'steps': meta['steps'],
             'chosen': meta['history'][-1],
         }
-        engine = load_engine(Bundle.load(partial), 'onnxruntime')
+        written = Bundle.load(partial)
+        sets = {'selection': prepare_set(selection, written.input)}
+        if len(harder) > len(selection):  # what calibration_set() added to it
+            added = harder.take(np.arange(len(selection), len(harder)))
+            sets['harder'] = prepare_set(added, written.input)
+        engine = load_engine(written, 'onnxruntime')
         calibration = policy_calibration(engine, recipe, selection, drawn)
         report, bins = _report(engine, recipe, load_split(recipe, data, 'report'))
         manifest['training'] |= record | {'calibration': calibration, 'report': report}
+        manifest['training']['int8'] = beside_int8(written, sets)
         reported = report[recipe.dataset]['exits']
         for exit_ in manifest['exits']:
             exit_ |= {k: reported[str(exit_['stage'])][k] for k in ('accuracy', 'ece')}

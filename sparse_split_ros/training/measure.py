@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from sparse_split_ros.data.datasets import LabelledImages
 from sparse_split_ros.data.drive import Drive, render_drive
 from sparse_split_ros.link.codec import Codec
 from sparse_split_ros.runtime.bundle import Bundle, InputSpec
-from sparse_split_ros.runtime.engine import Engine, load_engine, softmax
+from sparse_split_ros.runtime.engine import Engine, choose_engine, load_engine, softmax
 from sparse_split_ros.runtime.preprocess import normalise, prepare
 from sparse_split_ros.training.calibrate import (
     expected_calibration_error,
@@ -164,6 +164,33 @@ def answers(engine: Engine, x: NDArray[np.float32]) -> Answers:
         coded.append(engine.run(restored, split + 1, final, last, stop=False).exits[final])
     together = {stage: np.concatenate(parts) for stage, parts in rows.items()}
     return Answers(together, np.concatenate(coded), sizes)
+
+
+def beside_int8(bundle: Bundle, sets: Mapping[str, Prepared]) -> dict[str, Any]:
+    """Accuracy of every exit in float32 and in 8 bits, {set: {exit: {engine: accuracy}}}.
+
+    Empty where the native engine is not built or lacks the bundle's graph.
+    """
+    engines = ('native', 'native-int8')
+    if [choose_engine(bundle, name) for name in engines] != list(engines):
+        return {}
+    record: dict[str, Any] = {
+        name: {str(exit_.stage): {} for exit_ in bundle.exits} for name in sets
+    }
+    everything: list[float | None] = [0.0] * len(bundle.stages)
+    for which in engines:
+        engine = load_engine(bundle, which)
+        for name, data in sets.items():
+            right = dict.fromkeys(record[name], 0)
+            step = rows_at_once(*data.x.shape[2:])
+            for first in range(0, len(data.x), step):
+                batch, labels = data.x[first : first + step], data.labels[first : first + step]
+                said = engine.run(batch, 0, bundle.final, everything, stop=False).exits
+                for stage, values in said.items():
+                    right[str(stage)] += int((values.argmax(axis=1) == labels).sum())
+            for stage, count in right.items():
+                record[name][stage][which] = _rounded(count / len(data.labels))
+    return record
 
 
 def _figures(probabilities: NDArray[np.float32], data: Prepared) -> dict[str, Any]:
