@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparse_split_ros.link.codec import Codec, CodecId
+from sparse_split_ros.link.codec import Codec, CodecId, pack
 
 torch = pytest.importorskip('torch')
 native = pytest.importorskip(
@@ -318,9 +318,10 @@ def test_packing_is_the_codecs_bit_for_bit(isa, name, shape, seed):
     wide = random.random(shape) < 0.2
     x[wide] = np.ldexp(random.normal(0, 1, wide.sum()), random.integers(-30, 20, wide.sum()))
     packed, finite = kernels.pack(isa, x, getattr(kernels.Packing, name), low, step)
-    codec = Codec(PACKINGS[name], shape, low[:, None, None], step[:, None, None], b'')
+    lows, steps = low[:, None, None], step[:, None, None]
     assert finite
-    assert packed == codec.encode(x)
+    assert packed == pack(x, lows, steps, PACKINGS[name].bits)
+    assert packed == Codec(PACKINGS[name], shape, lows, steps, b'').encode(x)
 
 
 @each_isa
@@ -363,3 +364,12 @@ def test_an_unknown_name_in_the_environment_is_warned_of():
 def test_an_unknown_instruction_set_is_refused():
     with pytest.raises(ValueError, match="no kernels 'mmx'"):
         kernels.peak_gmacs('mmx')
+
+
+@pytest.mark.parametrize('name', ['fp16', 'int8', 'int4', 'int8+zstd'])
+def test_a_codec_without_the_kernel_sends_the_same(monkeypatch, name):
+    x = np.random.default_rng(0).normal(0, 2, (5, 3, 3)).astype(np.float32)
+    codec = Codec.from_calibration(name, x.shape, {'low': [-1.5] * 5, 'step': [0.2] * 5})
+    sent = [codec.encode(values) for values in (x, x.transpose(0, 2, 1))]
+    monkeypatch.setattr('sparse_split_ros.link.codec.kernels', None)
+    assert sent == [codec.encode(values) for values in (x, x.transpose(0, 2, 1))]
