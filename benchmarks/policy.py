@@ -111,7 +111,7 @@ class Bench:
     def always_final(self, table: ConfidenceTable, profile: float, link: LinkSpec) -> Fixed:
         """Always the network's last exit, computed on the robot, late or not: what papers save."""
         every = hindsight(table, self.facts, self.truth(profile), steady(link))
-        return next(item for item in every if item.local == 1.0 and item.split == self.facts.final)
+        return next(item for item in every if item.threshold > 1 and item.local == 1.0)
 
     def all_sent(self, table: ConfidenceTable, profile: float, link: LinkSpec) -> float:
         """The cost of sending every frame by the cheapest split and codec; NaN where too late."""

@@ -13,9 +13,10 @@ answers, per scene. Three things keep it:
   counted as the few independent observations they are.
 * **A margin.** A threshold is allowed when the share it leads to by the horizon (a scene's answer
   2,000, later always some hundred ahead), what coding alone changes included, plus z standard
-  deviations stays below the target: of each bin of the curve, of the curve as a whole, and of
-  chance, which is larger where wrong answers come in runs. What was overdrawn, as the curve is
-  known now, is paid back within a few hundred frames.
+  deviations stays below the target, in the scene and over all scenes: of each bin of the curve,
+  of the curve as a whole, of streams that are unlike others of their scene, and of chance, which
+  is larger where wrong answers come in runs. What was overdrawn, as the curve is known now, is
+  paid back within a few hundred frames.
 * **A watch.** Every answer of the tail is also a bet against the curve: a likelihood ratio for "the
   odds are several times what the curve and its uncertainty admit". Its running product is a
   supermartingale while the curve holds, whenever one looks (Waudby-Smith and Ramdas, JRSS B 86,
@@ -58,7 +59,7 @@ LEVELS = (0.0, *(float(x) for x in np.geomspace(5e-4, 0.4, 19)))
 HORIZON = 2000.0
 AHEAD = 500.0
 # Wrong answers come in runs, of one object: the variance of their number is so many times that of
-# independent ones. Chosen on selection tracks, see RESULTS.md.
+# independent ones: on selection tracks 1 to 10, more where more is wrong.
 CLUSTER = 6.0
 # Relative variance between streams of one scene, at the same confidence (light rain, heavy rain).
 UNLIKE = 0.04
