@@ -159,7 +159,7 @@ class Head:
         session: int,
         seed: int = 0,
         max_in_flight: int = 64,
-        complain: Callable[[str], None] = lambda text: None,
+        complain: Callable[[str], None] | None = None,
     ) -> None:
         self.policy = policy
         self.deadline = deadline
@@ -206,7 +206,8 @@ class Head:
 
     def _fault(self, event: str, error: Exception) -> None:
         self.counts.policy_faults += 1
-        self._complain(f'{event} raised {type(error).__name__}: {error}')
+        if self._complain is not None:
+            self._complain(f'{event} raised {type(error).__name__}: {error}')
 
     def failed(self, sequence: int) -> None:
         """The network failed on a frame: it is given up and counted."""
