@@ -328,8 +328,8 @@ def test_auto_is_int8_where_the_record_says_that_it_loses_nothing(bundle: Bundle
     assert chosen(0.0, -0.01, 0.0019) == will_do
     assert chosen(0.0, 0.0, 0.0021) == 'native'
     assert chosen(0.0, 0.0) == 'native'
-    assert chosen(0.0, 0.0, 0.0, harder={}) == 'native'
-    assert chosen(0.0, 0.0, 0.0, harder=[0]) == 'native'
+    assert chosen(0.0, 0.0, 0.0, weather={}) == 'native'
+    assert chosen(0.0, 0.0, 0.0, weather=[0]) == 'native'
     assert choose_engine(replace(bundle, training={'int8': {}})) == 'native'
     with_record = replace(bundle, training={'int8': {'selection': None}})
     assert choose_engine(with_record, 'native') == choose_engine(with_record) == 'native'

@@ -221,7 +221,11 @@ def test_a_wrong_recipe_is_named(values: dict[str, object], message: str) -> Non
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({'widths': [0, 8, 8]}, r'widths is .*0, 8, 8.*, expected whole numbers of 1 or more'),
+        ({'widths': [0, 8, 8]}, r'widths is .*0, 8, 8.*, expected three whole numbers'),
+        ({'widths': [8, 8]}, r'widths is .*8, 8.*, expected three whole numbers'),
+        ({'widths': [8, 8, 'x']}, r"widths is .*'x'.*, expected three whole numbers"),
+        ({'widths': [8, 8, 8.5]}, r'widths is .*8.5.*, expected three whole numbers'),
+        ({'stem': 0.5}, 'stem is 0.5, expected a whole number of 1 or more'),
         ({'code_channels': [4, -1, 4]}, 'code_channels is'),
         ({'size': 0}, 'size is'),
         ({'stem': 0}, 'stem is'),

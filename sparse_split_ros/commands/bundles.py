@@ -47,7 +47,8 @@ def add(commands: Commands) -> None:
     profile.add_argument(
         '--engine', default='auto',
         choices=('auto', 'native', 'native-int8', 'onnxruntime', 'torch'),
-        help='auto is native where it can, else onnxruntime (%(default)s)',
+        help='auto is native where it can (in 8 bits where the bundle records that little is '
+        'lost), else onnxruntime (%(default)s)',
     )  # fmt: skip
     profile.add_argument('--device', choices=('cpu', 'cuda', 'tensorrt'), default='cpu')
     profile.add_argument('--threads', type=int, default=1, help='threads (%(default)s)')

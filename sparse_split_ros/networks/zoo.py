@@ -64,17 +64,20 @@ def compact(
     halves the side at once, `blocks` residual blocks follow after the cut at a quarter of the side.
     `widths` are the channels of stages 0, 1 and 2, and 3; `stem` those of the first convolution.
     """
+    for name, values in (
+        ('widths', widths), ('exit_channels', exit_channels),
+        ('encoder_channels', encoder_channels), ('code_channels', code_channels),
+    ):  # fmt: skip
+        if values is not None and not (len(values) == 3 and all(map(_counts, values))):
+            raise ValueError(f'{name} is {values}, expected three whole numbers of 1 or more')
+    for name, value in (('size', size), ('stem', stem), ('blocks', blocks)):
+        if value is not None and not _counts(value):
+            raise ValueError(f'{name} is {value!r}, expected a whole number of 1 or more')
     if size % 32:
         raise ValueError(f'size {size}: expected a multiple of 32')
     a, b, c = widths
     stem = a if stem is None else stem
     hidden = (a, 40, 32) if exit_channels is None else exit_channels
-    for name, values in (
-        ('size', (size,)), ('widths', widths), ('stem', (stem,)), ('exit_channels', hidden),
-        ('encoder_channels', encoder_channels), ('code_channels', code_channels),
-    ):  # fmt: skip
-        if len(values) != (1 if name in ('size', 'stem') else 3) or min(values) < 1:
-            raise ValueError(f'{name} is {values}, expected whole numbers of 1 or more')
     stages = [
         nn.Sequential(conv(3, stem, 5, 2), conv(stem, a)),
         conv(a, b, 3, 2),
@@ -93,6 +96,10 @@ def compact(
         2: Bottleneck(b, code_channels[2], encoder_channels[2], 2, bits),
     }
     return StagedNetwork(stages, exits, bottlenecks, (3, size, size))
+
+
+def _counts(value: object) -> bool:
+    return type(value) is int and value >= 1
 
 
 NETWORKS: dict[str, Callable[..., StagedNetwork]] = {'compact': compact, 'resnet20': resnet20}

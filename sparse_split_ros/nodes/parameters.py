@@ -53,7 +53,8 @@ class Spec:
 
 _MODEL = (
     Spec('bundle', 'gtsrb32', 'Bundle: a directory, or the name of a shipped one'),
-    Spec('engine', 'auto', 'What runs the network; auto: native where it can, else onnxruntime',
+    Spec('engine', 'auto', 'What runs the network; auto: native where it can (in 8 bits '
+         'where the bundle records that little is lost), else onnxruntime',
          choices=ENGINES),
     Spec('device', 'cpu', 'Where it runs', choices=('cpu', 'cuda', 'tensorrt')),
     Spec('threads', 1, 'Threads of the engine, 0 for its own choice', 0, 256),

@@ -14,7 +14,6 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -51,7 +50,7 @@ class EngineResult(NamedTuple):
     stage_ms: Mapping[int, float]
     stopped: int | None
     """The stage whose exit ended the run, or None."""
-    exit_ms: Mapping[int, float] = MappingProxyType({})
+    exit_ms: Mapping[int, float]
 
 
 class Engine(Protocol):

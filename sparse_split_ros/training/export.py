@@ -10,6 +10,7 @@ a picture of how honest the confidences are, so that runs of several seeds can b
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -78,8 +79,9 @@ def export(
     directory = Path(bundle_dir)
     with _Replacing(directory) as partial:
         classes = tuple(meta['classes'])
-        harder = calibration_set(recipe, selection, drawn)
-        manifest = build_bundle(network, recipe, classes, training, selection, harder, partial)
+        sets = calibration_sets(recipe, selection, drawn)
+        mixed = functools.reduce(join, sets.values())
+        manifest = build_bundle(network, recipe, classes, training, selection, mixed, partial)
         record = {
             'commands': [
                 f'sparse-split train {recipe.name}.yaml --data DATA --out RUN',
@@ -91,15 +93,13 @@ def export(
             'chosen': meta['history'][-1],
         }
         written = Bundle.load(partial)
-        sets = {'selection': prepare_set(selection, written.input)}
-        if len(harder) > len(selection):  # what calibration_set() added to it
-            added = harder.take(np.arange(len(selection), len(harder)))
-            sets['harder'] = prepare_set(added, written.input)
         engine = load_engine(written, 'onnxruntime')
         calibration = policy_calibration(engine, recipe, selection, drawn)
         report, bins = _report(engine, recipe, load_split(recipe, data, 'report'))
         manifest['training'] |= record | {'calibration': calibration, 'report': report}
-        manifest['training']['int8'] = beside_int8(written, sets)
+        manifest['training']['int8'] = beside_int8(
+            written, {name: prepare_set(data, written.input) for name, data in sets.items()}
+        )
         reported = report[recipe.dataset]['exits']
         for exit_ in manifest['exits']:
             exit_ |= {k: reported[str(exit_['stage'])][k] for k in ('accuracy', 'ece')}
@@ -137,20 +137,20 @@ def _drawn_training(recipe: Recipe, training: LabelledImages, cache: Path) -> La
     return load_drawn(recipe.drawn, size, seed, cache).take(np.arange(some))
 
 
-def calibration_set(
+def calibration_sets(
     recipe: Recipe, selection: LabelledImages, drawn: LabelledImages | None
-) -> LabelledImages:
+) -> dict[str, LabelledImages]:
     """The selection split as it is, once more in the recipe's weather, and `drawn` signs.
 
     On clean images alone a good network makes too few mistakes to say how sure it should be, and
     would be far too sure in fog.
     """
-    mixed = selection
+    sets = {'selection': selection}
     if recipe.weather:
         how, rng = replace(recipe.augmentation, weather=1.0), np.random.default_rng(recipe.seed)
         changed = np.stack([augment(rng, image, how) for image in selection.images])
-        mixed = join(mixed, replace(selection, images=changed))
-    return mixed if drawn is None else join(mixed, drawn)
+        sets['weather'] = replace(selection, images=changed)
+    return sets if drawn is None else sets | {'drawn': drawn}
 
 
 def policy_calibration(
