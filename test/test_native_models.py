@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,19 +66,20 @@ def networks(draw: st.DrawFn) -> tuple[dict[str, Any], Tensors]:
         sides = [(side + 2 * padding - reach) // stride + 1 for side in (h, w)]
         if min(sides) < 1:
             return
-        form = draw(st.sampled_from(['dense', 'depthwise', 'grouped', 'blocks']))
+        form = draw(st.sampled_from(['dense', 'depthwise', 'grouped', 'blocks', 'taps']))
         groups, blocks, width, fan_in, outputs = 1, None, 1, c, draw(st.integers(1, 40))
         if form == 'depthwise':
             groups, fan_in, outputs = c, 1, c
         elif form == 'grouped':
             groups = draw(st.sampled_from([g for g in range(1, c + 1) if c % g == 0]))
             fan_in, outputs = c // groups, groups * draw(st.integers(1, 3))
-        elif form == 'blocks' and c % 4 == 0:
+        elif form in ('blocks', 'taps') and c % 4 == 0:
             width = draw(st.sampled_from([b for b in (4, 8, 16) if c % b == 0]))
             count = draw(st.integers(1, c // width))
             outputs, fan_in = 16 * draw(st.integers(1, 2)), count * width
-            rows = [rng.permutation(c // width)[:count] for _ in range(outputs // 16)]
-            blocks = lists(rows)
+            taps = kernel**2 if form == 'taps' else 1
+            rows = [rng.permutation(c // width)[:count] for _ in range(taps * outputs // 16)]
+            blocks = lists(np.reshape(rows, (taps, -1, count)) if form == 'taps' else rows)
         put(
             'conv', [x], (outputs, *sides), weight=weight(outputs, fan_in, kernel, kernel),
             bias=weight(outputs) if draw(st.booleans()) else None, kernel=[kernel] * 2,
@@ -165,15 +170,22 @@ def in_torch(record: dict[str, Any], tensors: Tensors, x: Any) -> Any:
             bias = None if op['bias'] is None else torch.from_numpy(tensors[op['bias']]).double()
             sources = None
             if op['blocks'] is not None:
-                rows = tensors[op['blocks']].repeat(16, axis=0)
+                rows = tensors[op['blocks']].repeat(16, axis=-2)
                 width = op['width']
-                sources = (rows[:, :, None] * width + np.arange(width)).reshape(len(rows), -1)
+                sources = (rows[..., None] * width + np.arange(width)).reshape(
+                    *rows.shape[:-1], -1
+                )
             elif op.get('columns') is not None:
                 sources = tensors[op['columns']]
             if sources is not None:
                 whole = torch.zeros(len(weight), inputs[0].shape[1], *weight.shape[2:]).double()
-                for output, row in enumerate(sources):
-                    whole[output, row] = weight[output]
+                if sources.ndim == 3:  # of each tap its own
+                    flat, taps = whole.flatten(2), weight.flatten(2)
+                    for tap, output in np.ndindex(*sources.shape[:2]):
+                        flat[output, sources[tap, output], tap] = taps[output, :, tap]
+                else:
+                    for output, row in enumerate(sources):
+                        whole[output, row] = weight[output]
                 weight = whole
             if kind == 'linear':
                 y = F.linear(inputs[0].flatten(1), weight, bias)
@@ -256,3 +268,41 @@ def test_any_model_in_eight_bits_is_near(
         y = session.run_model(number, x, len(record['output']) == 1)
         scale = max(1e-3, *(op['range'] for op in record['operations']))
         np.testing.assert_allclose(y, expected, atol=0.05 * scale)
+
+
+@pytest.mark.parametrize('isa', native.kernels.available())
+def test_taps_with_blocks_of_their_own_are_right_on_every_instruction_set(isa: str) -> None:
+    program = f'from {__name__} import taps_beside_dense; print(*taps_beside_dense())'
+    found = subprocess.run(
+        [sys.executable, '-c', program], cwd=Path(__file__).parent, text=True, check=True,
+        env=os.environ | {'SPARSE_SPLIT_ISA': isa}, capture_output=True,
+    )  # fmt: skip
+    name, error = found.stdout.split()
+    assert name == isa
+    assert float(error) < 1e-5
+
+
+def taps_beside_dense() -> tuple[str, float]:
+    """The instruction set of this process, and how far taps are from the equal dense layer."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 32, 9, 19)).astype(np.float32)
+    blocks = np.stack([[rng.permutation(8)[:3] for _ in range(3)] for _ in range(9)])
+    weight = rng.normal(size=(48, 12, 3, 3)).astype(np.float32) / 10
+    dense = np.zeros((48, 32, 9), np.float32)
+    for tap, row in np.ndindex(9, 3):
+        channels = (blocks[tap, row, :, None] * 4 + np.arange(4)).ravel()
+        dense[16 * row : 16 * row + 16, channels, tap] = weight.reshape(48, 12, 9)[
+            16 * row : 16 * row + 16, :, tap
+        ]
+    tensors = {'w': weight, 'dense': dense.reshape(48, 32, 3, 3), 'b': blocks.astype(np.int32)}
+    window = {'kernel': [3, 3], 'stride': [2, 1], 'padding': [1, 2], 'dilation': [1, 2]}
+    answers = []
+    for own in ({'weight': 'w', 'blocks': 'b', 'width': 4}, {'weight': 'dense', 'blocks': None}):
+        fields = {'bias': None, 'groups': 1, 'width': 1, **window, **own}
+        record = model((32, 9, 19), (48, 5, 19), [operation('conv', ['x'], 'y', **fields)])
+        built = native.Program()
+        parsed = Graph(graph({'m': record}), safetensors(tensors)).model('m')
+        number, _ = write(built, parsed, 'm', built.tensor(32, 9, 19))
+        built.finish()
+        answers.append(native.Session(built, [], 1).run_model(number, x, False))
+    return native.kernels.best(), float(np.abs(answers[0] - answers[1]).max())

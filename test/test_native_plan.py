@@ -38,6 +38,10 @@ TENSORS: Tensors = {
     'b': RNG.normal(size=16).astype(np.float32),
     'blocks': np.array([[3, 0]], np.int32),
     'far': np.array([[0, 4]], np.int32),
+    'taps': np.zeros((9, 1, 2), np.int32),
+    'few taps': np.zeros((8, 1, 2), np.int32),
+    'far taps': np.full((9, 1, 2), 4, np.int32),
+    'vector': RNG.normal(size=(16, 8)).astype(np.float32),
     'sparse': RNG.normal(size=(16, 8, 3, 3)).astype(np.float32),
     'dense': RNG.normal(size=(5, 16)).astype(np.float32),
     'columns': np.array([[0, 15], [3, 4], [1, 2], [9, 8], [7, 7]], np.int32),
@@ -201,6 +205,15 @@ def _linear(**fields: Any) -> list[dict[str, Any]]:
         (_first(blocks='blocks', width=4), r'blocks has shape \(1, 2\), expected \(1, 4\)'),
         (_first(blocks='blocks', width=3), 'blocks of 3 inputs, expected 4, 8 or 16'),
         (_first(weight='sparse', blocks='far', width=4), 'blocks names block 4 of 4'),
+        (
+            _first(weight='sparse', blocks='few taps', width=4),
+            r'blocks has shape \(8, 1, 2\), expected \(9, 1, 2\)',
+        ),
+        (_first(weight='sparse', blocks='far taps', width=4), 'blocks names block 4 of 4'),
+        (
+            _linear(weight='vector', blocks='taps', width=4),
+            r'blocks has shape \(9, 1, 2\), expected \(1, 2\)',
+        ),
         (
             _linear(weight='few', columns='columns', bias='b'),
             r'bias has shape \(16\), ',

@@ -25,6 +25,10 @@ SPECS = [
     PatternSpec(Kind.BLOCK_REGULAR, 64, 32, 32, 1, width=16),
     PatternSpec(Kind.N_OF_M, 48, 32, 24, 1, width=4),
 ]
+TAPS = [
+    PatternSpec(Kind.TAP_REGULAR, 48, 32, 24, 1, width=4, taps=9),
+    PatternSpec(Kind.TAP_REGULAR, 48, 48, 16, 1, width=16, taps=9),
+]
 GEOMETRIES = [
     {'kernel_size': 3, 'padding': 1},
     {'kernel_size': 3, 'stride': 2, 'padding': 1},
@@ -56,7 +60,10 @@ def named(spec):
 def agrees(layer, x, dense_call):
     """The layer's answer and all its gradients are those of the masked dense layer."""
     mask = torch.from_numpy(layer.pattern.mask())
-    mask = mask.view(*mask.shape, *(1 for _ in layer.weight.shape[2:]))
+    if layer.pattern.spec.taps > 1:
+        mask = mask.view(*mask.shape[:2], *layer.weight.shape[2:])
+    else:
+        mask = mask.view(*mask.shape, *(1 for _ in layer.weight.shape[2:]))
     dense = layer.dense_weight().detach()
     assert (dense == dense * mask).all()
     assert dense.count_nonzero() == layer.weight.numel()
@@ -94,7 +101,37 @@ def test_convolution_equals_masked_dense_forward_and_backward(spec, geometry, pi
     agrees(layer, torch.randn(5, spec.inputs, 9, 7), dense)
 
 
-@pytest.mark.parametrize('spec', [SPECS[0], SPECS[4]], ids=named)
+@pytest.mark.parametrize('geometry', [*GEOMETRIES[:2], {'kernel_size': (1, 9)}], ids=str)
+@pytest.mark.parametrize('spec', TAPS, ids=named)
+def test_convolution_tap_by_tap_equals_masked_dense_forward_and_backward(spec, geometry):
+    layer = SparseConv2d(spec.draw(), **geometry)
+
+    def dense(x, weight, bias):
+        return F.conv2d(x, weight, bias, layer.stride, layer.padding)
+
+    agrees(layer, torch.randn(5, spec.inputs, 10, 10), dense)
+
+
+def test_taps_that_are_not_the_kernels_are_refused():
+    pattern = TAPS[0].draw()
+    with pytest.raises(SparsityError, match=r'9 taps for a kernel of \(5, 5\)'):
+        SparseConv2d(pattern, 5)
+    with pytest.raises(SparsityError, match='9 taps for a kernel of a linear layer'):
+        SparseLinear(pattern)
+
+
+def test_sparsify_tap_by_tap_is_block_regular_where_there_is_one_tap():
+    network = nn.Sequential(
+        nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3), nn.Conv2d(64, 64, 1), nn.Linear(64, 64)
+    )
+    specs = sparsify(network, 0.25, Kind.TAP_REGULAR, width=16, ends=False)
+    assert {name: (spec.kind, spec.taps) for name, spec in specs.items()} == {
+        '1': (Kind.TAP_REGULAR, 9), '2': (Kind.BLOCK_REGULAR, 1)
+    }  # fmt: skip
+    assert network[1].weight.shape == (64, 16, 3, 3)
+
+
+@pytest.mark.parametrize('spec', [SPECS[0], SPECS[4], TAPS[0]], ids=named)
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last], ids=str)
 def test_convolution_under_autocast_is_as_close_to_float32_as_a_dense_one(spec, memory_format):
     layer = SparseConv2d(spec.draw(), 3, padding=1).to(memory_format=memory_format)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,6 +79,26 @@ def test_block_regular_patterns_have_exact_fans_and_whole_blocks(spec):
     tiles = mask.reshape(spec.outputs // BLOCK_ROWS, BLOCK_ROWS, -1, spec.width)
     filled = tiles.sum(axis=(1, 3))
     assert np.isin(filled, [0, BLOCK_ROWS * spec.width]).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(blocks(), st.integers(2, 10))
+def test_tap_regular_patterns_are_block_regular_at_every_tap(spec, taps):
+    spec = replace(spec, kind=Kind.TAP_REGULAR, taps=taps)
+    pattern = spec.draw()
+    mask = pattern.mask()
+    assert mask.shape == (spec.outputs, spec.inputs, taps)
+    assert (mask.sum(axis=1) == spec.fan_in).all()
+    assert (mask.sum(axis=0) == spec.fan_out).all()
+    assert mask.sum() == pattern.edges == pattern.columns.size * spec.rows
+    tiles = mask.reshape(spec.outputs // BLOCK_ROWS, BLOCK_ROWS, -1, spec.width, taps)
+    assert np.isin(tiles.sum(axis=(1, 3)), [0, BLOCK_ROWS * spec.width]).all()
+    assert PatternSpec.from_json(spec.to_json()) == spec
+
+
+def test_taps_of_one_seed_read_different_blocks():
+    spec = PatternSpec(Kind.TAP_REGULAR, 128, 128, 16, 7, width=16, taps=9)
+    assert len({tuple(sources.ravel()) for sources in spec.draw().sources}) == 9
 
 
 @settings(max_examples=100, deadline=None)
@@ -278,6 +299,9 @@ def test_an_infeasible_fan_in_or_parallelism_is_refused():
         PatternSpec(Kind.CLASH_FREE_1, 40, 40, 9, parallelism=7)
     with pytest.raises(SparsityError, match='no parallelism'):
         PatternSpec(Kind.RANDOM_REGULAR, 40, 40, 9, parallelism=8)
+    for kind, taps in ((Kind.BLOCK_REGULAR, 9), (Kind.TAP_REGULAR, 1), (Kind.BLOCK_REGULAR, 0)):
+        with pytest.raises(SparsityError, match=f'{kind.value} with {taps} taps'):
+            PatternSpec(kind, 64, 64, 16, width=16, taps=taps)
 
 
 def test_the_nearest_density_is_taken_when_asked_for():

@@ -74,8 +74,13 @@ def weighted(op: dict[str, Any], tensors: dict[str, Tensor], x: Tensor) -> Tenso
                     source = int(tensors[op['columns']][o, j])
                 else:
                     width = op['width']
-                    block = int(tensors[op['blocks']][o // 16, j // width])
-                    source = block * width + j % width
+                    found = tensors[op['blocks']][..., o // 16, j // width]
+                    source = found * width + j % width
+                    if found.ndim:
+                        for tap, channel in enumerate(source.tolist()):
+                            place = divmod(tap, weight.shape[3])
+                            dense[(o, channel, *place)] += weight[(o, j, *place)]
+                        continue
                 dense[o, source] += weight[o, j]
         weight = dense
     if op['op'] == 'linear':
@@ -131,6 +136,15 @@ MODULES = {
     'nothing': (nn.Sequential(nn.Identity(), nn.Dropout(0.5)), (3, 4, 4)),
     'dropped last': (nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU6(), nn.Dropout(0.5)), (3, 4, 4)),
     'blocks': (sparse(Kind.BLOCK_REGULAR, 4), (16, 8, 8)),
+    'taps': (
+        nn.Sequential(
+            SparseConv2d(
+                PatternSpec(Kind.TAP_REGULAR, 16, 32, 8, 3, width=4, taps=9).draw(), 3, 2, 1
+            ),
+            nn.ReLU(),
+        ),
+        (16, 8, 8),
+    ),
     'regular': (sparse(Kind.RANDOM_REGULAR), (16, 8, 8)),
     'two of four': (sparse(Kind.N_OF_M, 4), (16, 8, 8)),
 }

@@ -45,14 +45,16 @@ struct Listing {
   const float* weights = nullptr;  // [O][fan_in][...]
   const std::int32_t* blocks = nullptr;
   int fan_in = 0, count = 0, width = kBlock;
+  Pair kernel{1, 1};  // of each source: 1x1 where there are taps
   std::vector<float> own;  // what the pointers show to, where it is not the caller's
   std::vector<std::int32_t> own_blocks;
+  std::vector<std::int32_t> taps;  // as in Conv; empty where all taps read the same blocks
 
   Listing() = default;
   Listing(Listing&&) = default;
 };
 
-// Checks weight (O, fan-in, ...) and pattern of a layer of so many inputs.
+// Checks weight (O, fan-in) or (O, fan-in, kh, kw) and pattern of a layer of so many inputs.
 Listing list_inputs(const Array<float>& weight, const Pattern& pattern, int inputs, int groups);
 
 }  // namespace sparse_split

@@ -31,7 +31,8 @@ struct ConvInt8 {
   const std::int32_t* sums = nullptr;     // [output block][16], of an output's weight codes
   const float* weight_steps = nullptr;    // [output block][16]
   const float* bias = nullptr;            // [output block][16], real, or null
-  const std::int32_t* sources = nullptr;  // as in Conv
+  const std::int32_t* sources = nullptr;  // as in Conv, as taps are
+  const std::int32_t* taps = nullptr;
   int count = 0;
   int width = kBlock;
   int kernel_h = 1, kernel_w = 1;

@@ -20,6 +20,8 @@ constexpr int kBlock = 16;
 // Alignment in bytes of arenas and packed weights. Kernels are correct without it, and slower.
 constexpr std::size_t kAlignment = 64;
 
+constexpr int kTapRow = 256;
+
 constexpr int blocks_of(int channels) { return (channels + kBlock - 1) / kBlock; }
 
 // Activations of one image. Channels beyond `channels` in the last block are zero: kernels read
@@ -56,7 +58,9 @@ Range whole(const Blocked<T>& output) {
 //
 // Each block of 16 outputs reads `count` blocks of `width` inputs, those that begin at the channels
 // sources[output block][count]: multiples of `width`, which divides 16. A dense convolution lists
-// all of them, a grouped one those of its group.
+// all of them, a grouped one those of its group. Where the taps (positions of the kernel) read
+// different blocks, each source is of one tap: kernel_h and kernel_w are 1, and `taps` [count] says
+// how far down and to the right in the window, as row * kTapRow + column.
 struct Conv {
   Tensor input;
   Tensor output;
@@ -64,6 +68,7 @@ struct Conv {
   const float* weights = nullptr;  // [output block][count][kh][kw][width][16], see pack_conv()
   const float* bias = nullptr;     // [output block][16], or null
   const std::int32_t* sources = nullptr;
+  const std::int32_t* taps = nullptr;
   int count = 0;
   int width = kBlock;
   int kernel_h = 1, kernel_w = 1;

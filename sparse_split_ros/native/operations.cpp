@@ -60,6 +60,39 @@ Listing list_groups(const float* weight, int outputs, int inputs, int groups, in
   return made;
 }
 
+// Weight (O, fan-in, kh, kw) whose taps have blocks (taps, O / 16, fan-in / width) of their own, as
+// a layer of one tap that reads all of them.
+Listing list_taps(const Array<float>& weight, const Pattern& pattern) {
+  const int outputs = weight.shape[0], fan_in = weight.shape[1], columns = weight.shape[3];
+  const int taps = weight.shape[2] * columns, rows = outputs / kBlock;
+  const int count = fan_in / pattern.width;
+  Listing made;
+  made.width = pattern.width;
+  made.count = taps * count;
+  made.fan_in = taps * fan_in;
+  for (int tap = 0; tap < taps; ++tap) {
+    made.taps.insert(made.taps.end(), count, tap / columns * kTapRow + tap % columns);
+  }
+  for (int row = 0; row < rows; ++row) {
+    for (int tap = 0; tap < taps; ++tap) {
+      const std::int32_t* blocks = pattern.blocks.data + (std::size_t(tap) * rows + row) * count;
+      made.own_blocks.insert(made.own_blocks.end(), blocks, blocks + count);
+    }
+  }
+  made.own.resize(std::size_t(outputs) * made.fan_in);
+  for (int o = 0; o < outputs; ++o) {
+    for (int j = 0; j < fan_in; ++j) {
+      for (int tap = 0; tap < taps; ++tap) {
+        made.own[(std::size_t(o) * taps + tap) * fan_in + j] =
+            weight.data[(std::size_t(o) * fan_in + j) * taps + tap];
+      }
+    }
+  }
+  made.weights = made.own.data();
+  made.blocks = made.own_blocks.data();
+  return made;
+}
+
 // Where value `index` of a [C][H][W] array lies in blocks.
 int blocked_index(int index, int height, int width) {
   const int channel = index / (height * width), pixel = index % (height * width);
@@ -77,6 +110,7 @@ Listing list_inputs(const Array<float>& weight, const Pattern& pattern, int inpu
           to_string(inputs) + " inputs and " + to_string(outputs) + " outputs in " +
               to_string(groups) + " groups");
   Listing listing;
+  if (weight.shape.size() == 4) listing.kernel = {weight.shape[2], weight.shape[3]};
   if (pattern.blocks) {
     const int width = pattern.width;
     require(width == 4 || width == 8 || width == 16,
@@ -84,25 +118,40 @@ Listing list_inputs(const Array<float>& weight, const Pattern& pattern, int inpu
     require(groups == 1 && outputs % kBlock == 0 && fan_in % width == 0,
             "weight has shape " + text(weight.shape) + ", which is not in blocks of " +
                 to_string(width) + " inputs and 16 outputs");
-    expect_shape(pattern.blocks, {outputs / kBlock, fan_in / width}, "blocks");
-    for (int i = 0; i < outputs / kBlock * (fan_in / width); ++i) {
+    const bool tapped = pattern.blocks.shape.size() == 3 && weight.shape.size() == 4;
+    std::vector<int> shape{outputs / kBlock, fan_in / width};
+    if (tapped) shape.insert(shape.begin(), taps);
+    expect_shape(pattern.blocks, shape, "blocks");
+    for (int i = 0; i < outputs / kBlock * (fan_in / width) * (tapped ? taps : 1); ++i) {
       const std::int32_t block = pattern.blocks.data[i];
       require(block >= 0 && block < inputs / width,
               "blocks names block " + to_string(block) + " of " + to_string(inputs / width));
     }
+    if (tapped) return list_taps(weight, pattern);
     listing.blocks = pattern.blocks.data;
     listing.width = width;
   } else {
     std::vector<int> shape = weight.shape;
     shape[1] = inputs / groups;
     expect_shape(weight, shape, "weight");
-    if (groups > 1) return list_groups(weight.data, outputs, inputs, groups, taps);
+    if (groups > 1) {
+      Listing made = list_groups(weight.data, outputs, inputs, groups, taps);
+      made.kernel = listing.kernel;
+      return made;
+    }
     listing.width = dense_width(inputs);
   }
   listing.weights = weight.data;
   listing.fan_in = fan_in;
   listing.count = (fan_in + listing.width - 1) / listing.width;
   return listing;
+}
+
+const std::int32_t* Program::kept(const std::vector<std::int32_t>& values) {
+  if (values.empty()) return nullptr;
+  std::int32_t* copy = integers(values.size());
+  std::copy(values.begin(), values.end(), copy);
+  return copy;
 }
 
 const float* Program::packed_bias(const Array<float>& bias, int outputs) {
@@ -204,13 +253,14 @@ int Program::conv(int x, const Array<float>& weight, const Array<float>& bias,
   fill(work);
   work.planar = planar;
   work.count = listing.count, work.width = listing.width;
-  float* packed =
-      floats(conv_floats(layer.outputs, listing.count, listing.width, kernel_h, kernel_w));
+  work.kernel_h = listing.kernel[0], work.kernel_w = listing.kernel[1];
+  float* packed = floats(conv_floats(layer.outputs, listing.count, listing.width, work.kernel_h,
+                                     work.kernel_w));
   std::int32_t* sources =
       integers(static_cast<std::size_t>(blocks_of(layer.outputs)) * listing.count);
   pack_conv(listing.weights, listing.blocks, layer.outputs, listing.fan_in, listing.count,
-            listing.width, kernel_h, kernel_w, packed, sources);
-  work.weights = packed, work.sources = sources;
+            listing.width, work.kernel_h, work.kernel_w, packed, sources);
+  work.weights = packed, work.sources = sources, work.taps = kept(listing.taps);
   return add(work, x, residual, made, "conv " + layer.name, layer.macs, layer.weights);
 }
 

@@ -45,7 +45,7 @@ int Program::conv_int8(int x, const Array<float>& weight, const Array<float>& bi
   if (added >= 0) work.residual_scale = tensors_[added].scale;
   work.output_scale = tensors_[made].scale;
   work.count = listing.count, work.width = listing.width;
-  work.kernel_h = window.kernel[0], work.kernel_w = window.kernel[1];
+  work.kernel_h = listing.kernel[0], work.kernel_w = listing.kernel[1];
   work.stride_h = window.stride[0], work.stride_w = window.stride[1];
   work.pad_h = window.padding[0], work.pad_w = window.padding[1];
   work.dilation_h = window.dilation[0], work.dilation_w = window.dilation[1];
@@ -61,6 +61,7 @@ int Program::conv_int8(int x, const Array<float>& weight, const Array<float>& bi
   pack_conv_int8(listing.weights, listing.blocks, layer.outputs, listing.fan_in, work.count,
                  work.width, work.kernel_h, work.kernel_w, packed, sources, steps, sums);
   work.weights = packed, work.weight_steps = steps, work.sums = sums, work.sources = sources;
+  work.taps = kept(listing.taps);
   return add(work, source, added, made, "int8 conv " + layer.name, layer.macs, layer.weights / 4);
 }
 

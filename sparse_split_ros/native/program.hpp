@@ -205,6 +205,8 @@ class Program {
   float* floats(std::size_t count);
   std::int32_t* integers(std::size_t count);
   const float* packed_bias(const Array<float>& bias, int outputs);
+  // A copy that lives as long as the program; null of nothing.
+  const std::int32_t* kept(const std::vector<std::int32_t>& values);
   void lay_out();
 
   const Kernels* kernels_;

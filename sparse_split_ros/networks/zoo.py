@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from sparse_split_ros.networks.prune import apply_masks, load_masks
 from sparse_split_ros.networks.resnet import resnet20
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.sparsity.layers import sparsify
-from sparse_split_ros.sparsity.patterns import Kind
+from sparse_split_ros.sparsity.patterns import IN_BLOCKS, Kind
 from sparse_split_ros.vision import VisionError
 
 
@@ -115,6 +115,9 @@ def build(
     masks: str | None = None,
     density: float = 1.0,
     pattern_seed: int = 0,
+    pattern: str = 'block-regular',
+    block_width: int = 8,
+    keep_dense: Sequence[str] = (),
     **arguments: Any,
 ) -> StagedNetwork:
     """The network called `name` for `classes` classes, pruned or predefined sparse if asked for.
@@ -123,8 +126,9 @@ def build(
     training starts, and not where a checkpoint is read. `narrow` is a share of all channels of the
     stages, such as 0.5 for a network of half the width. `channels` by group, or a file of `masks`,
     are what `sparse-split prune` found. With a `density` below 1 the network is predefined sparse,
-    where channels are multiples of 16: block-regular patterns drawn from `pattern_seed`, at each
-    layer's nearest feasible density; the first convolution and the exits' linear layers stay dense.
+    where channels are multiples of 16: patterns of the kind `pattern`, of blocks of `block_width`
+    inputs, drawn from `pattern_seed`, at each layer's nearest feasible density. The first
+    convolution, the exits' linear layers and what matches `keep_dense` ('stages.0.*') stay dense.
 
     Raises ValueError for an unknown name and for what the network cannot have.
     """
@@ -141,7 +145,12 @@ def build(
             raise ValueError('masks and a density exclude one another: both choose the weights')
         apply_masks(network, load_masks(masks))
     if density < 1:
-        sparsify(network, density, Kind.BLOCK_REGULAR, pattern_seed, width=8, nearest=True)
+        if Kind(pattern) not in IN_BLOCKS:
+            raise ValueError(f'pattern {pattern!r}, expected block-regular or tap-regular')
+        sparsify(
+            network, density, pattern, pattern_seed, width=block_width, keep=keep_dense,
+            nearest=True,
+        )  # fmt: skip
     return network
 
 

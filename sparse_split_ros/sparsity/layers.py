@@ -11,7 +11,8 @@ depends on how the pattern is laid out:
   pass rather than kept.
 * edge by edge (all others): the dense weight is put together for the time of one call. A list of
   single weights (CSR) overtakes dense kernels on a CPU only below a density of about 1/8, and then
-  in the forward pass, so these patterns save storage and memory, not time.
+  in the forward pass, so these patterns save storage and memory, not time; but what is tap-regular
+  saves time in the native engine.
 """
 
 from __future__ import annotations
@@ -43,17 +44,27 @@ class SparseLayer(nn.Module):
     def __init__(self, pattern: Pattern, kernel: tuple[int, ...], bias: bool) -> None:
         super().__init__()
         spec = pattern.spec
+        if spec.taps > 1 and spec.taps != math.prod(kernel):
+            raise SparsityError(
+                f'a pattern of {spec.taps} taps for a kernel of {kernel or "a linear layer"}'
+            )
         self.pattern = pattern
         self.weight = nn.Parameter(torch.empty(spec.outputs, spec.fan_in, *kernel))
-        """(outputs, fan-in, *kernel); input j of output i is `pattern.columns[i // rows, j]`."""
+        """(outputs, fan-in, *kernel); input j of output i is `pattern.columns[i // rows, j]`.
+
+        Tap-regular: at tap t it is `pattern.columns[t, i // rows, j]`.
+        """
         self.bias = nn.Parameter(torch.empty(spec.outputs)) if bias else None
         columns = torch.from_numpy(pattern.columns)
-        if spec.rows == 1:
-            columns = columns + torch.arange(spec.outputs)[:, None] * spec.inputs
-        # Inputs to gather, or places in the flattened dense weight.
+        if not self._gathers:
+            outputs = torch.arange(spec.outputs)[:, None] * spec.inputs
+            columns = columns.repeat_interleave(spec.rows, -2) + outputs
+        if spec.taps > 1:
+            columns = columns.movedim(0, -1) * spec.taps + torch.arange(spec.taps)
+        # Inputs to gather, or places in the flattened dense weight: of kernels, or of single taps.
         edges = columns.reshape(-1)
         self.register_buffer('edges', edges, persistent=False)
-        if spec.rows > 1:
+        if self._gathers:
             # Every input is read equally often: where in the gathered copy, reader by reader.
             readers = edges.argsort(stable=True).view(spec.inputs, -1).t().reshape(-1)
             self.register_buffer('readers', readers, persistent=False)
@@ -67,8 +78,13 @@ class SparseLayer(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     @property
+    def _gathers(self) -> bool:
+        """Whether inputs are gathered, and not weights put together."""
+        return self.pattern.spec.kind is Kind.BLOCK_REGULAR
+
+    @property
     def _routes(self) -> tuple[Tensor, ...]:
-        return (self.edges,) if self.pattern.spec.rows == 1 else (self.edges, self.readers)
+        return (self.edges, self.readers) if self._gathers else (self.edges,)
 
     def dense_weight(self) -> Tensor:
         """The weight of the equal dense layer, (outputs, inputs, *kernel); differentiable."""
@@ -76,21 +92,23 @@ class SparseLayer(nn.Module):
 
     def spread(self, weight: Tensor) -> Tensor:
         """`weight` (outputs, fan-in, *kernel) as a dense one, (outputs, inputs, *kernel)."""
-        spec = self.pattern.spec
-        kernel = weight.shape[2:]
-        dense = weight.new_zeros(spec.outputs * spec.inputs, *kernel)
-        dense = dense.index_put((self._places(),), weight.reshape(-1, *kernel))
-        return dense.view(spec.outputs, spec.inputs, *kernel)
+        places = self._places()
+        parts, empty = _parts(weight, places, self.pattern.spec.inputs)
+        dense = empty.index_put((places,), parts)
+        return dense.view(len(weight), self.pattern.spec.inputs, *weight.shape[2:])
 
     @torch.no_grad()
     def load_dense(self, weight: Tensor) -> None:
         """Take the weights that exist here from a dense (outputs, inputs, *kernel) one."""
-        self.weight.copy_(weight.flatten(0, 1)[self._places()].view_as(self.weight))
+        self.weight.copy_(_taken(weight, self._places(), self.weight))
 
     def _places(self) -> Tensor:
-        """(nnz edges,) where each edge lies in the flattened (outputs * inputs) dense weight."""
+        """(nnz edges,) where each edge lies in the flattened (outputs * inputs) dense weight.
+
+        Tap-regular: where each tap lies in the flattened (outputs * inputs * taps) one.
+        """
         spec = self.pattern.spec
-        if spec.rows == 1:
+        if not self._gathers:
             return self.edges
         groups = self.edges.view(-1, 1, spec.fan_in).expand(-1, spec.rows, -1)
         outputs = torch.arange(spec.outputs, device=self.edges.device)
@@ -152,7 +170,7 @@ class SparseLinear(SparseLayer):
     def forward(self, x: Tensor) -> Tensor:
         """Answer for x (..., inputs) with (..., outputs)."""
         spec = self.pattern.spec
-        product = _ScatteredLinear if spec.rows == 1 else _GatheredLinear
+        product = _GatheredLinear if self._gathers else _ScatteredLinear
         rows = x.reshape(-1, spec.inputs)
         y: Tensor = product.apply(rows, self.weight, *self._routes)  # type: ignore[no-untyped-call]
         y = y if self.bias is None else y + self.bias.to(y.dtype)
@@ -178,9 +196,8 @@ class SparseConv2d(SparseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Answer for x (N, inputs, H, W) with (N, outputs, H', W')."""
-        spec = self.pattern.spec
         geometry = (self.stride, self.padding, self.dilation)
-        product = _ScatteredConv if spec.rows == 1 else _GatheredConv
+        product = _GatheredConv if self._gathers else _ScatteredConv
         y: Tensor = product.apply(x, self.weight, geometry, *self._routes)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
 
@@ -210,7 +227,7 @@ def sparsify(
     Each gets a pattern of `density`, seeded by `seed` and by its own name, and new weights. Dense
     stay: the first convolution (first linear layer, where there is none) and the last linear layer
     in order of registration, unless `ends`; layers whose name matches an item of `keep`
-    ('exits.*'); grouped convolutions. A layer whose shape forbids the density takes the `nearest`
+    ('exits.*'); grouped convolutions. Of one tap, tap-regular is block-regular. A layer whose shape forbids the density takes the `nearest`
     one, and stays dense where that is 1. Returns the patterns by layer name.
 
     Raises SparsityError, naming the layer, for an infeasible density without `nearest`, and where
@@ -232,9 +249,11 @@ def sparsify(
             continue
         outputs, inputs = layer.weight.shape[:2]
         own = int.from_bytes(hashlib.sha256(f'{seed}/{name}'.encode()).digest()[:4], 'little')
+        taps = math.prod(layer.weight.shape[2:]) if kind is Kind.TAP_REGULAR else 1
+        own_kind = Kind.BLOCK_REGULAR if kind is Kind.TAP_REGULAR and taps == 1 else kind
         try:
             spec = PatternSpec.of_density(
-                kind, inputs, outputs, density, own, width, parallelism, dither, nearest
+                own_kind, inputs, outputs, density, own, width, parallelism, dither, nearest, taps
             )
             if spec.density < 1:
                 replacements[name] = _replacement(layer, spec.draw())
@@ -320,7 +339,7 @@ class _GatheredConv(torch.autograd.Function):
 
 
 class _ScatteredConv(torch.autograd.Function):
-    """Convolution of single kernels (outputs, fan-in, kH, kW), as dense for the time of a call."""
+    """Convolution of single kernels or taps (outputs, fan-in, kH, kW), dense while it lasts."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, geometry: _Geometry, places: Tensor) -> Tensor:
@@ -340,7 +359,7 @@ class _ScatteredConv(torch.autograd.Function):
         if by_input is not None:
             by_input = by_input.to(x.dtype)
         if by_weight is not None:
-            by_weight = by_weight.flatten(0, 1)[places].view_as(weight).to(weight.dtype)
+            by_weight = _taken(by_weight, places, weight).to(weight.dtype)
         return by_input, by_weight, None, None
 
 
@@ -417,10 +436,20 @@ def _conv_gradients(
 
 def _scatter(weight: Tensor, places: Tensor, inputs: int) -> Tensor:
     """(outputs, inputs, *kernel): weights (outputs, fan-in, *kernel) at their places."""
-    kernel = weight.shape[2:]
-    dense = weight.new_zeros(len(weight) * inputs, *kernel)
-    dense.index_copy_(0, places, weight.reshape(-1, *kernel))
-    return dense.view(len(weight), inputs, *kernel)
+    parts, dense = _parts(weight, places, inputs)
+    return dense.index_copy_(0, places, parts).view(len(weight), inputs, *weight.shape[2:])
+
+
+def _parts(weight: Tensor, places: Tensor, inputs: int) -> tuple[Tensor, Tensor]:
+    """(places, k): what of `weight` lies at each place, kernels or taps; and zeros to put it in."""
+    parts = weight.reshape(len(places), -1)
+    whole = len(weight) * inputs * math.prod(weight.shape[2:])
+    return parts, weight.new_zeros(whole // parts.shape[1], parts.shape[1])
+
+
+def _taken(dense: Tensor, places: Tensor, like: Tensor) -> Tensor:
+    """What of a dense weight (outputs, inputs, *kernel) lies at `places`, shaped `like`."""
+    return dense.reshape(-1, like.numel() // len(places))[places].view_as(like)
 
 
 def _blocks(weight: Tensor, columns: Tensor) -> Tensor:

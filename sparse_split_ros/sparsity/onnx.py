@@ -3,13 +3,14 @@
 """Sparse layers as ONNX nodes, with no more weights in the file than the pattern has.
 
 In blocks: Gather, then a Conv with one group per block of outputs. ONNX Runtime is faster that way
-than with the dense layer, in proportion. Edge by edge: ScatterND into zeros, which a runtime folds
+than with the dense layer, in proportion. Edge by edge, and tap by tap: ScatterND into zeros, which a runtime folds
 into a dense weight when it loads the model, then Conv or Gemm; gathering single edges is tens of
 times slower than that.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparse_split_ros.sparsity.layers import SparseConv2d, SparseLayer, SparseLinear
+from sparse_split_ros.sparsity.patterns import Kind
 
 
 class Graph(Protocol):
@@ -41,7 +43,7 @@ def write_linear(
     folded in before.
     """
     tail = [] if bias is None else [graph.weight(bias)]
-    if layer.pattern.spec.rows == 1:
+    if layer.pattern.spec.kind is not Kind.BLOCK_REGULAR:
         return graph.add('Gemm', [x, _scattered(graph, layer, weight), *tail], transB=1)
     kernels = graph.weight(weight[:, :, None, None])
     gathered = graph.add('Gather', [x, graph.integers(layer.edges.numpy())], axis=1)
@@ -64,7 +66,7 @@ def write_conv(
         'dilations': list(layer.dilation),
     }
     tail = [] if bias is None else [graph.weight(bias)]
-    if layer.pattern.spec.rows == 1:
+    if layer.pattern.spec.kind is not Kind.BLOCK_REGULAR:
         return graph.add('Conv', [x, _scattered(graph, layer, weight), *tail], **window)
     gathered = graph.add('Gather', [x, graph.integers(layer.edges.numpy())], axis=1)
     inputs = [gathered, graph.weight(weight), *tail]
@@ -77,11 +79,23 @@ def _groups(layer: SparseLayer) -> int:
 
 def _scattered(graph: Graph, layer: SparseLayer, weight: Tensor) -> str:
     """The dense weight (outputs, inputs, *kernel) out of `weight` (outputs, fan-in, *kernel)."""
-    spec, kernel = layer.pattern.spec, list(weight.shape[2:])
-    shape = graph.integers(np.array([spec.outputs * spec.inputs, *kernel]))
-    zeros = graph.add('ConstantOfShape', [shape])
-    places = graph.integers(layer.edges[:, None].numpy())
-    dense = graph.add('ScatterND', [zeros, places, graph.weight(weight.flatten(0, 1))])
-    return graph.add(
-        'Reshape', [dense, graph.integers(np.array([spec.outputs, spec.inputs, *kernel]))]
-    )
+    shape = [len(weight), layer.pattern.spec.inputs, *weight.shape[2:]]
+    parts = weight.reshape(len(layer.edges), -1)
+    size = [math.prod(shape) // parts.shape[1], parts.shape[1]]
+    zeros = graph.add('ConstantOfShape', [graph.integers(np.array(size))])
+    dense = graph.add('ScatterND', [zeros, _places(graph, layer), graph.weight(parts)])
+    return graph.add('Reshape', [dense, graph.integers(np.array(shape))])
+
+
+def _places(graph: Graph, layer: SparseLayer) -> str:
+    """(edges, 1) rows of the dense weight that exist."""
+    spec = layer.pattern.spec
+    if spec.taps == 1:
+        return graph.integers(layer.edges[:, None].numpy())
+    # One number a weight would be twice the weights: of 16 x width of them only the first is kept.
+    steps = (np.arange(spec.rows)[:, None] * spec.inputs + np.arange(spec.width)) * spec.taps
+    places = layer.edges.view(-1, spec.rows, spec.fan_in // spec.width, spec.width, spec.taps)
+    first = graph.integers(places[:, :1, :, :1].numpy())
+    rest = graph.integers(steps[None, :, None, :, None])
+    whole = graph.add('Add', [first, rest])
+    return graph.add('Reshape', [whole, graph.integers(np.array([-1, 1]))])

@@ -6,7 +6,8 @@ A pattern is regular: every output reads the same number of inputs (fan-in) and 
 by the same number of outputs (fan-out), so outputs * fan-in = inputs * fan-out and the feasible
 densities of a shape are k / gcd(inputs, outputs), k = 1, 2, ... (Dey et al., arXiv 1812.01164).
 It is held as a list, not as a mask: what each group of outputs reads. An input or an output is a
-neuron of a linear layer or a channel of a convolution, whose kernels exist or not as a whole.
+neuron of a linear layer or a channel of a convolution, whose kernels exist or not as a whole, or,
+in a tap-regular pattern, tap by tap: a tap is one position of the kernel.
 
 A hundred bytes (`PatternSpec`) stand for a pattern of any size. The same ones give the same pattern
 on every machine, so head and tail need not exchange it.
@@ -46,6 +47,8 @@ class Kind(enum.Enum):
     """Clash-free; one start address per memory for all sweeps."""
     BLOCK_REGULAR = 'block-regular'
     """Random-regular between blocks of 16 outputs and blocks of `width` inputs."""
+    TAP_REGULAR = 'tap-regular'
+    """Block-regular, drawn anew for each tap of a convolution."""
     N_OF_M = 'n:m'
     """Each output reads N of every `width` = M neighbouring inputs: 2:4 is width 4, density 1/2."""
 
@@ -56,6 +59,7 @@ class Kind(enum.Enum):
 
 
 CLASH_FREE = (Kind.CLASH_FREE_1, Kind.CLASH_FREE_2, Kind.CLASH_FREE_3)
+IN_BLOCKS = (Kind.BLOCK_REGULAR, Kind.TAP_REGULAR)
 
 
 @dataclass(frozen=True)
@@ -69,20 +73,27 @@ class PatternSpec:
     inputs: int
     outputs: int
     fan_in: int
-    """Inputs each output reads."""
+    """Inputs each output reads; tap-regular: at each tap."""
     seed: int = 0
     width: int = 1
-    """Inputs per block: 4, 8 or 16 for block-regular, M for n:m, 1 for the others."""
+    """Inputs per block: 4, 8 or 16 for block- and tap-regular, M for n:m, 1 for the others."""
     parallelism: int = 1
     """Clash-free only: z, the neurons read at once, each from a memory of its own."""
     dither: bool = False
     """Clash-free only: the order of the memories is permuted per sweep (type 3: for all)."""
+    taps: int = 1
+    """Tap-regular only: taps of the kernel, 9 of 3 x 3."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 1 << 64:
             raise SparsityError(f'seed is {self.seed}, expected 0 to 2^64 - 1')
         if self.kind not in CLASH_FREE and (self.parallelism > 1 or self.dither):
             raise SparsityError(f'{self.kind.value} has no parallelism and no dither')
+        if (self.taps > 1) != (self.kind is Kind.TAP_REGULAR) or self.taps < 1:
+            raise SparsityError(
+                f'{self.kind.value} with {self.taps} taps: a tap-regular pattern is of a kernel '
+                'with several, all others have 1'
+            )
         step = fan_in_step(self.kind, self.inputs, self.outputs, self.width, self.parallelism)
         if self.fan_in < 1 or self.fan_in > self.inputs or self.fan_in % step:
             raise SparsityError(
@@ -102,6 +113,7 @@ class PatternSpec:
         parallelism: int = 1,
         dither: bool = False,
         nearest: bool = False,
+        taps: int = 1,
     ) -> PatternSpec:
         """The spec with `density` (0 to 1] of all connections, or with the `nearest` feasible.
 
@@ -111,13 +123,13 @@ class PatternSpec:
         if not 0 < density <= 1:
             raise SparsityError(f'density is {density}, expected more than 0 and at most 1')
         if width is None:
-            width = 4 if kind in (Kind.BLOCK_REGULAR, Kind.N_OF_M) else 1
+            width = 4 if kind in (*IN_BLOCKS, Kind.N_OF_M) else 1
         step = fan_in_step(kind, inputs, outputs, width, parallelism)
         fan_in = max(1, round(density * inputs / step)) * step
         if not nearest and abs(fan_in - density * inputs) > 1e-6 * inputs:
             offer = _offer(kind, inputs, outputs, step, density * inputs)
             raise SparsityError(f'density {density:.4g} cannot be: {offer}')
-        return cls(kind, inputs, outputs, fan_in, seed, width, parallelism, dither)
+        return cls(kind, inputs, outputs, fan_in, seed, width, parallelism, dither, taps)
 
     @classmethod
     def from_json(cls, text: str) -> PatternSpec:
@@ -127,7 +139,8 @@ class PatternSpec:
         except ValueError as error:
             raise SparsityError(f'{text[:80]!r} is not a pattern: {error}') from error
         known = [item.name for item in fields(cls)]
-        if not isinstance(values, dict) or set(values) != set(known):
+        # Patterns that are not of taps are written as before there were some.
+        if not isinstance(values, dict) or {*values, 'taps'} != set(known):
             raise SparsityError(f'{text[:80]!r} is not a pattern: expected {", ".join(known)}')
         for name, value in values.items():
             if name != 'kind' and type(value) is not (bool if name == 'dither' else int):
@@ -136,7 +149,10 @@ class PatternSpec:
 
     def to_json(self) -> str:
         """One line of JSON that stands for the pattern in a file."""
-        return json.dumps(asdict(self) | {'kind': self.kind.value}, separators=(',', ':'))
+        values = asdict(self) | {'kind': self.kind.value}
+        if self.taps == 1:
+            del values['taps']
+        return json.dumps(values, separators=(',', ':'))
 
     @property
     def fan_out(self) -> int:
@@ -151,14 +167,16 @@ class PatternSpec:
     @property
     def rows(self) -> int:
         """Outputs that share one list of inputs."""
-        return BLOCK_ROWS if self.kind is Kind.BLOCK_REGULAR else 1
+        return BLOCK_ROWS if self.kind in IN_BLOCKS else 1
 
     def draw(self) -> Pattern:
         """The pattern itself."""
         random = _Random(self.seed)
-        if self.kind is Kind.BLOCK_REGULAR:
+        if self.kind in IN_BLOCKS:
             blocks, fan_in = self.inputs // self.width, self.fan_in // self.width
-            sources = _regular(blocks, self.outputs // BLOCK_ROWS, fan_in, random)[0]
+            sources = _regular(blocks, self.outputs // BLOCK_ROWS, fan_in, random, self.taps)
+            if self.kind is Kind.BLOCK_REGULAR:
+                sources = sources[0]
         elif self.kind is Kind.N_OF_M:
             groups = self.inputs // self.width
             chosen = _regular(self.width, self.outputs, self.fan_in // groups, random, groups)
@@ -181,22 +199,25 @@ class Pattern:
     sources: NDArray[np.int32]
     """(outputs / rows, fan-in) numbers of inputs, or of blocks of inputs for block-regular.
 
-    A clash-free list is in the order in which its edges are read; the others ascend.
+    Tap-regular: (taps, outputs / rows, fan-in) numbers of blocks, taps row by row. A clash-free list is in the order in which its edges are read; the others ascend.
     """
 
     @cached_property
     def columns(self) -> NDArray[np.int64]:
-        """(outputs / rows, fan-in) int64: the inputs that each group of outputs reads."""
+        """(outputs / rows, fan-in) int64: the inputs that each group of outputs reads.
+
+        Tap-regular: (taps, outputs / rows, fan-in).
+        """
         sources = self.sources.astype(np.int64)
-        if self.spec.kind is not Kind.BLOCK_REGULAR:
+        if self.spec.kind not in IN_BLOCKS:
             return sources
         width = self.spec.width
-        return (sources[:, :, None] * width + np.arange(width)).reshape(len(sources), -1)
+        return (sources[..., None] * width + np.arange(width)).reshape(*sources.shape[:-1], -1)
 
     @property
     def edges(self) -> int:
-        """Existing connections."""
-        return self.spec.outputs * self.spec.fan_in
+        """Existing connections, at all taps."""
+        return self.spec.outputs * self.spec.fan_in * self.spec.taps
 
     @property
     def digest(self) -> str:
@@ -204,10 +225,11 @@ class Pattern:
         return hashlib.sha256(self.sources.astype('<i4').tobytes()).hexdigest()[:16]
 
     def mask(self) -> NDArray[np.bool_]:
-        """(outputs, inputs) bool: the connections that exist."""
-        mask = np.zeros((len(self.columns), self.spec.inputs), dtype=np.bool_)
-        np.put_along_axis(mask, self.columns, True, axis=1)
-        return mask.repeat(self.spec.rows, axis=0)
+        """(outputs, inputs) bool: the connections that exist; tap-regular (outputs, inputs, taps)."""
+        mask = np.zeros((*self.columns.shape[:-1], self.spec.inputs), dtype=np.bool_)
+        np.put_along_axis(mask, self.columns, True, axis=-1)
+        mask = mask.repeat(self.spec.rows, axis=-2)
+        return np.moveaxis(mask, 0, -1) if self.spec.taps > 1 else mask
 
     def cycles(self) -> NDArray[np.int32]:
         """(edges / z, z) of a clash-free pattern: the inputs read at once, cycle by cycle."""
@@ -232,7 +254,7 @@ def fan_in_step(kind: Kind, inputs: int, outputs: int, width: int = 1, paralleli
             f'parallelism {parallelism} does not divide {inputs} inputs into memories of equal '
             f'size; the nearest that do are {below} and {above}'
         )
-    if kind is Kind.BLOCK_REGULAR:
+    if kind in IN_BLOCKS:
         if width not in BLOCK_WIDTHS:
             raise SparsityError(f'block width {width}, expected 4, 8 or 16')
         if inputs % width or outputs % BLOCK_ROWS:

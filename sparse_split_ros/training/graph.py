@@ -11,7 +11,9 @@ images, for eight-bit arithmetic), and
 * conv: "kernel", "stride", "padding", "dilation" ([vertical, horizontal]), "groups", "weight",
   "bias" or null, "blocks" or null, "width". Dense: weight (O, I / groups, kh, kw). With blocks:
   weight (O, fan-in, kh, kw) and blocks (O / 16, fan-in / width) int32; the fan-in channel j of
-  output o is the input channel blocks[o // 16, j // width] * width + j % width.
+  output o is the input channel blocks[o // 16, j // width] * width + j % width. Where taps of the
+  kernel have blocks of their own, blocks is (kh * kw, O / 16, fan-in / width), and the channel at
+  tap (i, k) is that of blocks[i * kw + k].
 * linear: "weight" (O, I), "bias" or null; with "blocks" and "width" as above, or with "columns"
   (O, fan-in) int32, the inputs that each output reads.
 * add, mul: two inputs, or one and a number "value". concat: along channels.
@@ -35,7 +37,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sparse_split_ros.runtime.bundle import GRAPH_FORMAT
-from sparse_split_ros.sparsity.patterns import Kind
+from sparse_split_ros.sparsity.patterns import IN_BLOCKS
 from sparse_split_ros.training.program import Operation, Program
 
 GRAPH, WEIGHTS = 'graph.json', 'weights.safetensors'
@@ -85,7 +87,7 @@ def _operation(op: Operation, name: str, tensors: dict[str, Tensor]) -> dict[str
     weight, blocks, columns, width = op.weight, None, None, 1
     if op.layer is not None:
         pattern = op.layer.pattern
-        if pattern.spec.kind is Kind.BLOCK_REGULAR:
+        if pattern.spec.kind in IN_BLOCKS:
             blocks, width = torch.from_numpy(pattern.sources.copy()), pattern.spec.width
         elif op.kind == 'linear':
             columns = torch.from_numpy(pattern.sources.copy())

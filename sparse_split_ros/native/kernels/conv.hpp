@@ -24,6 +24,13 @@ constexpr int kTile = kLanes == 16 ? 16 : kLanes == 8 ? 6 : SPARSE_SPLIT_REGISTE
 #endif
 constexpr int kMaxRows = kTile < 4 ? kTile : 4;
 
+// From the corner of a window to a tap of it, in elements.
+template <typename Layer>
+SPARSE_SPLIT_INLINE std::ptrdiff_t tap_offset(const Layer& layer, std::ptrdiff_t row, int tap) {
+  return tap / kTapRow * layer.dilation_h * row +
+         std::ptrdiff_t{tap % kTapRow * layer.dilation_w} * kBlock;
+}
+
 // Where one tile of one block of outputs begins.
 struct ConvTile {
   const float* input;  // of the window of its first pixel, channel 0; may be in the border
@@ -66,6 +73,7 @@ void conv_tile(const Conv& conv, const ConvTile& tile) {
     const std::ptrdiff_t source = tile.sources[k];
     const float* block =
         PLANAR ? tile.input : tile.input + source / kBlock * conv.input.block + source % kBlock;
+    if (conv.taps) block += tap_offset(conv, conv.input.row, conv.taps[k]);
     for (int i = 0; i < conv.kernel_h; ++i) {
       for (int j = 0; j < conv.kernel_w; ++j) {
         const float* x[ROWS];

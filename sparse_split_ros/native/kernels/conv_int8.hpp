@@ -88,6 +88,7 @@ void conv_int8_tile(const ConvInt8& layer, const Finish& constant, int o, int y,
   for (int k = 0; k < layer.count; ++k) {
     const std::uint8_t* block =
         corner + sources[k] / kBlock * in.block + sources[k] % kBlock;
+    if (layer.taps) block += tap_offset(layer, in.row, layer.taps[k]);
     for (int i = 0; i < layer.kernel_h; ++i) {
       for (int j = 0; j < layer.kernel_w; ++j) {
         const std::uint8_t* from[ROWS];
