@@ -227,8 +227,9 @@ def sparsify(
     Each gets a pattern of `density`, seeded by `seed` and by its own name, and new weights. Dense
     stay: the first convolution (first linear layer, where there is none) and the last linear layer
     in order of registration, unless `ends`; layers whose name matches an item of `keep`
-    ('exits.*'); grouped convolutions. Of one tap, tap-regular is block-regular. A layer whose shape forbids the density takes the `nearest`
-    one, and stays dense where that is 1. Returns the patterns by layer name.
+    ('exits.*'); grouped convolutions. A layer whose shape forbids the density takes the `nearest`
+    one, and stays dense where that is 1. What has one tap gets a block-regular pattern where
+    tap-regular ones are asked for. Returns the patterns by layer name.
 
     Raises SparsityError, naming the layer, for an infeasible density without `nearest`, and where
     nothing would become sparse; `module` is then as it was.

@@ -3,9 +3,9 @@
 """Sparse layers as ONNX nodes, with no more weights in the file than the pattern has.
 
 In blocks: Gather, then a Conv with one group per block of outputs. ONNX Runtime is faster that way
-than with the dense layer, in proportion. Edge by edge, and tap by tap: ScatterND into zeros, which a runtime folds
-into a dense weight when it loads the model, then Conv or Gemm; gathering single edges is tens of
-times slower than that.
+than with the dense layer, in proportion. Edge by edge, and tap by tap: ScatterND into zeros, which
+a runtime folds into a dense weight when it loads the model, then Conv or Gemm; gathering single
+edges is tens of times slower than that, and gathering by taps gains nothing.
 """
 
 from __future__ import annotations

@@ -174,9 +174,8 @@ class PatternSpec:
         random = _Random(self.seed)
         if self.kind in IN_BLOCKS:
             blocks, fan_in = self.inputs // self.width, self.fan_in // self.width
-            sources = _regular(blocks, self.outputs // BLOCK_ROWS, fan_in, random, self.taps)
-            if self.kind is Kind.BLOCK_REGULAR:
-                sources = sources[0]
+            drawn = _regular(blocks, self.outputs // BLOCK_ROWS, fan_in, random, self.taps)
+            sources = drawn if self.kind is Kind.TAP_REGULAR else drawn[0]
         elif self.kind is Kind.N_OF_M:
             groups = self.inputs // self.width
             chosen = _regular(self.width, self.outputs, self.fan_in // groups, random, groups)
@@ -186,9 +185,9 @@ class PatternSpec:
             sources = _regular(self.inputs, self.outputs, self.fan_in, random)[0]
         else:
             sources = _clash_free(self, random).reshape(self.outputs, self.fan_in)
-        sources = sources.astype(np.int32)
-        sources.flags.writeable = False
-        return Pattern(self, sources)
+        listed = sources.astype(np.int32)
+        listed.flags.writeable = False
+        return Pattern(self, listed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +198,8 @@ class Pattern:
     sources: NDArray[np.int32]
     """(outputs / rows, fan-in) numbers of inputs, or of blocks of inputs for block-regular.
 
-    Tap-regular: (taps, outputs / rows, fan-in) numbers of blocks, taps row by row. A clash-free list is in the order in which its edges are read; the others ascend.
+    Tap-regular: (taps, outputs / rows, fan-in) numbers of blocks, taps row by row. A clash-free
+    list is in the order in which its edges are read; the others ascend.
     """
 
     @cached_property
@@ -225,7 +225,7 @@ class Pattern:
         return hashlib.sha256(self.sources.astype('<i4').tobytes()).hexdigest()[:16]
 
     def mask(self) -> NDArray[np.bool_]:
-        """(outputs, inputs) bool: the connections that exist; tap-regular (outputs, inputs, taps)."""
+        """(outputs, inputs) bool: the connections that exist. Tap-regular: (outputs, inputs, taps)."""
         mask = np.zeros((*self.columns.shape[:-1], self.spec.inputs), dtype=np.bool_)
         np.put_along_axis(mask, self.columns, True, axis=-1)
         mask = mask.repeat(self.spec.rows, axis=-2)
