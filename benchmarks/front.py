@@ -48,17 +48,24 @@ from sparse_split_ros.runtime.engine import load_engine
 from sparse_split_ros.training.calibrate import interval
 
 ROOT = Path(__file__).resolve().parent.parent
+TAPS = {'pattern': 'tap-regular', 'block_width': 16}
 NETWORKS: dict[str, dict[str, Any]] = {
     'dense 64': {'widths': (64, 128, 256), 'stem': 32},
     'narrow 16': {'widths': (16, 32, 64), 'stem': 8},
-    'sparse 32': {'widths': (32, 64, 128), 'stem': 16, 'density': 1 / 8},
+    'block 32': {'widths': (32, 64, 128), 'stem': 16, 'density': 1 / 8},
+    'tap 32': {'widths': (32, 64, 128), 'stem': 8, 'density': 1 / 8, **TAPS},
     'narrow 24': {'widths': (24, 48, 96), 'stem': 16},
-    'sparse 64': {'widths': (64, 128, 256), 'stem': 32, 'density': 1 / 8},
+    'block 64': {'widths': (64, 128, 256), 'stem': 32, 'density': 1 / 8},
+    'tap 64': {'widths': (64, 128, 256), 'stem': 16, 'density': 1 / 16, **TAPS},
     'narrow 32': {'widths': (32, 64, 128), 'stem': 16},
-    'sparse 128': {'widths': (128, 256, 512), 'stem': 32, 'density': 1 / 16},
+    'block 128': {'widths': (128, 256, 512), 'stem': 32, 'density': 1 / 16},
 }
-"""The first number of a name is the width of the first stage."""
-PAIRS = {'sparse 32': 'narrow 16', 'sparse 64': 'narrow 24', 'sparse 128': 'narrow 32'}
+"""Narrow dense, block-regular, tap-regular. The number of a name is the first stage's width."""
+PAIRS = (
+    ('block 32', 'narrow 16'), ('tap 32', 'narrow 16'), ('tap 32', 'block 32'),
+    ('block 64', 'narrow 24'), ('tap 64', 'narrow 24'), ('tap 64', 'block 64'),
+    ('block 128', 'narrow 32'),
+)  # fmt: skip
 """Of about equal MACs."""
 CONDITIONS = (
     'dusk', 'night', 'darkness', 'brightness', 'glare', 'fog', 'rain', 'snow', 'motion_blur',
@@ -284,11 +291,11 @@ def show(arguments: argparse.Namespace) -> None:
             rows.setdefault(dataset, []).append(row)
             cells = (f'{k} {v:.2f}' if isinstance(v, float) else f'{v}' for k, v in row.items())
             print('  ' + '  '.join(cells))
-        for sparse, narrow in PAIRS.items():
-            if sparse in networks and narrow in networks:
-                mean, low, high, by_seed = gain(networks[sparse], networks[narrow])
+        for one, other in PAIRS:
+            if one in networks and other in networks:
+                mean, low, high, by_seed = gain(networks[one], networks[other])
                 seeds = ', '.join(f'{value:+.2f}' for value in by_seed)
-                print(f'  {sparse} over {narrow}: {mean:+.2f} ({low:+.2f} to {high:+.2f}); {seeds}')
+                print(f'  {one} over {other}: {mean:+.2f} ({low:+.2f} to {high:+.2f}); {seeds}')
     _picture(rows, arguments.out)
 
 
@@ -318,7 +325,9 @@ def _picture(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
     for axes, (dataset, rows) in zip(
         figure.subplots(1, len(tables), squeeze=False)[0], tables.items()
     ):
-        for family, colour in (('sparse', 'tab:orange'), ('narrow', 'tab:blue')):
+        for family, colour in (
+            ('tap', 'tab:green'), ('block', 'tab:orange'), ('narrow', 'tab:blue')
+        ):  # fmt: skip
             for engine, style in (('native', 'o-'), ('onnxruntime', 's:')):
                 own = [row for row in rows if row['network'].startswith(family)]
                 latency, middle = (

@@ -225,7 +225,7 @@ class Pattern:
         return hashlib.sha256(self.sources.astype('<i4').tobytes()).hexdigest()[:16]
 
     def mask(self) -> NDArray[np.bool_]:
-        """(outputs, inputs) bool: the connections that exist. Tap-regular: (outputs, inputs, taps)."""
+        """(outputs, inputs) bool: connections that exist. Tap-regular: (outputs, inputs, taps)."""
         mask = np.zeros((*self.columns.shape[:-1], self.spec.inputs), dtype=np.bool_)
         np.put_along_axis(mask, self.columns, True, axis=-1)
         mask = mask.repeat(self.spec.rows, axis=-2)
