@@ -600,23 +600,22 @@ REPORTED = (*SEEN, 'shot_noise', 'contrast')
 
 
 def make_tables(options: argparse.Namespace) -> None:
-    """Tabulate the bundle on the packed GTSRB tracks, unless that was done."""
-    from sparse_split_ros.data.gtsrb import load_packed
+    """Tabulate the bundle on a data set, unless that was done."""
+    from sparse_split_ros.data.registry import SOURCES
     from sparse_split_ros.runtime.engine import load_engine
 
-    packed = load_packed(options.data)
     engine = load_engine(Bundle.load(bundle_path(options.bundle)))
     for path, split, names, every in (
         (options.calibration, 'select', CALIBRATED, 2),
-        (options.report, 'report', REPORTED, 1),
+        (options.report, 'report', REPORTED, options.every),
     ):
         if Path(path).exists():
             continue
-        rows = packed.indices(split)[::every]
-        tracks = packed.labels[rows] * 10_000 + packed.tracks[rows]
+        data = SOURCES[options.dataset](options.data, split, engine.bundle.input.shape[1])
+        data = data.take(np.arange(0, len(data), every))
         conditions = [('day', 0), *((name, level) for name in names for level in (1, 3, 5))]
-        print(f'tabulating {split}: {len(rows)} images, {len(conditions)} conditions', flush=True)
-        tabulate(engine, packed.images[rows], packed.labels[rows], tracks, conditions).save(path)
+        print(f'tabulating {split}: {len(data)} images, {len(conditions)} conditions', flush=True)
+        tabulate(engine, data.images, data.labels, data.groups, conditions).save(path)
 
 
 def main() -> int:
@@ -634,7 +633,13 @@ def main() -> int:
     parser.add_argument('--bundle', default='gtsrb32')
     parser.add_argument('--calibration', help='table of the selection split, .npz')
     parser.add_argument('--report', help='table of the report split, .npz')
-    parser.add_argument('--data', help='directory of the packed GTSRB, to make the two tables')
+    parser.add_argument('--data', help='directory of the data set, to make the two tables')
+    parser.add_argument(
+        '--dataset',
+        default='gtsrb',
+        help='by name (%(default)s); one of tracks is shuffled by track, others by image',
+    )
+    parser.add_argument('--every', type=int, default=1, help='report images to take: every N-th')
     parser.add_argument('--out', type=Path, help='write the tables as JSON')
     parser.add_argument('--pictures', type=Path, help='draw into this folder')
     options = parser.parse_args()

@@ -172,9 +172,7 @@ def in_torch(record: dict[str, Any], tensors: Tensors, x: Any) -> Any:
             if op['blocks'] is not None:
                 rows = tensors[op['blocks']].repeat(16, axis=-2)
                 width = op['width']
-                sources = (rows[..., None] * width + np.arange(width)).reshape(
-                    *rows.shape[:-1], -1
-                )
+                sources = (rows[..., None] * width + np.arange(width)).reshape(*rows.shape[:-1], -1)
             elif op.get('columns') is not None:
                 sources = tensors[op['columns']]
             if sources is not None:

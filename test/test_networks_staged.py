@@ -15,6 +15,7 @@ from sparse_split_ros.networks.bottleneck import Bottleneck, quantise  # noqa: E
 from sparse_split_ros.networks.exits import conv_exit, light_exit  # noqa: E402
 from sparse_split_ros.networks.staged import StagedNetwork  # noqa: E402
 from sparse_split_ros.networks.zoo import build  # noqa: E402
+from sparse_split_ros.sparsity.layers import SparseConv2d  # noqa: E402
 
 
 @pytest.fixture
@@ -36,6 +37,18 @@ def test_stages_by_hand_equal_the_whole(network: StagedNetwork) -> None:
     for stage, body in enumerate(network.stages):
         x = body(x)
         torch.testing.assert_close(network.exit_at(stage)(x), whole[stage], atol=1e-5, rtol=0)
+
+
+def test_a_sparse_network_has_the_patterns_asked_for_but_where_it_is_kept_dense() -> None:
+    arguments = {'density': 0.5, 'pattern': 'tap-regular', 'block_width': 16}
+    network = build('compact', 7, widths=(32, 32, 64), **arguments, keep_dense=['stages.0.*'])
+    layers = {n: m for n, m in network.named_modules() if isinstance(m, SparseConv2d)}
+    assert layers and not any(name.startswith('stages.0.') for name in layers)
+    for layer in layers.values():
+        spec = layer.pattern.spec
+        assert (spec.width, spec.taps) == (16, layer.weight[0, 0].numel())
+    everywhere = build('compact', 7, widths=(32, 32, 64), **arguments)
+    assert any(isinstance(module, SparseConv2d) for module in everywhere.stages[0].modules())
 
 
 def test_only_rows_marked_coded_pass_the_bottleneck(network: StagedNetwork) -> None:

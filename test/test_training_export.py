@@ -43,12 +43,18 @@ from sparse_split_ros.training.recipe import (  # noqa: E402
     load_split,
 )
 
+SPARSE = {'density': 0.5, 'pattern': 'tap-regular', 'block_width': 16, 'pattern_seed': 1}
 
-@pytest.fixture(scope='module')
-def network() -> StagedNetwork:
+
+@pytest.fixture(
+    scope='module',
+    params=[{'widths': (8, 12, 16)}, {'widths': (16, 32, 48), **SPARSE}],
+    ids=['dense', 'tap-regular'],
+)
+def network(request: pytest.FixtureRequest) -> StagedNetwork:
     """A network whose BatchNorms hold statistics, as after training."""
     torch.manual_seed(0)
-    network = build('compact', 3, widths=(8, 12, 16), blocks=1, code_channels=(2, 4, 4))
+    network = build('compact', 3, blocks=1, code_channels=(2, 4, 4), **request.param)
     images = torch.from_numpy(blobs(64, 0).images)
     spec = _spec(network)
     with torch.no_grad():
