@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One recipe, several seeds: every figure of the exported runs side by side, and their spread.
 
-Each run directory holds the report.json that `sparse-split export RUN BUNDLE` leaves there.
+Each is a run directory, which holds the report.json that `sparse-split export RUN BUNDLE` leaves
+there, or the bundle itself.
 
-    python benchmarks/seeds.py runs/gtsrb32_1 runs/gtsrb32_2 runs/gtsrb32_3
+    python benchmarks/seeds.py models/gtsrb32 runs/gtsrb32_2 runs/gtsrb32_3
 """
 
 from __future__ import annotations
@@ -47,17 +48,27 @@ def figures(report: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
+def read(path: Path) -> tuple[int, str, Mapping[str, Any]]:
+    """Seed, name and report of a run, or of a bundle."""
+    if (path / 'manifest.json').is_file():
+        manifest = json.loads((path / 'manifest.json').read_text('utf-8'))
+        training = manifest['training']
+        return training['recipe']['seed'], manifest['name'], training['report']
+    record = json.loads((path / 'report.json').read_text('utf-8'))
+    return record['seed'], record['name'], record['report']
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('runs', type=Path, nargs='+', help='run directories, exported')
+    parser.add_argument('runs', type=Path, nargs='+', help='exported runs, or bundles')
     parser.add_argument('--json', type=Path, help='write the figures to this file too')
     options = parser.parse_args()
-    records = [json.loads((run / 'report.json').read_text('utf-8')) for run in options.runs]
-    seeds = [f'seed {record["seed"]}' for record in records]
-    columns = [figures(record['report']) for record in records]
-    print(f'| {records[0]["name"]} | ' + ' | '.join(seeds) + ' | mean | standard deviation |')
+    records = [read(run) for run in options.runs]
+    seeds = [f'seed {seed}' for seed, _, _ in records]
+    columns = [figures(report) for _, _, report in records]
+    print(f'| {records[0][1]} | ' + ' | '.join(seeds) + ' | mean | standard deviation |')
     print('|' + ' --- |' * (len(seeds) + 3))
     for name in columns[0]:
         values = [column[name] for column in columns]
