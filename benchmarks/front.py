@@ -61,6 +61,18 @@ NETWORKS: dict[str, dict[str, Any]] = {
     'block 128': {'widths': (128, 256, 512), 'stem': 32, 'density': 1 / 16},
 }
 """Narrow dense, block-regular, tap-regular. The number of a name is the first stage's width."""
+_QUARTER = {'widths': (32, 64, 128), 'stem': 16, 'density': 1 / 4, 'keep_dense': ('stages.[01].*',)}
+GRANULARITY: dict[str, dict[str, Any]] = {
+    'random-regular': {**_QUARTER, 'pattern': 'random-regular'},
+    'clash-free-1': {**_QUARTER, 'pattern': 'clash-free-1'},
+    **{
+        f'{kind} {width}': {**_QUARTER, 'pattern': f'{kind}-regular', 'block_width': width}
+        for kind in ('block', 'tap')
+        for width in (4, 8, 16)
+    },
+}
+"""The same network at the same density, 1/4 of stages 2 and 3, by patterns of every structure."""
+_ALL = NETWORKS | GRANULARITY
 PAIRS = (
     ('block 32', 'narrow 16'), ('tap 32', 'narrow 16'), ('tap 32', 'block 32'),
     ('block 64', 'narrow 24'), ('tap 64', 'narrow 24'), ('tap 64', 'block 64'),
@@ -106,7 +118,7 @@ TASKS = {
 def network_of(name: str, classes: int, seed: int) -> nn.Sequential:
     """Stages and final exit; weights and pattern are drawn from `seed`."""
     torch.manual_seed(seed)
-    staged = build('compact', classes, **NETWORKS[name], pattern_seed=seed)
+    staged = build('compact', classes, **_ALL[name], pattern_seed=seed)
     return nn.Sequential(*staged.stages, staged.exit_at(staged.exit_stages[-1]))
 
 
@@ -277,7 +289,7 @@ def gain(of: Found, over: Found) -> tuple[float, float, float, list[float]]:
 def show(arguments: argparse.Namespace) -> None:
     """A row and a point per network: its accuracy over the seeds, its latency side by side."""
     found = _read(arguments.runs)
-    names = [name for name in NETWORKS if any(name in networks for networks in found.values())]
+    names = [name for name in _ALL if any(name in networks for networks in found.values())]
     macs, times = _latencies(names, arguments.rounds)
     rows: dict[str, list[dict[str, Any]]] = {}
     for dataset, networks in found.items():
@@ -306,7 +318,7 @@ def _latencies(
     calls, macs = {}, {}
     with tempfile.TemporaryDirectory() as directory:
         for number, name in enumerate(names):
-            network = build('compact', 43, **NETWORKS[name]).eval()
+            network = build('compact', 43, **_ALL[name]).eval()
             bundle = save(network, Path(directory, str(number)))
             macs[name] = sum(s.macs for s in bundle.stages) + bundle.exits[-1].macs
             x = np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)
@@ -356,7 +368,7 @@ def main() -> None:
     training = commands.add_parser('train')
     training.add_argument('--out', type=Path, required=True)
     training.add_argument('--dataset', choices=TASKS, default='gtsrb')
-    training.add_argument('--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS))
+    training.add_argument('--networks', nargs='+', choices=_ALL, default=list(NETWORKS))
     training.add_argument('--split', choices=('select', 'report'), default='report')
     training.add_argument('--seed', type=int, default=1, help='the first')
     training.add_argument('--seeds', type=int, default=3)

@@ -226,7 +226,6 @@ def test_a_wrong_recipe_is_named(values: dict[str, object], message: str) -> Non
         ({'widths': [8, 8, 'x']}, r"widths is .*'x'.*, expected three whole numbers"),
         ({'widths': [8, 8, 8.5]}, r'widths is .*8.5.*, expected three whole numbers'),
         ({'stem': 0.5}, 'stem is 0.5, expected a whole number of 1 or more'),
-        ({'density': 0.5, 'pattern': 'n:m'}, 'expected block-regular or tap-regular'),
         ({'density': 0.5, 'pattern': 'tabular'}, "unknown kind of pattern 'tabular'"),
         ({'code_channels': [4, -1, 4]}, 'code_channels is'),
         ({'size': 0}, 'size is'),

@@ -126,9 +126,10 @@ def build(
     training starts, and not where a checkpoint is read. `narrow` is a share of all channels of the
     stages, such as 0.5 for a network of half the width. `channels` by group, or a file of `masks`,
     are what `sparse-split prune` found. With a `density` below 1 the network is predefined sparse,
-    where channels are multiples of 16: patterns of the kind `pattern`, of blocks of `block_width`
-    inputs, drawn from `pattern_seed`, at each layer's nearest feasible density. The first
-    convolution, the exits' linear layers and what matches `keep_dense` ('stages.0.*') stay dense.
+    where its layers' shapes allow: patterns of the kind `pattern`, those in blocks of `block_width`
+    inputs x 16 outputs, drawn from `pattern_seed`, at each layer's nearest feasible density. The
+    first convolution, the exits' linear layers and what matches `keep_dense` ('stages.0.*') stay
+    dense. Kinds that are not in blocks save storage, not time.
 
     Raises ValueError for an unknown name and for what the network cannot have.
     """
@@ -145,12 +146,10 @@ def build(
             raise ValueError('masks and a density exclude one another: both choose the weights')
         apply_masks(network, load_masks(masks))
     if density < 1:
-        if Kind(pattern) not in IN_BLOCKS:
-            raise ValueError(f'pattern {pattern!r}, expected block-regular or tap-regular')
+        width = block_width if Kind(pattern) in IN_BLOCKS else None
         sparsify(
-            network, density, pattern, pattern_seed, width=block_width, keep=keep_dense,
-            nearest=True,
-        )  # fmt: skip
+            network, density, pattern, pattern_seed, width=width, keep=keep_dense, nearest=True
+        )
     return network
 
 
