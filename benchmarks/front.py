@@ -54,6 +54,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     'narrow 16': {'widths': (16, 32, 64), 'stem': 8},
     'block 32': {'widths': (32, 64, 128), 'stem': 16, 'density': 1 / 8},
     'tap 32': {'widths': (32, 64, 128), 'stem': 8, 'density': 1 / 8, **TAPS},
+    'narrow 19': {'widths': (19, 38, 77), 'stem': 10},
     'narrow 24': {'widths': (24, 48, 96), 'stem': 16},
     'block 64': {'widths': (64, 128, 256), 'stem': 32, 'density': 1 / 8},
     'tap 64': {'widths': (64, 128, 256), 'stem': 16, 'density': 1 / 16, **TAPS},

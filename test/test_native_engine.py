@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from sparse_split_ros.runtime.engine import Engine, EngineError, choose_engine, 
 
 pytest.importorskip('sparse_split_ros.native._native', reason='the native engine is not built')
 
+from sparse_split_ros.native._native import PlanError
 from sparse_split_ros.native.engine import NativeEngine, fast_int8
 
 ALL = [0.0, 0.0, 0.0]
@@ -104,6 +106,33 @@ def test_a_threshold_that_is_no_number_is_never_reached(native: Engine) -> None:
     result = native.run(images(), 0, 2, [float('nan'), None, 0.0])
     assert result.stopped == 2
     np.testing.assert_allclose(result.exits[0].sum(), 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ('threshold', 'reason'),
+    [
+        ('0.7', r"'0\.7': must be real number, not str"),
+        ([0.7], r'\[0\.7\]: must be real number, not list'),
+        (np.zeros(2), r'array\(\[0\., 0\.\]\): only '),
+        (10**400, '10{30,}: int too large to convert to float'),
+    ],
+    ids=['str', 'list', 'array', 'int'],
+)
+def test_a_threshold_that_cannot_be_a_number_is_named(
+    native: Engine, threshold: Any, reason: str
+) -> None:
+    assert isinstance(native, NativeEngine)
+    turned = images().transpose(0, 1, 3, 2)
+    for x in (images(), turned):
+        with pytest.raises(EngineError, match=f'stage 1: the threshold {reason}'):
+            native.run(x, 0, 2, [None, threshold, None])
+    with pytest.raises(PlanError, match='stage 1: the threshold'):
+        native.session.run(images(), 0, 2, [None, threshold, None], True)
+
+
+def test_a_threshold_may_be_any_kind_of_number(native: Engine) -> None:
+    for threshold in (0, np.float32(0), np.int64(0), np.zeros(()), False):
+        assert native.run(images(), 0, 2, [None, threshold, None]).stopped == 1
 
 
 def test_a_large_batch_stops_where_all_its_rows_are_sure(native: Engine) -> None:

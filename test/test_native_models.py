@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ def networks(draw: st.DrawFn) -> tuple[dict[str, Any], Tensors]:
     """A random model, from its input (C, H, W) to a map or a vector, and its weights."""
     channels, high, wide = (
         draw(st.integers(1, 40)),
-        draw(st.integers(4, 12)),
-        draw(st.integers(4, 12)),
+        draw(st.integers(1, 12)),
+        draw(st.integers(1, 12)),
     )
     rng = np.random.default_rng(draw(st.integers(0, 1 << 30)))
     shapes: dict[str, tuple[int, ...]] = {'x': (channels, high, wide)}
@@ -135,13 +136,14 @@ def networks(draw: st.DrawFn) -> tuple[dict[str, Any], Tensors]:
         elif kind == 'concat':
             parts = [x, *draw(st.lists(st.sampled_from(mates), max_size=2))]
             put('concat', parts, (sum(shapes[part][0] for part in parts), h, w))
-        elif kind == 'pool' and min(h, w) >= 2:
+        elif kind == 'pool':
             name = draw(st.sampled_from(['max_pool', 'avg_pool']))
-            kernel, padding = draw(st.sampled_from([(2, 0), (2, 1), (3, 1)]))
-            if min(h, w) + 2 * padding < kernel:
-                continue
-            stride = draw(st.integers(1, 2))
+            kernel, padding = draw(st.sampled_from([(2, 0), (2, 1), (3, 0), (3, 1), (4, 1)]))
+            stride = draw(st.integers(1, 3))
             ceil_mode = draw(st.booleans())
+            # Rounded up, a window may be larger than the padded image, by less than its stride.
+            if min(h, w) + 2 * padding - kernel + (stride - 1) * ceil_mode < 0:
+                continue
             window = (kernel, stride, padding, 1, ceil_mode)
             sides = F.max_pool2d(torch.zeros(1, h, w), *window).shape[1:]
             fields = {'kernel': [kernel] * 2, 'stride': [stride] * 2, 'padding': [padding] * 2}
@@ -218,6 +220,36 @@ def in_torch(record: dict[str, Any], tensors: Tensors, x: Any) -> Any:
         values[op['output']] = y
         op['range'] = float(y.abs().max())
     return values['y']
+
+
+@pytest.mark.parametrize('kind', ['max_pool', 'avg_pool'])
+@pytest.mark.parametrize('ceil_mode', [False, True])
+def test_a_pool_has_torchs_windows_or_none_where_torch_has_none(kind: str, ceil_mode: bool) -> None:
+    rng = np.random.default_rng(3)
+    sizes = product(range(1, 5), range(2, 6), range(1, 5))
+    for side, kernel, stride in sizes:
+        for padding, counted in product(range(kernel // 2 + 1), [False, True]):
+            x = rng.normal(size=(1, 3, side, side + 1)).astype(np.float32)
+            window = {'kernel': [kernel] * 2, 'stride': [stride] * 2, 'padding': [padding] * 2}
+            counts = {'count_include_pad': counted} if kind == 'avg_pool' else {}
+            pool = operation(kind, ['x'], 'y', **window, ceil_mode=ceil_mode, **counts)
+            record = model(x.shape[1:], (), [pool])
+            try:
+                expected = in_torch(record, {}, torch.from_numpy(x).double()).numpy()
+            except RuntimeError:
+                expected = None
+            program = native.Program()
+            planned = program.tensor(*x.shape[1:])
+            number = program.begin('m', planned)
+            call = {key: pool[key] for key in (*window, 'ceil_mode', *counts)}
+            if expected is None:
+                with pytest.raises(native.PlanError, match='reaches over'):
+                    program.pool(planned, kind == 'avg_pool', **call)
+                continue
+            program.end(program.pool(planned, kind == 'avg_pool', **call))
+            program.finish()
+            y = native.Session(program, [], 1).run_model(number, x, False)
+            np.testing.assert_allclose(y, expected, atol=1e-5, err_msg=f'{side} {call}')
 
 
 @settings(max_examples=150)

@@ -101,10 +101,12 @@ class NativeEngine(StagedEngine):
             return EngineResult._make(self.session.run(x, first, last, thresholds, stop))
         except NotFiniteError as error:
             raise EngineError(str(error)) from error
-        except (PlanError, TypeError):
+        except (PlanError, TypeError) as error:
             # The call takes what it can use as it is, and knows no words for what it cannot.
             self._check_range(first, last, thresholds)
             self._check_shape(x, self.bundle.input_shape(first), f'stage {first}')
-            if x.flags.c_contiguous:
-                raise
-            return self.run(np.ascontiguousarray(x), first, last, thresholds, stop=stop)
+            if not x.flags.c_contiguous:
+                return self.run(np.ascontiguousarray(x), first, last, thresholds, stop=stop)
+            if isinstance(error, PlanError):  # a threshold that is no number
+                raise EngineError(str(error)) from error
+            raise

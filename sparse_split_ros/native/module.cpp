@@ -56,6 +56,20 @@ const float* rows_of(const Session& session, int tensor, const Floats& x) {
   return x.data();
 }
 
+double threshold_of(py::handle given, std::size_t stage) {
+  const double threshold = PyFloat_AsDouble(given.ptr());
+  if (threshold == -1 && PyErr_Occurred() != nullptr) {
+    const py::error_already_set error;
+    if (!error.matches(PyExc_Exception)) throw error;
+    const auto found = py::reinterpret_steal<py::str>(PyUnicode_FromFormat("%.60R", given.ptr()));
+    if (!found) throw py::error_already_set();
+    throw PlanError("stage " + std::to_string(stage) + ": the threshold " + std::string(found) +
+                    ": " + std::string(py::str(error.value())));
+  }
+  // Not-a-number is one that no confidence reaches.
+  return std::isnan(threshold) ? HUGE_VAL : threshold;
+}
+
 // What is asked of each stage, of how many there must be: None, or a threshold. The memory is this
 // thread's, and good until it asks again.
 std::vector<Asked>& asked_of(const Session& session, const py::object& thresholds) {
@@ -73,9 +87,7 @@ std::vector<Asked>& asked_of(const Session& session, const py::object& threshold
     const py::handle threshold = PySequence_Fast_GET_ITEM(items.ptr(), k);
     if (threshold.is_none() || session.stages()[k].exit < 0) continue;
     asked[k].exit = true;
-    // One that is no number is one that no confidence reaches.
-    asked[k].threshold = threshold.cast<double>();
-    if (std::isnan(asked[k].threshold)) asked[k].threshold = HUGE_VAL;
+    asked[k].threshold = threshold_of(threshold, k);
   }
   return asked;
 }
@@ -289,6 +301,14 @@ void bind_session(py::module_& module) {
 
 PYBIND11_MODULE(_native, module) {
   using namespace sparse_split;
+#if PYBIND11_VERSION_HEX < 0x020C0000
+  // Built so, arrays of NumPy 2 would be read with wrong strides, and answers be wrong in silence.
+  const auto numpy = py::module_::import("numpy").attr("__version__").cast<std::string>();
+  if (std::stoi(numpy) >= 2) {
+    throw py::import_error("built with a pybind11 older than 2.12, which does not know NumPy " +
+                           numpy + ": pip install pybind11, and build again");
+  }
+#endif
   module.doc() = "The kernels, programs and sessions of the native engine.";
   const auto refused = py::register_exception<PlanError>(module, "PlanError", PyExc_ValueError);
   py::register_exception<NoKernel>(module, "NoKernelError", refused.ptr());

@@ -164,13 +164,15 @@ const float* Program::packed_bias(const Array<float>& bias, int outputs) {
 
 int Program::output_side(int side, const Window& window, int axis, bool ceil_mode) const {
   const int reach = window.dilation[axis] * (window.kernel[axis] - 1) + 1;
-  const int room = side + 2 * window.padding[axis] - reach;
+  const int stride = window.stride[axis], padding = window.padding[axis];
+  // Rounded up, the last window may reach beyond the padding by less than a stride: also the only
+  // one, which is then larger than the padded image.
+  const int room = side + 2 * padding - reach + (ceil_mode ? stride - 1 : 0);
   require(room >= 0, "a kernel that reaches over " + to_string(reach) + " of " + to_string(side) +
-                         " pixels with padding " + to_string(window.padding[axis]));
-  const int stride = window.stride[axis], fit = room / stride + 1;
-  // Rounded up there is one window more, if it begins inside the image or the padding before it.
-  const bool more = ceil_mode && room % stride != 0 && fit * stride < side + window.padding[axis];
-  return fit + more;
+                         " pixels with padding " + to_string(padding));
+  const int last = room / stride;
+  // It counts if it begins inside the image or the padding before it.
+  return ceil_mode && last * stride >= side + padding ? last : last + 1;
 }
 
 Program::Convolution Program::check_conv(int x, const Array<float>& weight,

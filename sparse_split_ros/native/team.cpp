@@ -3,16 +3,25 @@
 
 #include "team.hpp"
 
+#include <unistd.h>
+
+#include <chrono>
+
 namespace sparse_split {
 namespace {
 
-// Turns of active waiting before the core is offered to others.
-constexpr int kPatience = 4096;
-// Turns for which a helper waits for the next frame before it sleeps, some 100 µs: to wake it takes
-// a good part of a frame, and where frames come one behind the other it need not.
-constexpr int kLinger = 2048;
+using Clock = std::chrono::steady_clock;
 
-void pause_briefly(int& turns) {
+// Turns of active waiting before the core is offered to others.
+constexpr unsigned kPatience = 4096;
+// For how long a helper waits for the next frame before it sleeps: to wake it takes a good part of
+// a frame, and where frames come one behind the other it need not. In time, for a turn takes 1 to
+// 50 ns, as the machine has it.
+constexpr std::chrono::microseconds kLinger{100};
+// Turns between two looks at the clock, each of which takes as long as some turns.
+constexpr unsigned kTurnsPerLook = 64;
+
+void pause_briefly(unsigned& turns) {
   if (++turns > kPatience) {
     std::this_thread::yield();
     return;
@@ -26,34 +35,55 @@ void pause_briefly(int& turns) {
 
 }  // namespace
 
-Team::Team(int threads) {
+Team::Team(int threads)
+    : process_(getpid()), wake_(std::make_unique<std::condition_variable>()) {
   helpers_.reserve(threads > 1 ? threads - 1 : 0);
   for (int i = 1; i < threads; ++i) helpers_.emplace_back(&Team::help, this);
 }
 
 Team::~Team() {
+  if (!at_home()) {
+    // Left as they are, at the price of their memory: a condition variable is not destroyed before
+    // those who wait for it have gone, and the helpers' handles may by now be those of threads that
+    // this process has started, so they are not even detached.
+    static_cast<void>(wake_.release());
+    static_cast<void>(new std::vector<std::thread>(std::move(helpers_)));
+    return;
+  }
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     stopping_ = true;
   }
-  wake_.notify_all();
+  wake_->notify_all();
   for (std::thread& helper : helpers_) helper.join();
 }
+
+bool Team::at_home() const { return getpid() == process_; }
 
 void Team::help() {
   for (;;) {
     {
       std::unique_lock<std::mutex> lock(mutex_);
-      wake_.wait(lock, [&] { return stopping_ || active_.load(std::memory_order_relaxed); });
+      wake_->wait(lock, [&] { return stopping_ || active_.load(std::memory_order_relaxed); });
       if (stopping_) return;
     }
-    int turns = 0;
-    while (active_.load(std::memory_order_acquire) || turns < kLinger) {
+    unsigned turns = 0;
+    Clock::time_point until;
+    for (;;) {
       if (take()) {
         turns = 0;
-      } else {
-        pause_briefly(turns);
+        continue;
       }
+      // A core that was offered may be away for milliseconds, so then every turn looks.
+      if (turns % kTurnsPerLook == 0 || turns > kPatience) {
+        const Clock::time_point now = Clock::now();
+        if (turns == 0 || active_.load(std::memory_order_acquire)) {
+          until = now + kLinger;
+        } else if (now >= until) {
+          break;
+        }
+      }
+      pause_briefly(turns);
     }
   }
 }
@@ -70,7 +100,8 @@ bool Team::take() {
 }
 
 Team::Frame::Frame(Team* team) : team_(team) {
-  if (team_ == nullptr || team_->size() == 1 || team_->taken_.exchange(true)) {
+  if (team_ == nullptr || team_->size() == 1 || !team_->at_home() ||
+      team_->taken_.exchange(true)) {
     team_ = nullptr;
     return;
   }
@@ -78,7 +109,7 @@ Team::Frame::Frame(Team* team) : team_(team) {
     const std::lock_guard<std::mutex> lock(team_->mutex_);
     team_->active_.store(true, std::memory_order_release);
   }
-  team_->wake_.notify_all();
+  team_->wake_->notify_all();
 }
 
 Team::Frame::~Frame() {
@@ -99,7 +130,7 @@ void Team::Frame::share(void (*task)(const void*, int), const void* context, int
   team_->left_.store(job << 32 | static_cast<std::uint32_t>(parts), std::memory_order_release);
   while (team_->take()) {
   }
-  int turns = 0;
+  unsigned turns = 0;
   while (team_->done_.load(std::memory_order_acquire) < parts) pause_briefly(turns);
 }
 

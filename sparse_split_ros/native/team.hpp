@@ -6,12 +6,18 @@
 // Within a frame the helpers wait for the next layer actively, for a layer takes microseconds and a
 // wake-up as long; between frames they soon sleep. Nobody waits for a helper that has not started: what
 // it does not take, the caller does, so a busy machine costs the help and not the frame.
+//
+// A fork takes the team along and leaves its helpers behind: in the child its frames have one
+// thread, and it can be let go of.
 
 #pragma once
+
+#include <sys/types.h>
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -36,7 +42,7 @@ class Team {
     Frame(const Frame&) = delete;
     Frame& operator=(const Frame&) = delete;
 
-    // How many threads there are to share work among: 1 where the team was taken.
+    // How many threads there are to share work among: 1 where the team was taken, and after a fork.
     int size() const { return team_ == nullptr ? 1 : team_->size(); }
     // Calls task(context, part) for every part from 0 to parts - 1 and returns when all are done.
     void share(void (*task)(const void*, int), const void* context, int parts);
@@ -48,10 +54,13 @@ class Team {
  private:
   void help();
   bool take();
+  // Whether this is the process in which the helpers are.
+  bool at_home() const;
 
+  const pid_t process_;
   std::vector<std::thread> helpers_;
   std::mutex mutex_;
-  std::condition_variable wake_;
+  std::unique_ptr<std::condition_variable> wake_;  // a child of a fork cannot destroy it
   std::atomic<bool> taken_{false};
   std::atomic<bool> active_{false};
   bool stopping_ = false;
