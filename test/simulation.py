@@ -84,7 +84,7 @@ class FakeEngine:
                 break
         features = np.zeros((len(x), *self.bundle.stages[last].output_shape), np.float32)
         features[:, 0, 0, 0], features[:, 0, 0, 1] = numbers, confidences
-        return EngineResult(features if stopped is None else None, exits, exits, {}, stopped)
+        return EngineResult(features if stopped is None else None, exits, exits, {}, stopped, {})
 
     def encode(self, features: Array, split: int) -> Array:
         return features
@@ -259,6 +259,7 @@ class Simulation:
         if step.frame is not None:
             self.sent.append((self.now, step.frame))
             self._transmit(step.frame, self.setup.up, self._at_tail)
+        self.head.teach()
 
     def _transmit(self, data: bytes, faults: Faults, deliver: Callable[[bytes], None]) -> None:
         if faults.cut or self.random.random() < faults.drop:

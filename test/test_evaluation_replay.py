@@ -21,6 +21,7 @@ from sparse_split_ros.evaluation.jobs import EvaluateError
 from sparse_split_ros.evaluation.stream import CHUNK, Source, Stream, full_network
 from sparse_split_ros.link.codec import CodecError
 from sparse_split_ros.policy.decision import Reason, Route
+from sparse_split_ros.policy.plan import FixedPolicy
 from sparse_split_ros.runtime.bundle import Bundle
 from sparse_split_ros.runtime.engine import load_engine
 from sparse_split_ros.runtime.head import Head
@@ -118,6 +119,20 @@ def test_frames_that_fail_are_counted_and_named(
     run = replayed(world)
     assert run.summary['failed'] == run.summary['missed_frames'] == 200
     assert run.problems == ['fixed: 200 frames failed, first: features of no shape']
+
+
+def test_a_policy_that_raises_is_named_and_its_frames_still_answered(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise KeyError('broken policy')
+
+    monkeypatch.setattr(FixedPolicy, 'choose', broken)
+    run = replayed(world)
+    (problem,) = run.problems
+    assert problem.startswith('fixed: the policy raised ')
+    assert "choose: KeyError: 'broken policy'" in problem
+    assert run.summary['failed'] == 0
 
 
 def test_times_are_those_of_the_profile(world: World) -> None:

@@ -25,6 +25,7 @@ from sparse_split_ros.link.frame import REPLY_FORMAT, VERSION, FeatureFrame, Rep
 from sparse_split_ros.nodes import policies, qos
 from sparse_split_ros.nodes.head import HeadNode
 from sparse_split_ros.nodes.messages import wire_message
+from sparse_split_ros.policy.decision import Decision
 from sparse_split_ros.policy.joint import JointPolicy
 from sparse_split_ros.policy.risk import Calibration
 from sparse_split_ros.ros import (
@@ -191,6 +192,26 @@ def test_a_decision_says_what_was_planned_and_seen(
     assert 0 <= float(decision['audit_probability']) <= 0.1
 
 
+def test_an_answer_is_published_before_it_is_learned_from(
+    bundle: Bundle, domain: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(bundle, domain) as head, Peer(domain=domain) as peer:
+        peer.warm_up(images=[image(3)])
+        learned, published = [], threading.Event()
+        observe = head.head.policy.observe
+
+        def after_all(decision: Decision) -> None:
+            learned.append(published.wait(10.0))
+            observe(decision)
+
+        monkeypatch.setattr(head.head.policy, 'observe', after_all)
+        peer.ask(image(3), (1, 0))
+        assert learned == []
+        published.set()
+        peer.ask(image(3), (2, 0))
+        assert learned[0] is True, 'before the next frame is planned'
+
+
 def test_what_was_learned_survives_a_restart(bundle: Bundle, domain: int, tmp_path: Path) -> None:
     with (
         running(bundle, domain, policy_state=str(tmp_path)) as head,
@@ -198,7 +219,7 @@ def test_what_was_learned_survives_a_restart(bundle: Bundle, domain: int, tmp_pa
     ):
         peer.warm_up(images=[image(3)])
         show(peer, 5)
-        first = head.head.policy.state()  # type: ignore[attr-defined]
+    first = head.head.policy.state()  # type: ignore[attr-defined]
     assert [path.name for path in tmp_path.iterdir()] == ['head-joint.json']
     with running(bundle, domain, policy_state=str(tmp_path)) as head:
         assert head.head.policy.state()['scenes'] == first['scenes']  # type: ignore[attr-defined]

@@ -23,7 +23,7 @@ from sparse_split_ros.policy.factory import POLICIES, Settings, apply_live, make
 from sparse_split_ros.policy.facts import Facts
 from sparse_split_ros.policy.joint import JointPolicy
 from sparse_split_ros.policy.plan import Plan, Policy, PolicyError
-from sparse_split_ros.policy.risk import bin_of
+from sparse_split_ros.policy.risk import Labelled, bin_of
 from sparse_split_ros.policy.scene import Scene
 
 UP = Link(TailState.UP, rtt_ms=4.0, jitter_ms=0.5, goodput=math.nan, loss=0.0)
@@ -130,6 +130,7 @@ def test_state_is_restored_and_plans_are_the_same() -> None:
     lambda s: s.pop('scenes'), lambda s: s.update(exits=[0]), lambda s: s.update(edges=[]),
     lambda s: s['scenes']['day'].update(counts=[[1.0]]),
     lambda s: s['scenes']['day'].update(answers=math.nan),
+    lambda s: s['scenes']['day']['first'][0].__setitem__(0, -1e6),
     lambda s: s['scenes']['day'].update(live=[[99, 0, 0]], weights=[1.0]),
 ])  # fmt: skip
 def test_a_state_that_does_not_fit_changes_nothing(change) -> None:
@@ -141,6 +142,29 @@ def test_a_state_that_does_not_fit_changes_nothing(change) -> None:
     with pytest.raises(PolicyError):
         second.restore(state)
     assert second.state()['scenes'] == {}
+
+
+def test_a_state_from_before_first_exits_were_counted_is_taken() -> None:
+    first = joint()
+    simulate(first, [Segment(TABLE.shuffled(1, 500))])
+    state = json.loads(json.dumps(first.state()))
+    for scene in state['scenes'].values():
+        del scene['first']
+    second = joint()
+    second.restore(state)
+    assert second._scenes['day'].risk.answers == first._scenes['day'].risk.answers
+    assert np.sum(second._scenes['day'].risk.first) == 0
+
+
+def test_a_sample_without_the_exit_that_was_seen_most_is_kept() -> None:
+    policy = joint(calibration=None)
+    policy.choose(DAY, UP)
+    state = policy._scenes['day']
+    state.risk.first[0][5], state.risk.first[1][5] = 400.0, 300.0
+    for _ in range(3):
+        state.add(Labelled([-1, 20, 20], [False] * 3, 1.0))
+    bins, weights = state.sample()
+    assert len(bins) == 1 and weights.sum() == 3.0
 
 
 @pytest.mark.parametrize('confidence', [math.nan, 2.0, -1.0])
@@ -249,6 +273,19 @@ def test_a_stream_that_was_not_seen_yet_is_met_with_care() -> None:
     assert min(thresholds(policy.choose(DAY, UP))) < min(thresholds(start))
 
 
+def test_at_the_same_thresholds_the_same_frames_stop_whatever_the_split() -> None:
+    policy = joint(target=0.05)
+    policy.choose(DAY, UP)
+    found: dict[tuple[float | None, ...], set[tuple[tuple[float, ...], float]]] = {}
+    arms: dict[tuple[float | None, ...], int] = {}
+    for item in policy._scenes['day'].candidates:
+        key = item.thresholds[: FACTS.final]
+        found.setdefault(key, set()).add((item.stops, item.rest))
+        arms[key] = arms.get(key, 0) + 1
+    assert max(arms.values()) > 1
+    assert all(len(shares) == 1 for shares in found.values())
+
+
 def test_what_one_scene_has_overdrawn_is_paid_back_in_all() -> None:
     night = Scene(name='night')
     plain, indebted = joint(profile=1.0), joint(profile=1.0)
@@ -263,3 +300,20 @@ def test_what_one_scene_has_overdrawn_is_paid_back_in_all() -> None:
         if policy.choose(DAY, UP)
     ]
     assert risks[1] <= 0.002 < risks[0]
+
+
+def test_a_long_sound_past_in_other_scenes_costs_no_early_answers() -> None:
+    night = Scene(name='night')
+    plain, old = joint(profile=1.0, target=0.02), joint(profile=1.0, target=0.02)
+    for policy in (plain, old):
+        policy.choose(night, UP)
+        policy.choose(DAY, UP)
+        policy._scenes['day'].risk.answers = 20_000.0
+    # A million answers at night, which spent seven tenths of what they could.
+    old._scenes['night'].risk.answers = 1e6
+    old._scenes['night'].risk.coding = 0.7 * 0.02 * 1e6
+    best = []
+    for policy in (plain, old):
+        policy._refresh(policy._scenes['day'])
+        best.append(max(item.risk for item in policy._scenes['day'].candidates if item.kept))
+    assert best[1] > 0.9 * best[0]

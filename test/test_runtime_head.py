@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -401,6 +402,30 @@ def test_a_robot_that_holds_everything_audits_itself_without_a_tail(bundle: Bund
     assert [(said.stage, said.label) for said in decision.exits] == [(0, 2), (2, 3)]
 
 
+def test_an_answer_does_not_wait_for_what_it_teaches(robot: Robot) -> None:
+    (decision,) = robot.frame(2, SURE, 1.0).decisions
+    assert robot.policy.observed == [], 'it is to be published first'
+    robot.head.teach()
+    robot.head.teach()
+    assert robot.policy.observed == [decision]
+
+
+def test_what_is_decided_is_observed_before_the_next_plan(robot: Robot) -> None:
+    decisions = [robot.frame(number, SURE, 1.0).decisions[0] for number in range(3)]
+    assert robot.policy.observed == decisions[:2]
+    robot.head.begin(0, None, Scene(), 1.0, 1.0)
+    assert robot.policy.observed == decisions
+
+
+def test_an_audit_is_observed_before_its_reply_teaches(bundle: Bundle) -> None:
+    robot = Robot(bundle, replace(PLAN, audit_probability=1.0))
+    robot.hello()
+    (decision,) = robot.frame(2, SURE, 1.0).decisions
+    assert decision.audit and robot.policy.observed == []
+    robot.reply(1, 1.05)
+    assert (robot.policy.observed, robot.policy.taught) == ([decision], [(1, False)])
+
+
 class Raising(StaticPolicy):
     """A policy that raises at some events."""
 
@@ -429,10 +454,15 @@ class Raising(StaticPolicy):
             raise KeyError(f'no {event}')
 
 
-def faulty(bundle: Bundle, at: set[str], plan: Plan = PLAN) -> tuple[Robot, Raising, list[str]]:
+Faults = list[tuple[str, str]]
+
+
+def faulty(bundle: Bundle, at: set[str], plan: Plan = PLAN) -> tuple[Robot, Raising, Faults]:
     """A robot with a tail whose policy raises; the policy, and what the head says of it."""
-    robot, policy, said = Robot(bundle), Raising(plan, at), list[str]()
-    robot.head = Head(bundle, policy, deadline=DEADLINE, session=5, complain=said.append)
+    robot, policy, said = Robot(bundle), Raising(plan, at), Faults()
+    robot.head = Head(
+        bundle, policy, deadline=DEADLINE, session=5, complain=lambda *fault: said.append(fault)
+    )
     robot.hello()
     return robot, policy, said
 
@@ -444,10 +474,14 @@ def test_a_policy_that_raises_at_observing_costs_no_frame_of_a_tick(bundle: Bund
     decisions = robot.head.tick(1.0 + DEADLINE).decisions
     assert [decision.header for decision in decisions] == ['header 0', 'header 1', 'header 2']
     assert {decision.reason for decision in decisions} == {Reason.DEADLINE}
+    robot.head.teach()
     assert robot.head.counts.routes[Route.FALLBACK] == robot.head.counts.policy_faults == 3
-    assert said == ["observe raised KeyError: 'no observe'"] * 3
+    assert [event for event, _ in said] == ['observe'] * 3
+    place = r"KeyError: 'no observe' \(test_runtime_head.py:\d+\)"
+    assert all(re.fullmatch(place, text) for _, text in said)
     policy.at = set()
     (decision,) = robot.frame(3, SURE, 2.0).decisions
+    robot.head.teach()
     assert policy.observed == [decision], 'it goes on with what comes next'
 
 
@@ -460,7 +494,9 @@ def test_a_policy_that_raises_at_choosing_gets_the_bundles_own_plan(bundle: Bund
     step = robot.frame(1, SURE, 1.0)
     assert (step.decisions[0].route, step.decisions[0].label) == (Route.LOCAL, 1)
     assert robot.frame(2, DOUBTFUL, 1.0).frame is not None
-    assert said == ["choose raised KeyError: 'no choose'"] * 3
+    assert [event for event, _ in said] == ['choose'] * 3
+    place = r"KeyError: 'no choose' \(test_runtime_head.py:\d+\)"
+    assert all(re.fullmatch(place, text) for _, text in said)
     policy.at = set()
     (decision,) = robot.frame(3, DOUBTFUL, 1.0).decisions
     assert decision.threshold == 0.4, 'its own plan again'
@@ -482,6 +518,6 @@ def test_a_policy_that_raises_at_replies_or_diagnostics_ends_nothing(bundle: Bun
     robot.head.tick(1.0 + DEADLINE)
     assert robot.reply(1, 1.5) == Step()
     assert robot.head.diagnosed() == {}
-    assert [text.split()[0] for text in said] == ['observe_reply', 'diagnostics']
+    assert [event for event, _ in said] == ['observe_reply', 'diagnostics']
     policy.at = set()
     assert robot.head.diagnosed() == {'policy': 'static'}

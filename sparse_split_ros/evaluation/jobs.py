@@ -189,8 +189,8 @@ def _work(job: Job) -> Done:
         replay.finish()
         _append(job, label, replay)
         done.counts[label] = list(asdict(replay.counts()).values())
-        if replay.failed:
-            done.troubles.append(f'{label}: {replay.failed} frames failed, first: {replay.trouble}')
+        if troubles := replay.troubles():
+            done.troubles.append(f'{label}: {"; ".join(troubles)}')
     done.problem = done.problem or stream.problem
     done.unknown_labels = stream.unknown_labels
     partial = job.folder / 'done.part'

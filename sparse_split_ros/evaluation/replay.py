@@ -120,6 +120,10 @@ class Replay(ABC):
         """What the robot counted."""
         return Counts(self.received, self.accepted, self.dropped, 0, self.failed)
 
+    def troubles(self) -> list[str]:
+        """What went wrong on the way, in words."""
+        return [f'{self.failed} frames failed, first: {self.trouble}'] if self.failed else []
+
     def prepare(self, views: list[View]) -> None:
         """These frames will be fed next: what is cheaper in a batch can be computed now."""
         return
@@ -184,8 +188,12 @@ class HeadReplay(Replay):
         super().__init__(world, link)
         bundle = world.engine.bundle
         self.head = Head(
-            bundle, policy, deadline=world.deadline, session=_SESSION, seed=world.seed
+            bundle, policy, deadline=world.deadline, session=_SESSION, seed=world.seed,
+            complain=self._policy_raised,
         )  # fmt: skip
+        # What a policy raised first, and how often it did: its frames got the bundle's own plan.
+        self.policy_trouble = ''
+        self.policy_faults = 0
         self._classes = bundle.classes
         self._engine = HeadEngine(world.engine, world.robot)
         self._tail_engine = TailEngine(world.engine, world.offboard)
@@ -198,6 +206,18 @@ class HeadReplay(Replay):
         self._announcement = Announcement('replayed', _SESSION, (bundle.fingerprint.hex(),))
         self._ticks: set[float] = set()
         self._at(0.0, self._announce)
+
+    def troubles(self) -> list[str]:
+        """What went wrong on the way; a policy that raises is no fair contestant."""
+        raised = (
+            f"the policy raised {self.policy_faults} times, and was passed over for the bundle's "
+            f'own split and threshold; first in {self.policy_trouble}'
+        )
+        return [*super().troubles(), *([raised] if self.policy_faults else [])]
+
+    def _policy_raised(self, event: str, text: str) -> None:
+        self.policy_faults += 1
+        self.policy_trouble = self.policy_trouble or f'{event}: {text}'
 
     def _happened(self) -> None:
         """Be there when the head's next deadline passes."""
@@ -270,6 +290,7 @@ class HeadReplay(Replay):
             arrives = self._link.send(len(step.frame), self.now)
             if arrives is not None:
                 self._at(arrives, partial(self._at_tail, step.frame))
+        self.head.teach()
 
     def _at_tail(self, data: bytes) -> None:
         answer = self._tail.submit(0, None, data, self.now)

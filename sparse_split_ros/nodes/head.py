@@ -106,7 +106,7 @@ class HeadNode(StoppableNode):
             session=secrets.randbits(32),
             seed=settings.seed,
             max_in_flight=settings.max_in_flight,
-            complain=partial(self.complain, 'policy'),
+            complain=self._policy_raised,
         )
         # Guards the state machine; the deadline thread waits on it.
         self._state = threading.Condition()
@@ -344,8 +344,12 @@ class HeadNode(StoppableNode):
             self._emit(step)
             self._say_state()
 
+    def _policy_raised(self, event: str, text: str) -> None:
+        # A kind for each event, so that one that fails on every frame does not hide another.
+        self.complain(f'policy {event}', text)
+
     def _emit(self, step: Step, header: Header | None = None) -> None:
-        """Send what a step asks for; features first, somebody waits for them.
+        """Send what a step asks for; features first, somebody waits for them, and learn last.
 
         Never raises: it would end the thread that keeps the deadlines, or the executor.
         """
@@ -359,6 +363,9 @@ class HeadNode(StoppableNode):
                 self._publish(decision)
             except Exception as error:
                 self.complain('answer not published', f'{type(error).__name__}: {error}')
+        if step.decisions:
+            with self._state:
+                self.head.teach()
 
     def _publish(self, decision: Decision) -> None:
         origin: _Origin = decision.header

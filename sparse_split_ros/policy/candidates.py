@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -42,6 +41,7 @@ _LEAST = 1 / 300
 _FIRST_LOOK = 20
 _ONE_HOT = np.eye(BINS)
 _LOW = np.array((0.0, *EDGES))
+_LEVELS = np.array(LEVELS)
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,70 @@ class Candidate:
     rest: float
     risk: float
     kept: bool
+
+
+@dataclass(frozen=True)
+class _Promise:
+    """What the promise leaves to a scene from here on.
+
+    ``accounts`` are answers and expected disagreements so far: the scene's own, and over all
+    scenes. ``slack`` may be lost until what was overdrawn has to be paid back; ``bearable`` (L,)
+    tells which levels are.
+    """
+
+    target: float
+    z: float
+    accounts: tuple[tuple[float, float], ...]
+    slack: float
+    bearable: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, risk: SceneRisk, others: tuple[float, float], target: float, z: float) -> _Promise:
+        """That of a scene, beside what all ``others`` have answered and lost."""
+        answers, spent = risk.answers, risk.spent()
+        # Before a stream has shown how sure its exits are, no single answer may be much worse than
+        # the target: that holds whatever the stream is like.
+        known = sum(map(sum, risk.first)) >= _FIRST_LOOK
+        return cls(
+            target, z, ((answers, spent), (answers + others[0], spent + others[1])),
+            target * (answers + REPAY) - spent,
+            np.full(len(LEVELS), True) if known else 2 * target >= _LEVELS,
+        )  # fmt: skip
+
+    def allows(self, total: Floats, variance: Floats) -> NDArray[np.bool_]:
+        """Which levels keep it that lead to a share of ``total`` (L,) with this ``variance``."""
+        allowed = self.bearable & (total * REPAY <= self.slack)
+        own = self.accounts[0][0]
+        for answers, spent in self.accounts:
+            horizon = max(HORIZON, answers + AHEAD)
+            # The share of all answers so far and of those until the horizon.
+            share_then = (spent + total * (horizon - answers)) / horizon
+            chance = CLUSTER * share_then / horizon
+            # What is not known of this scene's curves is not known of its own answers only.
+            here = (horizon - (answers - own)) / horizon
+            keeps = share_then + self.z * np.sqrt(here**2 * variance + chance) <= self.target
+            # What other scenes have overdrawn must not end all early answers in this one.
+            allowed &= keeps if answers == own else keeps | (total <= self.target / 10)
+        return allowed
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """What a sample's frames do at some exits, at each of L risk levels.
+
+    ``levels`` (L, E) is the first bin of each exit that answers, ``stops`` (L, exits) the share of
+    frames that do, ``rest`` (L,) that of the others, ``left`` (L, B) the latter by the deepest
+    exit's bin, ``expected`` and ``variance`` (L,) the share of wrong answers; ``seen`` tells
+    whether there were frames at all.
+    """
+
+    levels: Bins
+    stops: Floats
+    rest: Floats
+    expected: Floats
+    variance: Floats
+    left: Floats
+    seen: bool
 
 
 class Search:
@@ -96,77 +160,77 @@ class Search:
         (N,) what each stands for. ``others`` are answers and expected disagreements of all other
         scenes: the promise is kept in this scene and over all.
         """
-        answers, spent = risk.answers, risk.spent()
-        accounts = ((answers, spent), (answers + others[0], spent + others[1]))
+        promise = _Promise.of(risk, others, target, self._z)
         alone, late = risk.levels(np.ones(len(self._late))), risk.levels(1 / self._late)
+        # Arms that differ in their split alone leave the same frames to the others.
+        passed: dict[tuple[int, ...], _Passed] = {}
         found: list[Candidate] = []
         for arm in self._arms:
-            usable = (bins[:, list(arm.exits)] >= 0).all(axis=1)
-            levels = late.copy()
-            levels[:, arm.exits[:1]] = alone[:, arm.exits[:1]]
-            found += self._tried(
-                arm, risk, coding, levels, bins[usable], weights[usable], accounts, target
-            )
+            if arm.exits not in passed:
+                levels = late.copy()
+                levels[:, arm.exits[:1]] = alone[:, arm.exits[:1]]
+                usable = (bins[:, list(arm.exits)] >= 0).all(axis=1)
+                passed[arm.exits] = self._passed(
+                    arm.exits, risk, levels, bins[usable], weights[usable]
+                )
+            found += self._tried(arm, passed[arm.exits], coding, promise)
         return found
 
-    def _tried(
-        self, arm: Arm, risk: SceneRisk, coding: Mapping[int, Coded], levels: Bins, bins: Bins,
-        weights: Floats, accounts: tuple[tuple[float, float], ...], target: float,
-    ) -> list[Candidate]:  # fmt: skip
-        """An arm with each of its codecs at the lowest thresholds allowed."""
+    def _passed(
+        self, exits: tuple[int, ...], risk: SceneRisk, levels: Bins, bins: Bins, weights: Floats
+    ) -> _Passed:
+        """What a sample's frames do at these exits, one after the other."""
         count = len(levels)
-        stops = np.zeros((count, len(arm.exits)))
-        expected, variance = np.zeros(count), np.zeros(count)
+        stops = np.zeros((count, len(exits)))
+        expected, variance, left = np.zeros(count), np.zeros(count), np.zeros((count, BINS))
         if len(bins):
+            rows = np.arange(len(bins))
             share = weights / weights.sum()
             alive = np.ones((count, len(bins)), np.float32)
-            for i, exit_ in enumerate(arm.exits):
-                stop = alive * (bins[None, :, exit_] >= levels[:, exit_, None])
+            for i, exit_ in enumerate(exits):
+                column = bins[:, exit_]
+                stop = alive * (column >= levels[:, exit_, None])
                 alive -= stop
-                one_hot = _ONE_HOT[bins[:, exit_]] * share[:, None]
-                mass = stop @ one_hot.astype(np.float32)
+                shares = np.zeros((len(bins), BINS), np.float32)
+                shares[rows, column] = share
+                mass = stop @ shares
                 stops[:, i] = mass.sum(1)
                 likelier = self._late[exit_] if i else 1.0
                 expected += likelier * (mass @ risk.curve[exit_])
                 variance += likelier**2 * (mass**2 @ risk.variance[exit_])
             variance += risk.doubt * expected**2
+            if exits:
+                left = (alive * share) @ _ONE_HOT[bins[:, exits[-1]]]
         # That no frame of the sample is left to the others does not mean that none ever is.
         rest = np.clip(1 - stops.sum(1), _LEAST, 1)
+        return _Passed(levels, stops, rest, expected, variance, left, seen=len(bins) > 0)
+
+    def _tried(
+        self, arm: Arm, passed: _Passed, coding: Mapping[int, Coded], promise: _Promise
+    ) -> list[Candidate]:
+        """An arm with each of its codecs at the lowest thresholds allowed."""
         final = arm.split == self._facts.final
-        changed = doubt = np.zeros(count)
-        if not final and len(bins):
+        changed = doubt = np.zeros(len(passed.rest))
+        if not final:
             mean, uncertain = coding[arm.split]
-            sent = (alive * share) @ _ONE_HOT[bins[:, arm.exits[-1]]]
-            changed, doubt = sent @ mean, sent**2 @ uncertain
+            changed, doubt = passed.left @ mean, passed.left**2 @ uncertain
         codings = {'': 0.0} if final else self._harm[arm.split]
-        slack = target * (risk.answers + REPAY) - risk.spent()
-        # Before a stream has shown how sure its exits are, no single answer may be much worse than
-        # the target: that holds whatever the stream is like.
-        known = sum(map(sum, risk.first)) >= _FIRST_LOOK
-        bearable = np.array(LEVELS) <= (math.inf if known else 2 * target)
         found = []
         for name, factor in codings.items():
-            total = expected + factor * changed
-            allowed = bearable & (total * REPAY <= slack)
-            for answers, spent in accounts:
-                horizon = max(HORIZON, answers + AHEAD)
-                # The share of all answers so far and of those until the horizon.
-                share_then = (spent + total * (horizon - answers)) / horizon
-                chance = CLUSTER * share_then / horizon
-                spread = np.sqrt(variance + factor**2 * doubt + chance)
-                keeps = share_then + self._z * spread <= target
-                # What other scenes have overdrawn must not end all early answers in this one.
-                allowed &= keeps if answers == risk.answers else keeps | (total <= target / 10)
-            if not len(bins):
+            total = passed.expected + factor * changed
+            allowed = promise.allows(total, passed.variance + factor**2 * doubt)
+            if not passed.seen:
                 # How confident the exits of this scene are was never seen: none may answer.
                 allowed[1:] = False
             # Never to answer at an early exit on the robot adds no risk at all.
             allowed[0] |= final
-            level = int(np.flatnonzero(allowed)[-1]) if allowed.any() else 0
+            levels = np.flatnonzero(allowed)
+            level = int(levels[-1]) if len(levels) else 0
             found.append(
                 Candidate(
-                    arm, name, self._thresholds(arm, levels[level]), tuple(stops[level].tolist()),
-                    float(rest[level]), float(total[level]), bool(allowed.any()),
+                    arm, name, self._thresholds(arm, passed.levels[level]),
+                    tuple(passed.stops[level].tolist()), float(passed.rest[level]),
+                    float(total[level]), len(levels) > 0,
                 )
             )  # fmt: skip
         return found

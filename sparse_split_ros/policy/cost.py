@@ -19,6 +19,7 @@ _TAIL_MACS_PER_MS = 8e6
 # Until the link was measured.
 _RTT_MS = 10.0
 _GAIN = 1 / 32
+_OVERHEAD, _SIZE = 0, 1
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,12 @@ class CostModel:
         }
         # Encoder and codec, per split.
         self.encode_ms = dict.fromkeys(facts.codings, 0.0)
-        self._measured: set[tuple[str, int]] = set()
         # The size the link's round-trip time was measured with.
         self._size = math.nan
+        # What is a guess until it is measured for the first time.
+        self._stages, self._exits = set(range(len(macs))), set(facts.exits)
+        self._encoders, self._tails = set(facts.codings), set(facts.codings)
+        self._others = {_OVERHEAD, _SIZE}
         for stage, ms in (stage_ms or {}).items():
             self.stage_ms[stage] = profile * ms
         for stage, ms in (exit_ms or {}).items():
@@ -140,29 +144,20 @@ class CostModel:
     def measured(self, stage_ms: Mapping[int, float], exit_ms: Mapping[int, float]) -> None:
         """A frame's stages and exits took this long on the robot, its profile included."""
         for stage, ms in stage_ms.items():
-            self.stage_ms[stage] = self._mean('stage', stage, self.stage_ms[stage], ms)
+            self.stage_ms[stage] = _mean(self._stages, stage, self.stage_ms[stage], ms)
         for stage, ms in exit_ms.items():
-            self.exit_ms[stage] = self._mean('exit', stage, self.exit_ms[stage], ms)
+            self.exit_ms[stage] = _mean(self._exits, stage, self.exit_ms[stage], ms)
 
     def around(self, overhead_ms: float, split: int | None, encode_ms: float) -> None:
         """A frame waited and was prepared for so long; coding it for ``split`` took so long."""
-        self.overhead_ms = self._mean('overhead', 0, self.overhead_ms, overhead_ms)
+        self.overhead_ms = _mean(self._others, _OVERHEAD, self.overhead_ms, overhead_ms)
         if split is not None:
-            self.encode_ms[split] = self._mean('encode', split, self.encode_ms[split], encode_ms)
+            self.encode_ms[split] = _mean(self._encoders, split, self.encode_ms[split], encode_ms)
 
     def answered(self, split: int, payload_bytes: int, tail_ms: float) -> None:
         """The tail answered a frame of this size after working on it for so long."""
-        self.tail_ms[split] = self._mean('tail', split, self.tail_ms[split], tail_ms)
-        self._size = self._mean('size', 0, self._size, payload_bytes)
-
-    def _mean(self, kind: str, key: int, mean: float, value: float) -> float:
-        if not (math.isfinite(value) and value >= 0):
-            return mean
-        if (kind, key) not in self._measured:
-            self._measured.add((kind, key))
-            return value
-        # One preempted frame must not move a mean that decisions hang on.
-        return mean + _GAIN * (min(value, 4 * mean + 1.0) - mean)
+        self.tail_ms[split] = _mean(self._tails, split, self.tail_ms[split], tail_ms)
+        self._size = _mean(self._others, _SIZE, self._size, payload_bytes)
 
     def compute_ms(self, stop: int, evaluated: tuple[int, ...]) -> float:
         """Time on the robot for the stages up to ``stop`` and these exits up to it."""
@@ -212,6 +207,18 @@ class CostModel:
             'exit_ms': sorted(self.exit_ms.items()),
             'tail_ms': sorted(self.tail_ms.items()),
         }
+
+
+def _mean(guessed: set[int], key: int, mean: float, value: float) -> float:
+    """The running mean after another value, which replaces what was only ``guessed``."""
+    if not 0 <= value < math.inf:
+        return mean
+    if key in guessed:
+        guessed.remove(key)
+        return value
+    # One preempted frame must not move a mean that decisions hang on.
+    most = 4 * mean + 1.0
+    return mean + _GAIN * ((value if value < most else most) - mean)
 
 
 def _late(slack_ms: float, jitter_ms: float) -> float:

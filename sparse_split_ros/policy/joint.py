@@ -23,7 +23,6 @@ from sparse_split_ros.link.estimate import TailState
 from sparse_split_ros.policy.candidates import (
     Arm,
     Candidate,
-    Coded,
     Search,
     after_others,
     coding_curves,
@@ -78,13 +77,17 @@ _ALARM = math.log(1e3)
 _ODDS = 5.0
 
 
-@dataclass
+@dataclass(slots=True)
 class _Waiting:
-    """A frame whose full answer may still come."""
+    """A frame whose full answer may still come: what the exits said, −1 where one was not asked.
+
+    ``deepest`` is the number of the deepest exit that was, −1 for none.
+    """
 
     scene: str
     bins: list[int]
     labels: list[int]
+    deepest: int
     weight: float
     coding: float
 
@@ -120,12 +123,14 @@ class JointPolicy:
         self.feedback = FeedbackCheck()
         self.alarms = 0
         self.rejected = 0
+        self._final = facts.final
         self._early = tuple(stage for stage in facts.stages if stage < facts.final)
         self._number = {stage: i for i, stage in enumerate(self._early)}
         self._calibration = _checked(calibration, len(self._early))
         self._curve = starting_curve(self._calibration, len(self._early))
-        self._late = after_others(self._calibration, self._curve)
-        self._search = Search(facts, self._early, self._late, all_local=all_local, z=z)
+        late = after_others(self._calibration, self._curve)
+        self._late: list[float] = late.tolist()
+        self._search = Search(facts, self._early, late, all_local=all_local, z=z)
         self._recheck = _recheck(facts)
         self._random = random.Random(seed)
         self._scenes: dict[str, SceneState] = {}
@@ -133,6 +138,8 @@ class JointPolicy:
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
         self._plans: dict[tuple[Candidate, float], Plan] = {}
         self._candidate: Candidate | None = None
+        # The share of frames it is expected to answer early.
+        self._stopping = 0.0
         self._before: Arm | None = None
         self._age = 0
         self._link_state = TailState.UNKNOWN
@@ -147,6 +154,7 @@ class JointPolicy:
             self._scene, self._candidate = name, None
         if self._candidate is None or self._age >= _KEEP or link.state is not self._link_state:
             self._candidate = self._cheapest(state, link)
+            self._stopping = sum(self._candidate.stops)
             self._age, self._link_state = 0, link.state
         self._age += 1
         candidate = self._candidate
@@ -290,15 +298,17 @@ class JointPolicy:
         state = self._scenes.get(decision.scene.name)
         if state is None:
             return
-        row = self._row(decision, state.coding)
+        row = self._row(decision, state.changed)
         if row is None:
             self.rejected += 1
             return
         route, risk = decision.route, state.risk
+        number = self._number.get(decision.exit) if route is Route.LOCAL else None
         state.seen += 1
-        first = next((exit_ for exit_, bin_ in enumerate(row.bins) if bin_ >= 0), None)
-        if first is not None:
-            risk.first[first][row.bins[first]] += 1
+        for exit_, bin_ in enumerate(row.bins):
+            if bin_ >= 0:
+                risk.first[exit_][bin_] += 1
+                break
         if route is Route.OFFBOARD:
             risk.answers += 1
             risk.coding += row.coding
@@ -309,26 +319,23 @@ class JointPolicy:
             self._label(state, row, decision.label)
         elif route is Route.LOCAL:
             risk.answers += 1
-            number = self._number.get(decision.exit)
             if number is not None and row.bins[number] >= 0:
                 passed = decision.plan.thresholds[: decision.exit]
                 alone = all(value is None or value > 1 for value in passed)
-                likelier = 1.0 if alone else float(self._late[number])
-                risk.local[number][row.bins[number]] += likelier
-            final = [answer for answer in decision.exits if answer.stage == self.facts.final]
-            if final:
-                self._label(state, row, final[0].label, own=True)
+                risk.local[number][row.bins[number]] += 1.0 if alone else self._late[number]
+            last = decision.exits[-1] if decision.exits else None
+            if last is not None and last.stage == self._final:
+                self._label(state, row, last.label, own=True)
             elif decision.payload_bytes:
                 self._wait(decision.sequence, row)
         elif decision.payload_bytes:
             self._wait(decision.sequence, row)
         if route is not Route.FALLBACK and self._candidate is not None:
-            stopped = route is Route.LOCAL and decision.exit in self._number
-            expected = sum(self._candidate.stops)
-            if state.shift.add(stopped - expected):
+            stopped = number is not None
+            if state.shift.add(stopped - self._stopping):
                 self.budget.changed()
                 risk.shifted()
-                if stopped < expected:
+                if stopped < self._stopping:
                     risk.caution = max(risk.caution, 2.0)
                 state.due = state.seen
         if state.seen >= state.due:
@@ -342,13 +349,16 @@ class JointPolicy:
         if not stages:
             return
         self.costs.measured(stages, exits)
-        encode_ms = times.compute - sum(stages.values()) - sum(exits.values())
-        split = decision.plan.split if decision.payload_bytes else None
+        split, encode_ms = None, 0.0
+        if decision.payload_bytes:
+            split = decision.plan.split
+            encode_ms = times.compute - sum(stages.values()) - sum(exits.values())
         self.costs.around(times.queue + times.prepare, split, encode_ms)
 
-    def _row(self, decision: Decision, coded: Mapping[int, Coded]) -> _Waiting | None:
+    def _row(self, decision: Decision, changed: Mapping[int, list[float]]) -> _Waiting | None:
         """What the exits said; None when that is no number in [0, 1]."""
         bins, labels = [-1] * len(self._early), [-1] * len(self._early)
+        deepest = -1
         for answer in decision.exits:
             if not 0 <= answer.confidence <= 1:
                 return None
@@ -356,18 +366,17 @@ class JointPolicy:
             if number is not None:
                 bins[number] = bin_of(answer.confidence)
                 labels[number] = answer.label
+                deepest = number
         plan = decision.plan
         weight = 1.0
-        if decision.route is Route.LOCAL and decision.exit != self.facts.final:
+        if decision.route is Route.LOCAL and decision.exit != self._final:
             # A local frame is known by audit, with a known probability, or by a probe, whose
             # moment the link chose: that one tells of the curve and not of how frames are spread.
             audit = decision.audit and plan.audit_probability > 0
             weight = 1 / plan.audit_probability if audit else 0.0
-        coding, split = 0.0, coded.get(plan.split)
-        deepest = [bin_ for bin_ in bins if bin_ >= 0]
-        if split is not None and deepest:
-            coding = float(split[0, deepest[-1]])
-        return _Waiting(decision.scene.name, bins, labels, weight, coding)
+        coded = changed.get(plan.split)
+        coding = coded[bins[deepest]] if coded is not None and deepest >= 0 else 0.0
+        return _Waiting(decision.scene.name, bins, labels, deepest, weight, coding)
 
     def _wait(self, sequence: int, row: _Waiting) -> None:
         self._waiting[sequence] = row
@@ -394,7 +403,8 @@ class JointPolicy:
         risk.learn(labelled)
         risk.recent.append(labelled)
         state.add(labelled)
-        if risk.watch(labelled, _deepest(row.labels), label, _ODDS) > _ALARM:
+        own_label = row.labels[row.deepest] if row.deepest >= 0 else -1
+        if risk.watch(labelled, own_label, label, _ODDS) > _ALARM:
             self.alarms += 1
             risk.alarm()
             state.filled = min(state.filled, 48)
@@ -402,11 +412,10 @@ class JointPolicy:
             self._refresh(state)
 
     def _check_feedback(self, state: SceneState, row: _Waiting, label: int) -> None:
-        seen = [exit_ for exit_, bin_ in enumerate(row.bins) if bin_ >= 0]
-        if not seen:
+        deepest = row.deepest
+        if deepest < 0:
             return
-        deepest = seen[-1]
-        expected = 1 - float(state.risk.curve[deepest][row.bins[deepest]])
+        expected = 1 - float(state.risk.curve[deepest, row.bins[deepest]])
         before = self.feedback.poisoned
         after = self.feedback.add(label, row.labels[deepest], expected)
         if after and not before:
@@ -469,10 +478,6 @@ class JointPolicy:
             scene = self._open(name)
             scene.take(item)
             self._refresh(scene)
-
-
-def _deepest(labels: list[int]) -> int:
-    return next((label for label in reversed(labels) if label >= 0), -1)
 
 
 def _recheck(facts: Facts) -> Plan | None:

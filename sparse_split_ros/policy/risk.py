@@ -218,7 +218,7 @@ def calibration_scale(frames: float, worth: float) -> float:
     return min(1 / CALIBRATION_DESIGN, worth / max(frames, 1.0))
 
 
-@dataclass
+@dataclass(slots=True)
 class Labelled:
     """A frame whose full answer is known: ``bins`` and ``differs`` per exit, −1 for unknown bins.
 

@@ -42,6 +42,8 @@ class SceneState:
     ) -> None:
         self.risk = risk
         self.coding = coding
+        # Its mean per split and bin, as lists: it is looked up once per frame.
+        self.changed = {split: coded[0].tolist() for split, coded in coding.items()}
         self.base = bins
         self.base_weights = weights
         exits = bins.shape[1]
@@ -97,6 +99,8 @@ class SceneState:
             return bins, mass
         exit_ = int(seen.sum(1).argmax())
         known = bins[:, exit_] >= 0
+        if not known.any():
+            return bins, mass
         bins, mass = bins[known], mass[known]
         expected = np.bincount(bins[:, exit_], mass, BINS)
         if not expected.any():
@@ -131,6 +135,8 @@ class Saved:
     """A scene as read from JSON, checked. Raises PolicyError, KeyError, TypeError, ValueError."""
 
     def __init__(self, name: str, item: Mapping[str, Any], exits: int) -> None:
+        # 'first' came after the others: what was saved before it goes on from nothing there.
+        item = {'first': np.zeros((exits, BINS))} | dict(item)
         self.columns = [np.asarray(item[key], float) for key in _COLUMNS]
         if any(c.shape != (exits, BINS) or not np.isfinite(c).all() for c in self.columns):
             raise PolicyError(f'saved state of scene {name!r} has the wrong shape')
@@ -138,6 +144,7 @@ class Saved:
         self.weights = np.asarray(item['weights'], float)[:_SAMPLE]
         self.numbers = [float(item[key]) for key in _NUMBERS]
         sound = np.isfinite(self.weights).all() and len(self.live) == len(self.weights)
+        sound = sound and (self.columns[_COLUMNS.index('first')] >= 0).all()
         if not sound or not all(math.isfinite(x) and x >= 0 for x in self.numbers):
             raise PolicyError(f'saved state of scene {name!r} holds impossible numbers')
         if self.live.size and (self.live.min() < -1 or self.live.max() >= BINS):

@@ -129,9 +129,11 @@ class PageHinkley:
 
     def add(self, deviation: float) -> bool:
         """Whether this deviation from the expected mean completes evidence of a shift."""
-        self._up = max(0.0, self._up + deviation - self._slack)
-        self._down = max(0.0, self._down - deviation - self._slack)
-        if max(self._up, self._down) <= self._limit:
+        up = self._up + deviation - self._slack
+        down = self._down - deviation - self._slack
+        self._up = up if up > 0 else 0.0
+        self._down = down if down > 0 else 0.0
+        if self._up <= self._limit and self._down <= self._limit:
             return False
         self._up = self._down = 0.0
         return True

@@ -5,14 +5,17 @@
 The node, the offline evaluator and the tests drive the same object, and run the network between
 its events with :func:`compute`. Times are steady seconds. Every accepted frame leaves in exactly
 one decision (or is counted as failed when its computation was). A policy that raises costs no
-frame: it is not told of that event, or the frame gets the bundle's own plan.
+frame: it is not told of that event, or the frame gets the bundle's own plan. Learning takes time
+that an answer must not wait for: publish first, then :meth:`Head.teach`.
 """
 
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -146,8 +149,8 @@ class Head:
     """Decides each frame's route.
 
     ``deadline`` is in seconds from a frame's arrival, ``session`` names this start on the wire, and
-    ``max_in_flight`` bounds what waits for the tail. ``complain`` is told what a policy raised. Not
-    safe for threads: the owner holds a lock.
+    ``max_in_flight`` bounds what waits for the tail. ``complain`` is told in which event a policy
+    raised, and what. Not safe for threads: the owner holds a lock.
     """
 
     def __init__(
@@ -159,7 +162,7 @@ class Head:
         session: int,
         seed: int = 0,
         max_in_flight: int = 64,
-        complain: Callable[[str], None] | None = None,
+        complain: Callable[[str, str], None] | None = None,
     ) -> None:
         self.policy = policy
         self.deadline = deadline
@@ -171,6 +174,8 @@ class Head:
         self._random = np.random.default_rng(seed)
         self._sequence = 0
         self._waiting: dict[int, _Accepted] = {}
+        # Decisions the policy has not observed yet.
+        self._untaught: list[Decision] = []
         self._codecs: dict[tuple[int, str], Codec] = {}
 
     def begin(self, source: int, header: Any, scene: Scene, arrived: float, now: float) -> Ticket:
@@ -190,11 +195,26 @@ class Head:
 
     def _chosen(self, scene: Scene) -> Plan:
         """The policy's plan; the bundle's own split, threshold and codec when it has none."""
+        self.teach()
         try:
             return self.policy.choose(scene, self.tracker.link())
         except Exception as error:
             self._fault('choose', error)
             return _safe_plan(self._bundle)
+
+    def teach(self) -> None:
+        """Let the policy observe the decisions made since the last call; best once published.
+
+        Whoever does not call it loses nothing: the policy is asked and told of replies only after
+        it has observed all decisions before.
+        """
+        decisions, self._untaught = self._untaught, []
+        for decision in decisions:
+            try:
+                self.policy.observe(decision)
+            except Exception as error:
+                # The answer stands, and others may have become final with it.
+                self._fault('observe', error)
 
     def diagnosed(self) -> dict[str, object]:
         """What the policy has to say of itself; nothing when it fails at that."""
@@ -207,7 +227,9 @@ class Head:
     def _fault(self, event: str, error: Exception) -> None:
         self.counts.policy_faults += 1
         if self._complain is not None:
-            self._complain(f'{event} raised {type(error).__name__}: {error}')
+            *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+            place = f'{Path(frame.f_code.co_filename).name}:{line}'
+            self._complain(event, f'{type(error).__name__}: {error} ({place})')
 
     def failed(self, sequence: int) -> None:
         """The network failed on a frame: it is given up and counted."""
@@ -312,6 +334,7 @@ class Head:
         self.counts.refused += not usable
         if arrival is Arrival.LATE or flight.flags is not Flag.NONE:
             if usable:
+                self.teach()
                 try:
                     self.policy.observe_reply(reply.sequence, reply, arrival is Arrival.LATE)
                 except Exception as error:
@@ -403,11 +426,7 @@ class Head:
             exit_ms=computed.exit_ms,
         )
         self.counts.routes[route] += 1
-        try:
-            self.policy.observe(decision)
-        except Exception as error:
-            # Its answer stands, and others may be due in the same tick.
-            self._fault('observe', error)
+        self._untaught.append(decision)
         return decision
 
 
