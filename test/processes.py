@@ -194,7 +194,8 @@ class Peer:
             self._executor.spin_once(timeout_sec=0.1)
 
     def _diagnosed(self, message: DiagnosticArray) -> None:
-        self.diagnostics[message.status[0].name] = values_of(message)
+        status = message.status[0]
+        self.diagnostics[status.name] = {'message': status.message, **values_of(message)}
 
     def listen(
         self, kind: type, topic: str, callback: Callable[[Any], object], depth: QoSProfile = DEEP

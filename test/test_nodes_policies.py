@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -224,6 +225,36 @@ def test_what_was_learned_survives_a_restart(bundle: Bundle, domain: int, tmp_pa
     with running(bundle, domain, policy_state=str(tmp_path)) as head:
         assert head.head.policy.state()['scenes'] == first['scenes']  # type: ignore[attr-defined]
         assert head.last_error == ''
+
+
+def test_a_policy_that_cannot_say_what_it_learned_ends_nothing(
+    bundle: Bundle, domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: JointPolicy) -> dict[str, Any]:
+        raise KeyError('no state')
+
+    monkeypatch.setattr(JointPolicy, 'state', broken)
+    with running(bundle, domain, policy_state=str(tmp_path)) as head:
+        (result,) = head.set_parameters([Parameter('policy', value='fixed')])
+        assert result.successful, result.reason
+        assert "state raised KeyError: 'no state'" in head.last_error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_diagnostics_warn_while_a_policy_raises(
+    bundle: Bundle, domain: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError('no plan')
+
+    with running(bundle, domain) as head, Peer(domain=domain) as peer:
+        peer.warm_up(images=[image(3)])
+        monkeypatch.setattr(head.head.policy, 'choose', broken)
+        peer.ask(image(3), (1, 0))
+        said = peer.diagnosed(FRAMES, lambda values: int(values['policy_faults']) > 0)
+        assert said['message'].startswith('the policy raised: policy choose: KeyError')
+        said = peer.diagnosed(FRAMES, lambda values: 'raised' not in values['message'])
+        assert int(said['policy_faults']) > 0, 'nothing new'
 
 
 def test_a_replay_teaches_nothing_that_is_kept(bundle: Bundle, domain: int, tmp_path: Path) -> None:

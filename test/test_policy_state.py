@@ -31,6 +31,19 @@ def test_another_bundles_or_policys_state_is_refused(tmp_path, change: dict[str,
         load_state(tmp_path / 'state.json', **OURS)
 
 
+@pytest.mark.parametrize('error', [IndexError('too many indices'), OverflowError('too large')])
+def test_a_state_over_which_a_policy_stumbles_is_moved_aside(tmp_path, error: Exception) -> None:
+    class Stumbling(Learned):
+        def restore(self, state: dict[str, object]) -> None:
+            raise error
+
+    path = tmp_path / 'state.json'
+    save_state(path, {}, **OURS)
+    well, text = StateKeeper(path, **OURS).restore(Stumbling())
+    assert not well and repr(error) in text
+    assert [item.name for item in tmp_path.iterdir()] == ['state.json.refused']
+
+
 @pytest.mark.parametrize('text', ['', '{', '[]', 'null', '{"format": 3}', '\x00\xff', '[' * 9999])
 def test_a_corrupt_file_is_refused(tmp_path, text: str) -> None:
     (tmp_path / 'state.json').write_text(text, encoding='latin-1')

@@ -123,6 +123,8 @@ class HeadNode(StoppableNode):
         self.dropped = 0
         self.rejected = 0
         self.bad_replies = 0
+        # Of the policy, when the diagnostics last looked.
+        self._policy_faults = 0
         self._recent: deque[tuple[float, float]] = deque(maxlen=300)
         self._last_image = time.monotonic()
         self._warned_of: set[str] = set()
@@ -439,12 +441,15 @@ class HeadNode(StoppableNode):
             self.get_logger().warning(text, throttle_duration_sec=30.0)
         elif self._feedback != 'ok':
             level, text = warn, f'the tail is not believed: {self._feedback}'
+        elif counts.policy_faults > self._policy_faults:
+            level, text = warn, f'the policy raised: {self.last_error}'
         elif link.state is not TailState.UP:
             level, text = warn, tracker.objection or f'tail {link.state.value}: local answers only'
         elif not decided.get('promise_feasible', True):
             level, text = warn, 'target_disagreement cannot be kept here: coding alone changes more'
         else:
             level, text = ok, 'running'
+        self._policy_faults = counts.policy_faults
         values: dict[str, object] = {
             'received': self.received,
             'accepted': counts.accepted,

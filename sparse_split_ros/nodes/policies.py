@@ -129,9 +129,13 @@ class Memory:
             if self._kept is None:
                 return
             keeper, policy = self._kept
-            with self._lock:
-                state = policy.state()
-            trouble = keeper.save(state)
+            try:
+                with self._lock:
+                    state = policy.state()
+            except Exception as error:
+                trouble = f'state raised {type(error).__name__}: {error}; nothing is saved'
+            else:
+                trouble = keeper.save(state)
         if trouble:
             self._complain(trouble)
 

@@ -96,6 +96,8 @@ class Bandit(ABC):
         columns = [[float(value) for value in state[key]] for key in ('counts', 'sums', 'squares')]
         if any(len(column) != self.arms for column in columns):
             raise PolicyError(f'state of {len(columns[0])} arms for a bandit of {self.arms}')
+        if not all(math.isfinite(value) for column in columns for value in column):
+            raise PolicyError('the state of a bandit holds numbers that are not finite')
         self.counts, self._sums, self._squares = columns
 
 

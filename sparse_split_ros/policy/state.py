@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from sparse_split_ros.policy.plan import PolicyError
+
 FORMAT = 'sparse_split_policy/1'
 _MAX_BYTES = 16 << 20
 
@@ -99,11 +101,12 @@ class StateKeeper:
             if state is None:
                 return True, f'{self._path}: no saved policy state, starting blank'
             policy.restore(state)
-        except (ValueError, KeyError, TypeError) as error:
+        except Exception as error:
+            # A file may be JSON of any shape, and a policy stumble over it anywhere.
             aside = self._path.with_name(f'{self._path.name}.refused')
             with contextlib.suppress(OSError):
                 self._path.replace(aside)
-            return False, f'policy state refused: {error}; kept as {aside.name}'
+            return False, f'policy state refused: {_said(error)}; kept as {aside.name}'
         return True, f'{self._path}: policy state restored'
 
     def save(self, state: dict[str, Any]) -> str:
@@ -118,3 +121,8 @@ class StateKeeper:
             return '' if said else str(error)
         self._complained = False
         return ''
+
+
+def _said(error: Exception) -> str:
+    """An error in words; of one that is not ours, its type too."""
+    return str(error) if isinstance(error, (StateError, PolicyError)) else repr(error)
