@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -57,9 +58,12 @@ def test_offline_and_live_agree_frame_by_frame_in_lock_step(tmp_path: Path) -> N
                         and peer.node.count_subscribers('classification') > 1
                     )
                 )
-                # A camera's image that never reached the head.
+                # A camera's image that never reached the head. Said for a while: that this side knows
+                # the recorder does not mean that the recorder knows this side already.
                 lost = Header(stamp=TimeMsg(sec=99, nanosec=0), frame_id='camera')
-                truth.publish(named(lost, 'class 0'))
+                for _ in range(20):
+                    truth.publish(named(lost, 'class 0'))
+                    time.sleep(0.05)
                 for index, (image, label) in enumerate(zip(images, labels)):
                     stamp = TimeMsg(sec=100, nanosec=index * 10_000_000)
                     header = Header(stamp=stamp, frame_id='camera')
