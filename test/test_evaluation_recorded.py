@@ -58,8 +58,8 @@ def test_offline_and_live_agree_frame_by_frame_in_lock_step(tmp_path: Path) -> N
                         and peer.node.count_subscribers('classification') > 1
                     )
                 )
-                # A camera's image that never reached the head. Said for a while: that this side knows
-                # the recorder does not mean that the recorder knows this side already.
+                # A camera's image that never reached the head. Said for a while: that this side
+                # knows the recorder does not mean that the recorder knows this side already.
                 lost = Header(stamp=TimeMsg(sec=99, nanosec=0), frame_id='camera')
                 for _ in range(20):
                     truth.publish(named(lost, 'class 0'))
