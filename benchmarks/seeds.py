@@ -54,6 +54,8 @@ def read(path: Path) -> tuple[int, str, Mapping[str, Any]]:
         manifest = json.loads((path / 'manifest.json').read_text('utf-8'))
         training = manifest['training']
         return training['recipe']['seed'], manifest['name'], training['report']
+    if not (path / 'report.json').is_file():
+        raise SystemExit(f'{path} has neither report.json nor manifest.json: export the run first')
     record = json.loads((path / 'report.json').read_text('utf-8'))
     return record['seed'], record['name'], record['report']
 
