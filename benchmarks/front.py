@@ -342,7 +342,8 @@ def _picture(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
             ('tap', 'tab:green'), ('block', 'tab:orange'), ('narrow', 'tab:blue')
         ):  # fmt: skip
             for engine, style in (('native', 'o-'), ('onnxruntime', 's:')):
-                own = [row for row in rows if row['network'].startswith(family)]
+                front = [row for row in rows if row['network'] in NETWORKS]
+                own = [row for row in front if row['network'].startswith(family)]
                 latency, middle = (
                     [row[f'{engine} µs'] for row in own],
                     [row['clean'] for row in own],

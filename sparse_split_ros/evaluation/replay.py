@@ -191,9 +191,8 @@ class HeadReplay(Replay):
             bundle, policy, deadline=world.deadline, session=_SESSION, seed=world.seed,
             complain=self._policy_raised,
         )  # fmt: skip
-        # What a policy raised first, and how often it did: its frames got the bundle's own plan.
-        self.policy_trouble = ''
-        self.policy_faults = 0
+        # What a policy raised first.
+        self._policy_trouble = ''
         self._classes = bundle.classes
         self._engine = HeadEngine(world.engine, world.robot)
         self._tail_engine = TailEngine(world.engine, world.offboard)
@@ -209,15 +208,16 @@ class HeadReplay(Replay):
 
     def troubles(self) -> list[str]:
         """What went wrong on the way; a policy that raises is no fair contestant."""
-        raised = (
-            f"the policy raised {self.policy_faults} times, and was passed over for the bundle's "
-            f'own split and threshold; first in {self.policy_trouble}'
-        )
-        return [*super().troubles(), *([raised] if self.policy_faults else [])]
+        found = super().troubles()
+        if faults := self.head.counts.policy_faults:
+            found.append(
+                f"the policy raised {faults} times, and was passed over for the bundle's own split "
+                f'and threshold; first in {self._policy_trouble}'
+            )
+        return found
 
     def _policy_raised(self, event: str, text: str) -> None:
-        self.policy_faults += 1
-        self.policy_trouble = self.policy_trouble or f'{event}: {text}'
+        self._policy_trouble = self._policy_trouble or f'{event}: {text}'
 
     def _happened(self) -> None:
         """Be there when the head's next deadline passes."""

@@ -20,6 +20,7 @@ constexpr int kBlock = 16;
 // Alignment in bytes of arenas and packed weights. Kernels are correct without it, and slower.
 constexpr std::size_t kAlignment = 64;
 
+// What a row down in the window counts in Conv::taps; a column to the right counts 1.
 constexpr int kTapRow = 256;
 
 constexpr int blocks_of(int channels) { return (channels + kBlock - 1) / kBlock; }

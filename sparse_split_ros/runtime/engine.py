@@ -162,7 +162,7 @@ def _native_lacks(bundle: Bundle, device: str) -> str | None:
     try:
         import sparse_split_ros.native.engine  # noqa: F401
     except ImportError as error:
-        return f'it was not built with this package, install that where there is g++ ({error})'
+        return f'its module cannot be loaded, install this package where there is g++ ({error})'
     return None
 
 
