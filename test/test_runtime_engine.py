@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,6 +159,13 @@ def test_a_wrong_run_of_stages_is_refused(engine: Engine, first: int, last: int)
 def test_thresholds_must_cover_every_stage(engine: Engine) -> None:
     with pytest.raises(EngineError, match='2 thresholds given for 3 stages'):
         engine.run(images(), 0, 2, [None, None])
+
+
+@pytest.mark.parametrize('threshold', ['0.7', [0.7], np.zeros(2), 10**400], ids=type)
+def test_a_threshold_that_is_no_number_is_named(engine: Engine, threshold: Any) -> None:
+    with pytest.raises(EngineError, match='stage 1: the threshold') as refused:
+        engine.run(images(), 0, 2, [None, threshold, None])
+    assert repr(threshold)[:20] in str(refused.value)
 
 
 def test_unknown_engine_device_and_stages_are_named(bundle: Bundle) -> None:

@@ -107,6 +107,6 @@ class NativeEngine(StagedEngine):
             self._check_shape(x, self.bundle.input_shape(first), f'stage {first}')
             if not x.flags.c_contiguous:
                 return self.run(np.ascontiguousarray(x), first, last, thresholds, stop=stop)
-            if isinstance(error, PlanError):  # a threshold that is no number
+            if isinstance(error, PlanError):
                 raise EngineError(str(error)) from error
             raise

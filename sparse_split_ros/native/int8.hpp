@@ -63,7 +63,8 @@ struct Int8Kernels {
   void (*fill_border)(const Codes&, int border_h, int border_w, int zero);
 };
 
-// As their namesakes in kernels.hpp. The plain ones, where SPARSE_SPLIT_ISA names less than the best.
+// As their namesakes in kernels.hpp. The plain ones, where SPARSE_SPLIT_ISA names less than the
+// best.
 const Int8Kernels& best_int8();
 const Int8Kernels* find_int8(const char* name);
 const Int8Kernels* const* available_int8();

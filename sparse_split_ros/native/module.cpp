@@ -284,8 +284,8 @@ void bind_session(py::module_& module) {
              return std::make_unique<Session>(std::move(program), std::move(made), threads);
            }),
            py::arg("program"), py::arg("stages"), py::arg("threads"))
-      .def("run", &run, py::arg("x").noconvert(), py::arg("first"), py::arg("last"), py::arg("thresholds"),
-           py::arg("stop"))
+      .def("run", &run, py::arg("x").noconvert(), py::arg("first"), py::arg("last"),
+           py::arg("thresholds"), py::arg("stop"))
       .def("run_model", &run_model, py::arg("model"), py::arg("x"), py::arg("vector"))
       .def(
           "time_steps",

@@ -71,7 +71,8 @@ Program::Planned& Program::known(int tensor, const char* what, bool codes) {
   const int current = static_cast<int>(models_.size()) - 1;
   require(found.model == current || tensor == models_.back().input,
           std::string(what) + " is a tensor of another model");
-  require(found.flat_of < 0, std::string(what) + " is a flat view, which only a linear layer reads");
+  require(found.flat_of < 0,
+          std::string(what) + " is a flat view, which only a linear layer reads");
   require(codes || !found.codes, std::string(what) + " is in codes of 8 bits");
   return found;
 }

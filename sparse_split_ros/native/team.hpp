@@ -4,8 +4,8 @@
 // Threads that share the layers of one frame.
 //
 // Within a frame the helpers wait for the next layer actively, for a layer takes microseconds and a
-// wake-up as long; between frames they soon sleep. Nobody waits for a helper that has not started: what
-// it does not take, the caller does, so a busy machine costs the help and not the frame.
+// wake-up as long; between frames they soon sleep. Nobody waits for a helper that has not started:
+// what it does not take, the caller does, so a busy machine costs the help and not the frame.
 //
 // A fork takes the team along and leaves its helpers behind: in the child its frames have one
 // thread, and it can be let go of.

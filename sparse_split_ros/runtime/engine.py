@@ -11,6 +11,7 @@ it.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -307,6 +308,14 @@ class StagedEngine(ABC):
             raise EngineError(
                 f'{len(thresholds)} thresholds given for {len(self.bundle.stages)} stages'
             )
+        for stage, threshold in enumerate(thresholds):
+            try:
+                if threshold is not None:
+                    math.isnan(threshold)
+            except (TypeError, OverflowError) as error:
+                raise EngineError(
+                    f'stage {stage}: the threshold {threshold!r:.60}: {error}'
+                ) from error
 
 
 class OnnxRuntime:
