@@ -57,6 +57,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     'tap 32': {'widths': (32, 64, 128), 'stem': 8, 'density': 1 / 8, **TAPS},
     'narrow 19': {'widths': (19, 38, 77), 'stem': 10},
     'narrow 22': {'widths': (22, 44, 88), 'stem': 11},
+    'tap 48': {'widths': (48, 96, 192), 'stem': 12, 'density': 1 / 8, **TAPS},
     'tap 64 b8': {'widths': (64, 128, 256), 'stem': 16, 'density': 1 / 16, **TAPS_OF_8},
     'narrow 24': {'widths': (24, 48, 96), 'stem': 16},
     'block 64': {'widths': (64, 128, 256), 'stem': 32, 'density': 1 / 8},
@@ -79,7 +80,7 @@ GRANULARITY: dict[str, dict[str, Any]] = {
 _ALL = NETWORKS | GRANULARITY
 PAIRS = (
     ('block 32', 'narrow 16'), ('tap 32', 'narrow 16'), ('tap 32', 'block 32'),
-    ('tap 64 b8', 'narrow 22'), ('dense 64', 'tap 64 b8'), ('dense 64', 'narrow 32'),
+    ('tap 48', 'narrow 22'), ('tap 64 b8', 'narrow 22'), ('dense 64', 'tap 64 b8'), ('dense 64', 'narrow 32'),
     ('block 64', 'narrow 24'), ('tap 64', 'narrow 24'), ('tap 64', 'block 64'),
     ('block 128', 'narrow 32'),
 )  # fmt: skip
