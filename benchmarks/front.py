@@ -84,7 +84,7 @@ PAIRS = (
     ('tap 64', 'narrow 24'), ('tap 64', 'block 64'), ('block 128', 'narrow 32'),
     ('dense 64', 'tap 48'), ('dense 64', 'narrow 32'),
 )  # fmt: skip
-"""Of about equal MACs; then the dense parent and what eight times fewer, and half the width, lose."""
+"""Of about equal MACs; then what eight times fewer, and half the width, cost a dense one."""
 CONDITIONS = (
     'dusk', 'night', 'darkness', 'brightness', 'glare', 'fog', 'rain', 'snow', 'motion_blur',
     'sensor_noise',
