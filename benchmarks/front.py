@@ -70,6 +70,7 @@ _QUARTER = {'widths': (32, 64, 128), 'stem': 16, 'density': 1 / 4, 'keep_dense':
 GRANULARITY: dict[str, dict[str, Any]] = {
     'random-regular': {**_QUARTER, 'pattern': 'random-regular'},
     'clash-free-1': {**_QUARTER, 'pattern': 'clash-free-1'},
+    'n:m 1:4': {**_QUARTER, 'pattern': 'n:m', 'block_width': 4},
     **{
         f'{kind} {width}': {**_QUARTER, 'pattern': f'{kind}-regular', 'block_width': width}
         for kind in ('block', 'tap')

@@ -122,7 +122,7 @@ def accuracy(arguments: argparse.Namespace) -> Iterator[Row]:
     for title in arguments.networks:
         name, options = NETWORKS[title]
         for seed in range(arguments.seed, arguments.seed + arguments.seeds):
-            for method in ('dense', *arguments.methods):
+            for method in arguments.methods:
                 out = arguments.out / f'{title}_{method}_{seed}'.replace(' ', '_')
                 recipe = _recipe(arguments, name, options, method, seed, out)
                 if not (out / 'best.safetensors').exists():
@@ -180,7 +180,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('what', choices=list(PARTS))
     parser.add_argument('--networks', nargs='+', choices=list(NETWORKS), default=list(NETWORKS))
-    parser.add_argument('--methods', nargs='+', choices=METHODS, default=None)
+    parser.add_argument(
+        '--methods', nargs='+', choices=('dense', *METHODS), default=None,
+        help='all but snip without it; dense: unpruned (accuracy)',
+    )  # fmt: skip
     parser.add_argument('--target', type=float, default=1 / 16.21, help='share of the weights')
     parser.add_argument('--seed', type=int, default=0, help='the first seed')
     parser.add_argument('--seeds', type=int, default=3, help='how many (accuracy)')
@@ -193,9 +196,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.methods is None:
         # snip needs data, and random-erk and synflow stand for what it gives.
-        arguments.methods = [method for method in METHODS if method != 'snip']
-    elif arguments.what == 'plan' and 'snip' in arguments.methods:
-        parser.error('snip needs data: choose accuracy')
+        trained = ('dense',) if arguments.what == 'accuracy' else ()
+        arguments.methods = [*trained, *(method for method in METHODS if method != 'snip')]
+    elif arguments.what == 'plan' and {'snip', 'dense'} & {*arguments.methods}:
+        parser.error('snip needs data and dense is always planned: choose accuracy')
     torch.set_num_threads(1)
     rows: list[Row] = []
     for row in PARTS[arguments.what](arguments):
