@@ -50,6 +50,7 @@ from sparse_split_ros.training.calibrate import interval
 ROOT = Path(__file__).resolve().parent.parent
 TAPS = {'pattern': 'tap-regular', 'block_width': 16}
 TAPS_OF_8 = TAPS | {'block_width': 8}
+LATE = {'density': 1 / 4, 'keep_dense': ('stages.[0].*',)}
 NETWORKS: dict[str, dict[str, Any]] = {
     'dense 64': {'widths': (64, 128, 256), 'stem': 32},
     'narrow 16': {'widths': (16, 32, 64), 'stem': 8},
@@ -59,13 +60,19 @@ NETWORKS: dict[str, dict[str, Any]] = {
     'narrow 22': {'widths': (22, 44, 88), 'stem': 11},
     'tap 48': {'widths': (48, 96, 192), 'stem': 12, 'density': 1 / 8, **TAPS},
     'tap 64 b8': {'widths': (64, 128, 256), 'stem': 16, 'density': 1 / 16, **TAPS_OF_8},
+    'late 16': {'widths': (16, 64, 128), 'stem': 8, **TAPS, **LATE},
+    'narrow 17': {'widths': (17, 33, 66), 'stem': 8},
     'narrow 24': {'widths': (24, 48, 96), 'stem': 16},
     'block 64': {'widths': (64, 128, 256), 'stem': 32, 'density': 1 / 8},
     'tap 64': {'widths': (64, 128, 256), 'stem': 16, 'density': 1 / 16, **TAPS},
+    'late 32': {'widths': (32, 128, 256), 'stem': 16, **TAPS, **LATE},
     'narrow 32': {'widths': (32, 64, 128), 'stem': 16},
     'block 128': {'widths': (128, 256, 512), 'stem': 32, 'density': 1 / 16},
 }
-"""Narrow dense, block-regular, tap-regular. The number of a name is the first stage's width."""
+"""Narrow dense, block-regular, tap-regular. The number of a name is the first stage's width.
+
+The late ones are twice as wide after the first stage as the narrow ones are, at 1/4 there.
+"""
 _QUARTER = {'widths': (32, 64, 128), 'stem': 16, 'density': 1 / 4, 'keep_dense': ('stages.[01].*',)}
 GRANULARITY: dict[str, dict[str, Any]] = {
     'random-regular': {**_QUARTER, 'pattern': 'random-regular'},
@@ -80,6 +87,7 @@ GRANULARITY: dict[str, dict[str, Any]] = {
 """The same network at the same density, 1/4 of stages 2 and 3, by patterns of every structure."""
 _ALL = NETWORKS | GRANULARITY
 PAIRS = (
+    ('late 16', 'narrow 17'), ('late 32', 'narrow 32'), ('dense 64', 'late 32'),
     ('block 32', 'narrow 16'), ('tap 32', 'narrow 16'), ('tap 32', 'block 32'),
     ('tap 48', 'narrow 22'), ('tap 64 b8', 'narrow 22'), ('block 64', 'narrow 24'),
     ('tap 64', 'narrow 24'), ('tap 64', 'block 64'), ('block 128', 'narrow 32'),
@@ -345,7 +353,7 @@ def _picture(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
         figure.subplots(1, len(tables), squeeze=False)[0], tables.items()
     ):
         for family, colour in (
-            ('tap', 'tab:green'), ('block', 'tab:orange'), ('narrow', 'tab:blue')
+            ('late', 'tab:red'), ('tap', 'tab:green'), ('block', 'tab:orange'), ('narrow', 'tab:blue')
         ):  # fmt: skip
             for engine, style in (('native', 'o-'), ('onnxruntime', 's:')):
                 front = [row for row in rows if row['network'] in NETWORKS]
