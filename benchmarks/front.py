@@ -353,7 +353,8 @@ def _picture(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
         figure.subplots(1, len(tables), squeeze=False)[0], tables.items()
     ):
         for family, colour in (
-            ('late', 'tab:red'), ('tap', 'tab:green'), ('block', 'tab:orange'), ('narrow', 'tab:blue')
+            ('late', 'tab:red'), ('tap', 'tab:green'), ('block', 'tab:orange'),
+            ('narrow', 'tab:blue'),
         ):  # fmt: skip
             for engine, style in (('native', 'o-'), ('onnxruntime', 's:')):
                 front = [row for row in rows if row['network'] in NETWORKS]
