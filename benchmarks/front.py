@@ -60,8 +60,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     'narrow 22': {'widths': (22, 44, 88), 'stem': 11},
     'tap 48': {'widths': (48, 96, 192), 'stem': 12, 'density': 1 / 8, **TAPS},
     'tap 64 b8': {'widths': (64, 128, 256), 'stem': 16, 'density': 1 / 16, **TAPS_OF_8},
-    'late 16': {'widths': (16, 64, 128), 'stem': 8, **TAPS, **LATE},
-    'narrow 17': {'widths': (17, 33, 66), 'stem': 8},
+    'late 16': {'widths': (16, 64, 128), 'stem': 8, **TAPS_OF_8, **LATE},
     'narrow 24': {'widths': (24, 48, 96), 'stem': 16},
     'block 64': {'widths': (64, 128, 256), 'stem': 32, 'density': 1 / 8},
     'tap 64': {'widths': (64, 128, 256), 'stem': 16, 'density': 1 / 16, **TAPS},
@@ -87,7 +86,7 @@ GRANULARITY: dict[str, dict[str, Any]] = {
 """The same network at the same density, 1/4 of stages 2 and 3, by patterns of every structure."""
 _ALL = NETWORKS | GRANULARITY
 PAIRS = (
-    ('late 16', 'narrow 17'), ('late 32', 'narrow 32'), ('dense 64', 'late 32'),
+    ('late 16', 'narrow 16'), ('late 32', 'narrow 32'), ('dense 64', 'late 32'),
     ('block 32', 'narrow 16'), ('tap 32', 'narrow 16'), ('tap 32', 'block 32'),
     ('tap 48', 'narrow 22'), ('tap 64 b8', 'narrow 22'), ('block 64', 'narrow 24'),
     ('tap 64', 'narrow 24'), ('tap 64', 'block 64'), ('block 128', 'narrow 32'),
