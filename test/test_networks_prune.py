@@ -114,6 +114,27 @@ def test_reconvene_spares_layers_whose_channels_live() -> None:
 
 
 @pytest.mark.parametrize('method', STRUCTURED)
+def test_every_exit_keeps_as_many_features_as_there_are_classes(method: str) -> None:
+    torch.manual_seed(0)
+    network = build('resnet20', 13, width=16)
+    found = prune(network, method, 1 / 16.21)
+    shrunk = build('resnet20', 13, width=16, channels=found.channels)
+    for exit_ in shrunk.exits.values():
+        last = [layer for layer in exit_.modules() if isinstance(layer, torch.nn.Linear)][-1]
+        assert last.in_features >= 13
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_reconvene_leaves_no_room_for_another_channel(name: str) -> None:
+    network = make(name)
+    found = prune(network, 'reconvene', 0.3, multiple=2)
+    widths = prune_module._Widths(network, 2)
+    assert widths.weights(found.channels) == found.kept
+    for layer, count in found.channels.items():
+        assert widths.weights({**found.channels, layer: count + 2}) > 0.3 * found.total
+
+
+@pytest.mark.parametrize('method', STRUCTURED)
 def test_channels_come_in_the_multiples_asked_for(method: str) -> None:
     found = prune(make(), method, 0.4, multiple=8)
     assert all(count % 8 == 0 for count in found.channels.values())
@@ -189,7 +210,7 @@ def test_stored_bytes_take_the_smaller_of_two_forms() -> None:
         (
             'reconvene',
             1e-4,
-            r'target 0\.0001 cannot be reached: 4 channels in every layer leave 0\.',
+            r'target 0\.0001 cannot be reached: 4 channels in every layer, .* leave 0\.',
         ),
         ('precrop', 1e-4, 'cannot be reached'),
         ('synflow', 1.5, 'expected a share of the weights between 0 and 1'),

@@ -16,7 +16,8 @@ a network as large as before. All but `snip` look at no data.
   the flow within the budget, a convex programme, made into channels.
 
 Targets and counts are of the weights of stages and exits but for the exits' last linear layers,
-which have the size of the classes; bottlenecks follow the channels.
+which have the size of the classes; bottlenecks follow the channels. What these layers read keeps at
+least as many features as there are classes.
 """
 
 from __future__ import annotations
@@ -150,11 +151,7 @@ def _weights(network: StagedNetwork) -> Tensors:
     Left out is the last linear layer of each exit, whose size is that of the classes.
     """
     kinds = (nn.Conv2d, nn.Linear)
-    linears = (
-        [name for name, layer in exit_.named_modules() if isinstance(layer, nn.Linear)]
-        for exit_ in network.exits.values()
-    )
-    last = {f'exits.{k}.{names[-1]}' for k, names in zip(network.exits, linears) if names}
+    last = _last_linears(network)
     return {
         name: layer.weight
         for name, layer in network.named_modules()
@@ -163,6 +160,15 @@ def _weights(network: StagedNetwork) -> Tensors:
         and name.startswith(('stages.', 'exits.'))
         and name not in last
     }
+
+
+def _last_linears(network: StagedNetwork) -> dict[str, nn.Linear]:
+    """The layer of each exit that gives its logits, by name."""
+    found = {}
+    for k, exit_ in network.exits.items():
+        linears = [item for item in exit_.named_modules() if isinstance(item[1], nn.Linear)]
+        found.update({f'exits.{k}.{name}': layer for name, layer in linears[-1:]})
+    return found
 
 
 def _neutral(network: StagedNetwork) -> StagedNetwork:
@@ -297,14 +303,24 @@ class _Widths:
         self.shapes = {name: tuple(w.shape) for name, w in _weights(network).items()}
         # What is only in a bottleneck is not judged.
         self.groups = [group for group in groups(network) if self.scored(group.writers)]
+        last = _last_linears(network)
+        # Logits are linear in what an exit's last layer reads: fewer numbers than classes tie some
+        # classes to others, which SynFlow's flow does not see.
+        self._least = {
+            group.name: max(
+                [1, *(math.ceil(last[name].out_features / repeat)
+                      for name, repeat in group.readers.items() if name in last)]
+            )
+            for group in self.groups
+        }  # fmt: skip
 
     def scored(self, layers: Mapping[str, int]) -> dict[str, int]:
         """Those of the layers that are in stages and exits."""
         return {name: repeat for name, repeat in layers.items() if name in self.shapes}
 
     def rounded(self, group: Group, count: float) -> int:
-        """A number of channels as it is allowed, at least one multiple."""
-        steps = max(1, math.ceil(count / self.multiple))
+        """A number of channels as it is allowed: multiples, and enough to tell classes apart."""
+        steps = math.ceil(max(self._least[group.name], count) / self.multiple)
         return min(group.size, steps * self.multiple)
 
     def weights(self, channels: Mapping[str, int]) -> int:
@@ -325,8 +341,9 @@ class _Widths:
         least = self.weights({group.name: self.rounded(group, 1) for group in self.groups}) / whole
         if target < least:
             raise PruneError(
-                f'target {target:g} cannot be reached: {self.multiple} channels in every layer '
-                f'leave {math.ceil(1e4 * least) / 1e4:g} of the weights'
+                f'target {target:g} cannot be reached: {self.multiple} channels in every layer, '
+                'and as many features as classes before logits, leave '
+                f'{math.ceil(1e4 * least) / 1e4:g} of the weights'
             )
 
     def vitality(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -353,6 +370,22 @@ class _Widths:
         }
         return {g.name: counts[g.name] for g in self.groups if counts[g.name] < g.size}
 
+    def filled(
+        self, channels: Mapping[str, int], vitality: Mapping[str, Tensor], budget: float
+    ) -> dict[str, int]:
+        """As many more channels of these groups as the budget allows, the most vital first."""
+        counts = dict(channels)
+        ranked = {name: vitality[name].sort(descending=True).values.tolist() for name in counts}
+        growing = set(counts)
+        while growing:
+            name = max(sorted(growing), key=lambda name: ranked[name][counts[name]])
+            wider = counts | {name: min(len(ranked[name]), counts[name] + self.multiple)}
+            if self.weights(wider) <= budget:
+                counts = wider
+            if counts is not wider or counts[name] == len(ranked[name]):
+                growing.remove(name)
+        return {name: count for name, count in counts.items() if count < len(ranked[name])}
+
 
 def _reconvene(network: StagedNetwork, widths: _Widths, target: float) -> dict[str, int]:
     """Prune single weights in rounds until the channels that are left have few enough."""
@@ -372,7 +405,7 @@ def _reconvene(network: StagedNetwork, widths: _Widths, target: float) -> dict[s
         middle = (low + high) // 2
         size = widths.weights(widths.alive(vitality, candidates[middle]))
         low, high = (low, middle) if size <= budget else (middle + 1, high)
-    return widths.alive(vitality, candidates[low])
+    return widths.filled(widths.alive(vitality, candidates[low]), vitality, budget)
 
 
 def _precrop(network: StagedNetwork, widths: _Widths, target: float) -> dict[str, int]:
