@@ -358,6 +358,8 @@ def _picture(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
             for engine, style in (('native', 'o-'), ('onnxruntime', 's:')):
                 front = [row for row in rows if row['network'] in NETWORKS]
                 own = [row for row in front if row['network'].startswith(family)]
+                if not own:
+                    continue
                 latency, middle = (
                     [row[f'{engine} µs'] for row in own],
                     [row['clean'] for row in own],

@@ -168,7 +168,8 @@ def test_an_interrupted_demo_leaves_no_process_behind(
     psutil = pytest.importorskip('psutil')
     # Where the suite runs in the background of a shell, all it starts would ignore SIGINT.
     command = [
-        'env', '--default-signal=INT', sys.executable, '-m', 'sparse_split_ros.cli', 'demo', '--rate', '0.1',
+        'env', '--default-signal=INT',
+        sys.executable, '-m', 'sparse_split_ros.cli', 'demo', '--rate', '0.1',
         '--drive', workplace / 'drive', '--bundle', workplace / 'bundle', '--out', tmp_path,
     ]  # fmt: skip
     environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
