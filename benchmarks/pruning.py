@@ -62,7 +62,7 @@ def plan(arguments: argparse.Namespace) -> Iterator[Row]:
     for title in arguments.networks:
         name, options = NETWORKS[title]
         models, rows = [], []
-        for method in ('dense', *arguments.methods):
+        for method in dict.fromkeys(('dense', *arguments.methods)):
             torch.manual_seed(arguments.seed)
             network = build(name, CLASSES, **options)
             found = None if method == 'dense' else prune(network, method, arguments.target)
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument('--networks', nargs='+', choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument(
         '--methods', nargs='+', choices=('dense', *METHODS), default=None,
-        help='all but snip without it; dense: unpruned (accuracy)',
+        help='all but snip without it; dense is unpruned',
     )  # fmt: skip
     parser.add_argument('--target', type=float, default=1 / 16.21, help='share of the weights')
     parser.add_argument('--seed', type=int, default=0, help='the first seed')
@@ -196,10 +196,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.methods is None:
         # snip needs data, and random-erk and synflow stand for what it gives.
-        trained = ('dense',) if arguments.what == 'accuracy' else ()
-        arguments.methods = [*trained, *(method for method in METHODS if method != 'snip')]
-    elif arguments.what == 'plan' and {'snip', 'dense'} & {*arguments.methods}:
-        parser.error('snip needs data and dense is always planned: choose accuracy')
+        arguments.methods = ['dense', *(method for method in METHODS if method != 'snip')]
+    elif arguments.what == 'plan' and 'snip' in arguments.methods:
+        parser.error('snip needs data: choose accuracy')
     torch.set_num_threads(1)
     rows: list[Row] = []
     for row in PARTS[arguments.what](arguments):

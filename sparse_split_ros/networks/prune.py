@@ -308,8 +308,8 @@ class _Widths:
         # classes to others, which SynFlow's flow does not see.
         self._least = {
             group.name: max(
-                [1, *(math.ceil(last[name].out_features / repeat)
-                      for name, repeat in group.readers.items() if name in last)]
+                [1, *(math.ceil(last[k].out_features / group.readers[k]) for k in last
+                      if k in group.readers)]
             )
             for group in self.groups
         }  # fmt: skip
@@ -380,9 +380,10 @@ class _Widths:
         while growing:
             name = max(sorted(growing), key=lambda name: ranked[name][counts[name]])
             wider = counts | {name: min(len(ranked[name]), counts[name] + self.multiple)}
-            if self.weights(wider) <= budget:
+            fits = self.weights(wider) <= budget
+            if fits:
                 counts = wider
-            if counts is not wider or counts[name] == len(ranked[name]):
+            if not fits or counts[name] == len(ranked[name]):
                 growing.remove(name)
         return {name: count for name, count in counts.items() if count < len(ranked[name])}
 
