@@ -20,7 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 import torch
 from torch import nn
@@ -29,13 +28,12 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 from sparsity import interleaved
 
-from sparse_split_ros.networks.account import account
+from sparse_split_ros.networks.account import account, single_bytes
 from sparse_split_ros.networks.prune import (
     METHODS,
     Pruning,
     prune,
     save_masks,
-    stored_bytes,
 )
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.networks.zoo import build
@@ -43,9 +41,9 @@ from sparse_split_ros.training.checkpoint import load_checkpoint
 from sparse_split_ros.training.joint import fit
 from sparse_split_ros.training.onnx_graph import to_onnx
 from sparse_split_ros.training.predict import accuracy as share_right
-from sparse_split_ros.training.predict import normalise, predict
+from sparse_split_ros.training.predict import predict
 from sparse_split_ros.training.program import trace
-from sparse_split_ros.training.recipe import Recipe, input_spec, load_split
+from sparse_split_ros.training.recipe import Recipe, first_batch, input_spec, load_split
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     'ResNet-20': ('resnet20', {}),
@@ -87,7 +85,7 @@ def _row(
     }
     masks = {} if found is None else found.masks
     stored = sum(
-        stored_bytes(int(masks[name].sum()), weight.numel(), len(weight))
+        single_bytes(int(masks[name].sum()), len(weight), weight[0].numel())
         if name in masks
         else 4 * weight.numel()
         for name, weight in layers.items()
@@ -152,11 +150,7 @@ def _recipe(
     network = build(name, CLASSES, **options)
     batch = None
     if method == 'snip':
-        training = load_split(recipe, arguments.data, 'train')
-        some = training.take(np.random.default_rng(seed).permutation(len(training))[:128])
-        mean, std = some.statistics()
-        spec = input_spec(replace(recipe, mean=mean, std=std), network)
-        batch = normalise(torch.from_numpy(some.images), spec), torch.from_numpy(some.labels)
+        batch = first_batch(recipe, load_split(recipe, arguments.data, 'train'))
     found = prune(network, method, arguments.target, batch, seed)
     if found.channels:
         return replace(recipe, network_arguments={**options, 'channels': found.channels})

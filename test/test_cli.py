@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from bundles import make_bundle
 from sparse_split_ros import __version__
 from sparse_split_ros.cli import main
 
+MODELS = Path(__file__).parents[1] / 'models'
 COMMANDS = ('demo', 'make-bag', 'inspect', 'profile', 'classify', 'train', 'export',
             'head', 'tail', 'player')  # fmt: skip
 
@@ -135,6 +138,17 @@ def test_inspect_prints_the_stage_table(bundle: Path, capsys, monkeypatch) -> No
     monkeypatch.setenv('COLUMNS', '160')
     assert run('inspect', bundle) == 0
     assert 'fingerprint' in capsys.readouterr().out
+
+
+def test_inspect_sums_what_the_parts_cost(capsys, monkeypatch) -> None:
+    monkeypatch.setenv('COLUMNS', '160')
+    assert run('inspect', 'gtsrb32') == 0
+    rows = [re.split('[│ ]+', line)[1:-1] for line in capsys.readouterr().out.splitlines()]
+    whole = next(row for row in rows if row[:1] == ['all'])
+    manifest = json.loads((MODELS / 'gtsrb32' / 'manifest.json').read_text())
+    parts = [*manifest['stages'], *manifest['exits']]
+    macs = sum(part['macs'] for part in parts) / 1e6
+    assert float(whole[1]) == pytest.approx(macs, rel=0.005) and whole[2] == 'M'
 
 
 def test_profile_is_kept_beside_the_bundle(bundle: Path) -> None:

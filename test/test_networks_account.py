@@ -15,6 +15,7 @@ from sparse_split_ros.networks.account import (  # noqa: E402
     PJ_DRAM_BYTE,
     PJ_MAC,
     account,
+    single_bytes,
     stored,
 )
 from sparse_split_ros.sparsity.layers import SparseConv2d, SparseLinear  # noqa: E402
@@ -41,6 +42,7 @@ def test_a_sparse_convolution_costs_its_existing_weights() -> None:
     weights = 64 * 16 * 9
     assert cost.parameters == weights + 64
     assert cost.macs == weights * 25
+    assert cost.dense_macs == 64 * 64 * 9 * 25
     # Four groups of outputs, each with one block of inputs.
     assert cost.stored_bytes == 4 * (weights + 64) + 4 * 4
     assert cost.dense_bytes == 4 * (64 * 64 * 9 + 64)
@@ -52,6 +54,14 @@ def test_single_weights_are_counted_by_the_smaller_of_csr_and_bit_mask() -> None
     # Half of the places: a bit each is less than a column of two bytes beside every weight.
     assert stored(SparseLinear(dense))[2] == 4 * (32 * 32 + 32) + 32 * 64 // 8
     assert stored(SparseLinear(rare))[2] == 4 * (32 * 8 + 32) + 2 * 256 + 4 * 33
+
+
+def test_zeros_of_a_mask_are_saved_only_one_by_one() -> None:
+    layer = nn.Linear(64, 32)
+    with torch.no_grad():
+        layer.weight[:, 8:] = 0
+    assert stored(layer) == (4 * 32 * 65, 4 * 32 * 65, 4 * 32 * 9 + 32 * 64 // 8)
+    assert single_bytes(16, 32, 64) == 4 * 16 + 2 * 16 + 4 * 33
 
 
 def test_a_shortcut_keeps_its_input_alive() -> None:

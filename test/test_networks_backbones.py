@@ -142,6 +142,12 @@ def test_a_checkpoint_s_network_is_built_without_the_weights_it_began_with() -> 
     assert build('mobilenet_v3_small', 4, size=64, weights='gone.pth').input_shape == (3, 64, 64)
 
 
+@pytest.mark.parametrize('smaller', [{'narrow': 0.5}, {'channels': {'stages.0.0.0': 8}}])
+def test_trained_weights_are_not_thinned_at_random(smaller: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r'weights .* are of the whole network'):
+        build('mobilenet_v2', 5, size=32, weights='IMAGENET1K_V2', **smaller)
+
+
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path = tmp_path / 'weights.pth'
     torch.save(models.get_model('squeezenet1_1', num_classes=4).state_dict(), path)

@@ -12,6 +12,7 @@ import yaml
 torch = pytest.importorskip('torch')
 
 from sparse_split_ros.cli import main  # noqa: E402
+from sparse_split_ros.commands import prune as command  # noqa: E402
 from sparse_split_ros.networks import prune as prune_module  # noqa: E402
 from sparse_split_ros.networks.prune import (  # noqa: E402
     METHODS,
@@ -22,7 +23,6 @@ from sparse_split_ros.networks.prune import (  # noqa: E402
     load_masks,
     prune,
     save_masks,
-    stored_bytes,
 )
 from sparse_split_ros.networks.staged import StagedNetwork  # noqa: E402
 from sparse_split_ros.networks.zoo import build  # noqa: E402
@@ -191,17 +191,16 @@ def test_masks_survive_a_file_and_are_refused_elsewhere(tmp_path: Path) -> None:
     loaded = load_masks(tmp_path / 'masks.safetensors')
     assert all(torch.equal(loaded[name], mask) for name, mask in masks.items())
     file = str(tmp_path / 'masks.safetensors')
-    with pytest.raises(PruneError, match='the masks are of another network'):
+    with pytest.raises(PruneError, match=r'another network: .* is .*, its mask'):
         build('compact', 5, widths=(8, 8, 8), masks=file)
+    with pytest.raises(PruneError, match='another network: only this one has stages'):
+        build('compact', 5, **NETWORKS['compact'], blocks=3, masks=file)
+    with pytest.raises(PruneError, match='another network: only the masks have stages'):
+        build('compact', 5, **NETWORKS['compact'], blocks=1, masks=file)
     with pytest.raises(ValueError, match='exclude one another'):
         build('compact', 5, masks=file, density=0.5)
     with pytest.raises(PruneError, match='not a readable file of masks'):
         load_masks(tmp_path / 'nothing.safetensors')
-
-
-def test_stored_bytes_take_the_smaller_of_two_forms() -> None:
-    assert stored_bytes(10, 8000, 4) == 10 * 4 + 10 * 2 + 5 * 4
-    assert stored_bytes(4000, 8000, 4) == 4000 * 4 + 1000
 
 
 @pytest.mark.parametrize(
@@ -222,6 +221,25 @@ def test_what_cannot_be_is_refused(method: str, target: float, message: str) -> 
         prune(make(), method, target)
 
 
+@pytest.mark.parametrize('method', UNSTRUCTURED)
+def test_a_target_that_cuts_an_exit_off_is_refused_with_one_that_does_not(method: str) -> None:
+    with pytest.raises(PruneError, match=f'target 0.0001 cannot be reached by {method}') as found:
+        prune(make(), method, 1e-4, BATCH)
+    nearest = float(str(found.value).rsplit('; ')[-1].split()[0])
+    assert 1e-4 < nearest < 0.1
+    assert prune(make(), method, nearest, BATCH).kept > 0
+
+
+@pytest.mark.parametrize('method', ['precrop', 'random-erk'])
+def test_what_is_pruned_already_is_not_pruned_again(method: str) -> None:
+    masked = make()
+    apply_masks(masked, prune(make(), 'random-erk', 0.5).masks)
+    sparse = build('compact', 5, widths=(16, 32, 48), density=0.5)
+    for network in (masked, sparse):
+        with pytest.raises(PruneError, match='is pruned already: start from the dense network'):
+            prune(network, method, 0.5)
+
+
 def test_snip_asks_for_its_batch() -> None:
     with pytest.raises(PruneError, match='snip needs a batch'):
         prune(make(), 'snip', 0.5)
@@ -239,7 +257,7 @@ def test_the_command_writes_a_recipe_that_trains_the_rest(
         del values['network_arguments']['density']  # type: ignore[attr-defined]
     (tmp_path / 'small.yaml').write_text(yaml.safe_dump(values))
     out = tmp_path / 'pruned.yaml'
-    arguments = ['--method', method, '--target', '0.5', '--out', str(out), '--multiple', '16']
+    arguments = ['--method', method, '--target', '0.5', '--out', str(out), '--classes', '10']
     assert main(['prune', str(tmp_path / 'small.yaml'), *arguments]) == 0
     assert f'{method} took' in capsys.readouterr().out
     recipe = Recipe.load(out)
@@ -247,6 +265,9 @@ def test_the_command_writes_a_recipe_that_trains_the_rest(
     network = build_network(recipe, 10)
     assert set(network(torch.randn(2, 3, 32, 32), 1).logits) == {0, 1, 2, 3}
     assert recipe.network_arguments.get('density') == (0.5 if method == 'reconvene' else None)
+    assert main(['prune', str(out), *arguments[:-2], '--classes', '10']) == (
+        0 if method == 'reconvene' else 2
+    )
 
 
 def test_the_command_names_a_target_that_cannot_be(
@@ -254,5 +275,74 @@ def test_the_command_names_a_target_that_cannot_be(
 ) -> None:
     path = tmp_path / 'small.yaml'
     path.write_text('{name: small, dataset: folder}')
-    assert main(['prune', str(path), '--target', '0.00001']) == 2
+    assert main(['prune', str(path), '--target', '0.00001', '--classes', '5']) == 2
     assert capsys.readouterr().err.startswith('error: target 1e-05 cannot be reached')
+
+
+def test_the_command_knows_all_methods() -> None:
+    assert set(command._METHODS) == set(METHODS)
+
+
+def test_channels_stay_in_blocks_where_a_density_follows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / 'small.yaml', tmp_path / 'pruned.yaml'
+    path.write_text(
+        '{name: small, dataset: folder, network_arguments: {widths: [32, 64, 128], density: 0.25}}'
+    )
+    arguments = ['--method', 'precrop', '--target', '0.4', '--classes', '5', '--out', str(out)]
+    assert main(['prune', str(path), *arguments]) == 0
+    channels = Recipe.load(out).network_arguments['channels']
+    assert channels and all(count % 16 == 0 for count in channels.values())
+    # The last row counts what is stored of the network that the new recipe builds.
+    network = build_network(Recipe.load(out), 5)
+    weights = sum(
+        p.numel()
+        for name, p in network.named_parameters()
+        if p.ndim > 1 and not name.startswith('bottlenecks')
+    )
+    assert f'{weights:,}' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'text', 'message'),
+    [
+        (['--method', 'synflow', '--classes', '5'], 'density: 0.5', 'has a density, and synflow'),
+        (['--classes', '0'], '', '--classes 0 is less than 1'),
+        (['--multiple', '0'], '', '--multiple 0 is less than 1'),
+        (['--classes', '5'], 'channels: {exits.0.conv: -1}', 'exits.0.conv: -1 channels'),
+        (['--classes', '5'], 'density: 8', 'density is 8, expected a share'),
+        (['--classes', '5'], 'keep_dense: stages.0.*', r"expected a list: ['stages.0.*']"),
+    ],
+)
+def test_the_command_refuses_what_does_not_go_together(
+    tmp_path: Path,
+    arguments: list[str],
+    text: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / 'small.yaml'
+    path.write_text(
+        f'name: small\ndataset: folder\nnetwork_arguments: {{widths: [16, 32, 48], {text}}}'
+    )
+    assert main(['prune', str(path), '--target', '0.5', *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_a_masked_network_needs_no_file_of_masks(tmp_path: Path) -> None:
+    from sparse_split_ros.training.checkpoint import load_checkpoint, save_checkpoint
+
+    masks = prune(make(), 'random-erk', 0.2).masks
+    file = tmp_path / 'masks.safetensors'
+    save_masks(file, masks)
+    arguments = {**NETWORKS['compact'], 'masks': str(file)}
+    recipe = Recipe('masked', 'folder', network_arguments=arguments)
+    network = build_network(recipe, 5)
+    meta = {'recipe': recipe.plain(), 'classes': list('abcde')}
+    save_checkpoint(tmp_path / 'best', meta, network)
+    file.unlink()
+    loaded, _, _ = load_checkpoint(tmp_path)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded(x).logits[3], network.eval()(x).logits[3])
+    assert not loaded.get_submodule('stages.3.0.0').weight[~masks['stages.3.0.0']].any()

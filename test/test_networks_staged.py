@@ -51,6 +51,12 @@ def test_a_sparse_network_has_the_patterns_asked_for_but_where_it_is_kept_dense(
     assert any(isinstance(module, SparseConv2d) for module in everywhere.stages[0].modules())
 
 
+def test_every_exit_keeps_its_logits_dense_whatever_the_pattern() -> None:
+    for pattern in ('random-regular', 'block-regular'):
+        network = build('compact', 64, widths=(32, 64, 128), density=0.25, pattern=pattern)
+        assert set(network.last_linears()) == {f'exits.{stage}.linear' for stage in range(4)}
+
+
 def test_only_rows_marked_coded_pass_the_bottleneck(network: StagedNetwork) -> None:
     x = torch.randn(4, 3, 32, 32)
     plain, coded = network(x).logits[3], network(x, 1).logits[3]
@@ -171,8 +177,9 @@ def test_account_counts_a_convolution_by_hand() -> None:
 
 def test_account_leaves_the_mode_as_it_was() -> None:
     module = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)).train()
+    module[1].eval()  # as one does to fine-tune
     account(module, (3, 4, 4))
-    assert module.training
+    assert [part.training for part in module.modules()] == [True, True, False]
 
 
 def test_shipped_network_keeps_its_budget() -> None:
@@ -194,6 +201,12 @@ def test_shipped_network_keeps_its_budget() -> None:
     [
         (lambda: build('vgg99', 4), "unknown network 'vgg99'"),
         (lambda: build('compact', 4, size=40), 'multiple of 32'),
+        (lambda: build('compact', 4, density=12.5), 'density is 12.5, expected a share'),
+        (lambda: build('compact', 4, density=float('nan')), 'density is nan'),
+        (lambda: build('compact', 4, density='1/8'), "density is '1/8'"),
+        (lambda: build('compact', 4, keep_dense='stages.0.*'), 'expected a list'),
+        (lambda: build('compact', 4, density=0.5, keep_dense=['stage.0.*']), "'stage.0.*' matches"),
+        (lambda: build('compact', 4, pattern='diagonal'), "unknown kind of pattern 'diagonal'"),
         (lambda: conv_exit(4, 10, 4, 3), 'cannot pool'),
         (lambda: Bottleneck(4, 2, 4, stride=0), 'stride 0'),
         (lambda: StagedNetwork([nn.Identity()], {}, {}, (3, 4, 4)), 'needs one'),

@@ -12,13 +12,9 @@ from typing import TYPE_CHECKING
 from sparse_split_ros.commands.parser import Commands, UsageError, console
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from sparse_split_ros.networks.prune import Pruning
     from sparse_split_ros.networks.staged import StagedNetwork
-    from sparse_split_ros.training.recipe import Recipe
 
-_BATCH = 128
 _METHODS = ('reconvene', 'precrop', 'synflow', 'snip', 'random-erk')
 
 
@@ -31,25 +27,31 @@ def add(commands: Commands) -> None:
             'Finds what the freshly drawn network of the recipe CONFIG can do without, within\n'
             'seconds, and writes a recipe that trains the rest. reconvene and precrop remove\n'
             'channels: the network is smaller and faster. synflow, snip and random-erk hold\n'
-            'single weights at zero: the network is only stored in less.'
+            'single weights at zero: as large and as slow, for comparison; a density in the\n'
+            'recipe stores and computes only the weights that are left.'
         ),
         epilog=(
             'examples:\n'
             '  sparse-split prune config/training/cifar10.yaml --method reconvene --target 0.1\n'
+            '  sparse-split prune mine.yaml --target 0.25 --classes 12\n'
             '  sparse-split train cifar10_reconvene.yaml --data DATA'
         ),
     )
     prune.add_argument('config', metavar='CONFIG', type=Path)
     prune.add_argument('--method', choices=_METHODS, default='reconvene', help='(%(default)s)')
     prune.add_argument(
-        '--target', type=float, required=True, help='share of the weights that may stay, 0 to 1'
-    )
-    prune.add_argument(
-        '--multiple', type=int, default=4,
-        help='channels stay in multiples of this; 16 where a density follows (%(default)s)',
+        '--target', type=float, required=True,
+        help="share that may stay of all weights but the exits' last layers, 0 to 1",
     )  # fmt: skip
-    prune.add_argument('--classes', type=int, default=10, help='how many (%(default)s)')
-    prune.add_argument('--data', type=Path, help='for snip, which looks at 128 training images')
+    prune.add_argument(
+        '--multiple', type=int,
+        help='channels stay in multiples of this (4; 16 where the recipe has a density)',
+    )  # fmt: skip
+    prune.add_argument('--classes', type=int, help='how many there are (those of the data)')
+    prune.add_argument(
+        '--data', type=Path,
+        help='the data directory, for the classes, and for snip, which looks at 128 images',
+    )  # fmt: skip
     prune.add_argument('--out', type=Path, help='the new recipe (NAME OF CONFIG_METHOD.yaml)')
     prune.set_defaults(run=_prune)
 
@@ -58,62 +60,71 @@ def _prune(options: argparse.Namespace) -> int:
     import torch
     import yaml
 
-    from sparse_split_ros.networks.prune import prune, save_masks
-    from sparse_split_ros.training.recipe import Recipe, build_network
+    from sparse_split_ros.networks.prune import UNSTRUCTURED, prune, save_masks
+    from sparse_split_ros.training.recipe import Recipe, build_network, first_batch, load_split
 
     for name in ('multiple', 'classes'):
-        if getattr(options, name) < 1:
-            raise UsageError(f'--{name} {getattr(options, name)} is less than 1')
-    recipe = Recipe.load(options.config)
-    out = options.out or Path(f'{options.config.stem}_{options.method}.yaml')
-    torch.set_num_threads(recipe.threads)
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f'--{name} {value} is less than 1')
+    asked = Recipe.load(options.config)
+    if 'masks' in asked.network_arguments:
+        raise UsageError(f'{options.config} is pruned already: start from the recipe it came from')
+    sparse = asked.network_arguments.get('density', 1) != 1
+    if sparse and options.method in UNSTRUCTURED:
+        raise UsageError(
+            f'{options.config} has a density, and {options.method} chooses single weights too: '
+            'leave out density, or choose reconvene or precrop'
+        )
+    multiple = options.multiple or (16 if sparse else 4)
+    torch.set_num_threads(asked.threads)
     # Patterns of a density are drawn on what is left.
-    dense = {k: v for k, v in recipe.network_arguments.items() if k != 'density'}
-    recipe = replace(recipe, network_arguments=dense)
+    dense = {k: v for k, v in asked.network_arguments.items() if k != 'density'}
+    recipe = replace(asked, network_arguments=dense)
     batch, classes = None, options.classes
-    if options.method == 'snip':
-        batch, classes = _batch(recipe, options.data)
+    if classes is None or options.method == 'snip':
+        training = load_split(recipe, options.data, 'train')
+        classes = len(training.classes)
+        batch = first_batch(recipe, training) if options.method == 'snip' else None
     # The network that training will begin with.
     torch.manual_seed(recipe.seed)
     network = build_network(recipe, classes, pretrained=True)
-    found = prune(network, options.method, options.target, batch, recipe.seed, options.multiple)
+    found = prune(network, options.method, options.target, batch, recipe.seed, multiple)
+    out = options.out or Path(f'{options.config.stem}_{options.method}.yaml')
     values = yaml.safe_load(options.config.read_text(encoding='utf-8'))
-    values['name'] = f'{recipe.name}_{options.method.replace("-", "_")}'
+    values['name'] = f'{asked.name}_{options.method.replace("-", "_")}'
     arguments = values.setdefault('network_arguments', {})
     if found.masks:
-        masks = out.with_suffix('.safetensors')
+        masks = out.with_name(f'{out.name}.masks.safetensors').resolve()
         save_masks(masks, found.masks)
         arguments['masks'] = str(masks)
     else:
-        arguments['channels'] = arguments.get('channels', {}) | found.channels
-    heading = (
-        f'# sparse-split prune {options.config} --method {found.method} --target {found.target:g}'
+        arguments['channels'] = {**(arguments.get('channels') or {}), **found.channels}
+    built = build_network(Recipe.from_mapping(values), classes)
+    command = (
+        f'sparse-split prune {options.config} --method {options.method} --target '
+        f'{options.target:g} --multiple {multiple} --classes {classes}'
     )
-    out.write_text(f'{heading}\n{yaml.safe_dump(values, sort_keys=False)}', encoding='utf-8')
-    _show(network, found)
-    console().print(f'recipe: {out}', highlight=False, soft_wrap=True)
+    out.write_text(f'# {command}\n{yaml.safe_dump(values, sort_keys=False)}', encoding='utf-8')
+    _show(network, built, found)
+    console().print(f'recipe: {out}', highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
-def _batch(recipe: Recipe, data: Path | None) -> tuple[tuple[Tensor, Tensor], int]:
-    """A batch of training images, as the network reads them, with labels; the number of classes."""
-    import numpy as np
+def _weights(network: StagedNetwork) -> int:
+    """How many weights the layers of stages and exits have, without the zeros of masks."""
     import torch
 
-    from sparse_split_ros.training.predict import normalise
-    from sparse_split_ros.training.recipe import build_network, input_spec, load_split
-
-    training = load_split(recipe, data, 'train')
-    mean, std = training.statistics()
-    recipe = replace(recipe, mean=recipe.mean or mean, std=recipe.std or std)
-    chosen = np.random.default_rng(recipe.seed).permutation(len(training))[:_BATCH]
-    some = training.take(chosen)
-    spec = input_spec(recipe, build_network(recipe, 2))
-    images = normalise(torch.from_numpy(some.images), spec)
-    return (images, torch.from_numpy(some.labels)), len(training.classes)
+    return sum(
+        int(layer.weight.count_nonzero())
+        for name, layer in network.named_modules()
+        if name.startswith(('stages.', 'exits.'))
+        and isinstance(getattr(layer, 'weight', None), torch.Tensor)
+        and layer.weight.ndim > 1
+    )
 
 
-def _show(network: StagedNetwork, found: Pruning) -> None:
+def _show(network: StagedNetwork, built: StagedNetwork, found: Pruning) -> None:
     from rich.table import Table
 
     from sparse_split_ros.networks.channels import groups
@@ -129,7 +140,11 @@ def _show(network: StagedNetwork, found: Pruning) -> None:
     table.add_section()
     share = found.kept / found.total
     table.add_row(
-        'weights of stages and exits', f'{found.total:,}', f'{found.kept:,} ({share:.2%})'
+        "weights but the exits' last layers", f'{found.total:,}', f'{found.kept:,} ({share:.2%})'
+    )
+    before, after = _weights(network), _weights(built)
+    table.add_row(
+        'all weights of stages and exits', f'{before:,}', f'{after:,} ({after / before:.2%})'
     )
     out = console()
     out.print(table)

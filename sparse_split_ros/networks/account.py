@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from sparse_split_ros.networks.staged import evaluating
 from sparse_split_ros.sparsity.layers import SparseConv2d, SparseLayer, SparseLinear
 
 _WEIGHTED = (nn.Conv2d, nn.Linear, SparseConv2d, SparseLinear)
@@ -38,6 +39,8 @@ class Cost:
     parameters: int
     """Existing weights, and one bias per output."""
     macs: int
+    dense_macs: int
+    """What dense layers of the same shapes multiply."""
     output_shape: tuple[int, ...]
     """Without the batch axis."""
     stored_bytes: int
@@ -70,18 +73,15 @@ class Cost:
 
 def account(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
     """The costs of `module`, which is run on zeros of `input_shape` (C, H, W)."""
-    training = module.training
-    try:
-        root = nn.Sequential(module.eval())  # a single layer would be traced into, not counted
+    with evaluating(module), torch.inference_mode():
+        root = nn.Sequential(module)  # a single layer would be traced into, not counted
         counter = _Counter(fx.GraphModule(root, _Tracer().trace(root)))
-        with torch.inference_mode():
-            output = counter.run(torch.zeros(1, *input_shape))
-    finally:
-        module.train(training)
+        output = counter.run(torch.zeros(1, *input_shape))
     layers = [stored(layer) for layer in counter.layers]
     return Cost(
         parameters=sum(layer.weight.numel() + len(layer.weight) for layer in counter.layers),
         macs=counter.macs,
+        dense_macs=counter.dense_macs,
         output_shape=tuple(output.shape[1:]),
         stored_bytes=sum(sizes[0] for sizes in layers),
         dense_bytes=sum(sizes[1] for sizes in layers),
@@ -95,23 +95,38 @@ def account(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
 def stored(layer: nn.Module) -> tuple[int, int, int]:
     """Bytes of a layer as it is, as a dense one, and with as many weights one by one.
 
-    Biases count in all three. CSR has a column of two bytes (four above 65,536 columns) beside
-    every weight and an offset of four bytes per row; a bit mask has a bit for every place.
+    Biases count in all three. A dense layer that a mask has left with zeros is stored as it is.
     """
     assert isinstance(layer, _WEIGHTED)
-    weights, outputs = layer.weight.numel(), len(layer.weight)
-    own = 4 * (weights + outputs)
+    weight, biases = layer.weight, 4 * len(layer.weight)
     if not isinstance(layer, SparseLayer):
-        return own, own, own
-    spec = layer.pattern.spec
-    columns = spec.inputs * math.prod(layer.weight.shape[2:])
-    csr = (2 if columns <= 1 << 16 else 4) * weights + 4 * (outputs + 1)
-    mask = math.ceil(outputs * columns / 8)
+        own, kept = biases + 4 * weight.numel(), int(weight.count_nonzero())
+        one_by_one = biases + single_bytes(kept, len(weight), weight[0].numel())
+        return own, own, min(own, one_by_one)
+    columns = _columns(layer)
     return (
-        own + 4 * layer.pattern.sources.size,
-        4 * (outputs * columns + outputs),
-        own + min(csr, mask),
+        biases + 4 * weight.numel() + 4 * layer.pattern.sources.size,
+        biases + 4 * len(weight) * columns,
+        biases + single_bytes(weight.numel(), len(weight), columns),
     )
+
+
+def _columns(layer: nn.Module) -> int:
+    """The places for weights that each output has, in a dense layer of the same shape."""
+    assert isinstance(layer, _WEIGHTED)
+    if isinstance(layer, SparseLayer):
+        return layer.pattern.spec.inputs * math.prod(layer.weight.shape[2:])
+    return layer.weight[0].numel()
+
+
+def single_bytes(kept: int, rows: int, columns: int) -> int:
+    """Bytes of `kept` float32 weights one by one, in the smaller of CSR and a bit mask.
+
+    CSR has a column of two bytes (four above 65,536 columns) beside every weight and an offset of
+    four bytes per row; a bit mask has a bit for every place.
+    """
+    csr = (2 if columns <= 1 << 16 else 4) * kept + 4 * (rows + 1)
+    return 4 * kept + min(csr, math.ceil(rows * columns / 8))
 
 
 class _Tracer(fx.Tracer):
@@ -125,7 +140,7 @@ class _Counter(fx.Interpreter):
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.layers: list[Any] = []
-        self.macs = self.kept = 0
+        self.macs = self.dense_macs = self.kept = 0
         self.sizes: dict[fx.Node, int] = {}
         self._owner: dict[fx.Node, fx.Node] = {}
 
@@ -140,6 +155,7 @@ class _Counter(fx.Interpreter):
         if isinstance(layer, _WEIGHTED):
             self.layers.append(layer)
             self.macs += layer.weight.numel() * (value[0].numel() // len(layer.weight))
+            self.dense_macs += _columns(layer) * value[0].numel()
         if sources and _in_place(n, layer):
             self._owner[n] = self._owner[sources[-1]]
         else:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sparse_split_ros.networks.bottleneck import UnitClip
-from sparse_split_ros.networks.staged import StagedNetwork
+from sparse_split_ros.networks.staged import StagedNetwork, evaluating
 from sparse_split_ros.sparsity.layers import SparseLayer
 
 _PASSING = (F.relu, F.relu6, F.hardswish, torch.relu, torch.sigmoid, F.adaptive_avg_pool2d)
@@ -92,8 +92,14 @@ def remove(network: StagedNetwork, keep: Mapping[str, Tensor], rescale: bool = F
 def shrink(network: StagedNetwork, channels: Mapping[str, int]) -> None:
     """Give a freshly drawn network fewer channels, `channels[name]` in each group named, in place.
 
-    Which ones stay does not matter, as all were drawn alike. Raises ValueError as `remove` does.
+    Which ones stay does not matter, as all were drawn alike. Raises ValueError for names and
+    numbers that the network does not have.
     """
+    sizes = {group.name: group.size for group in groups(network)}
+    for name, count in channels.items():
+        size = sizes.get(name, count)
+        if type(count) is not int or not 1 <= count <= size:
+            raise ValueError(f'{name}: {count!r} channels, expected a whole number, 1 to {size}')
     remove(network, {name: torch.arange(count) for name, count in channels.items()}, rescale=True)
 
 
@@ -179,14 +185,10 @@ class _Analysis(fx.Interpreter):
     def __init__(self, network: StagedNetwork) -> None:
         self._found: list[Group] = []
         self._values: dict[fx.Node, tuple[Group, int]] = {}
-        training = network.training
-        try:
-            whole = _Whole(network.eval())
+        with evaluating(network), torch.inference_mode():
+            whole = _Whole(network)
             super().__init__(fx.GraphModule(whole, _Tracer().trace(whole)))
-            with torch.inference_mode():
-                self.run(torch.zeros(1, *network.input_shape))
-        finally:
-            network.train(training)
+            self.run(torch.zeros(1, *network.input_shape))
 
     def roots(self) -> list[Group]:
         """The groups that are part of no other."""

@@ -14,7 +14,7 @@ from torch import nn
 from sparse_split_ros.networks.account import account
 from sparse_split_ros.networks.bottleneck import Bottleneck
 from sparse_split_ros.networks.exits import light_exit
-from sparse_split_ros.networks.staged import StagedNetwork
+from sparse_split_ros.networks.staged import StagedNetwork, evaluating
 
 _CODED_SIDE = 4
 """Codes have at least this side, where the features do: 4 x 4 for small images, 7 x 7 for 224."""
@@ -87,9 +87,8 @@ def measure(blocks: Sequence[nn.Module], input_shape: tuple[int, int, int]) -> l
     x = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0))
     found = []
     for index, block in enumerate(blocks):
-        training = block.training
-        x = block.eval()(x)
-        block.train(training)
+        with evaluating(block):
+            x = block(x)
         if x.ndim != 4:
             raise ValueError(f'block {index} gives {tuple(x.shape[1:])}, expected (C, H, W)')
         _, channels, height, width = x.shape

@@ -16,7 +16,7 @@ a network as large as before. All but `snip` look at no data.
   the flow within the budget, a convex programme, made into channels.
 
 Targets and counts are of the weights of stages and exits but for the exits' last linear layers,
-which have the size of the classes; bottlenecks follow the channels. What these layers read keeps at
+which have the size of the classes; bottlenecks follow the channels. What those layers read keeps at
 least as many features as there are classes.
 """
 
@@ -36,6 +36,7 @@ from torch.nn.utils import parametrize
 
 from sparse_split_ros.networks.channels import Group, groups
 from sparse_split_ros.networks.staged import StagedNetwork
+from sparse_split_ros.sparsity.layers import SparseLayer
 
 STRUCTURED = ('reconvene', 'precrop')
 UNSTRUCTURED = ('synflow', 'snip', 'random-erk')
@@ -81,14 +82,17 @@ def prune(
     """Plan what stays of a freshly drawn `network`, which is left as it is.
 
     `target` is the share of the weights that may stay, more than 0 and less than 1. `batch` are
-    images (N, C, H, W) and labels (N,) for `snip`, `seed` is for `random-erk`. Channels stay in
-    multiples of `multiple`. Raises PruneError for what cannot be, with the nearest target that can.
+    images (N, C, H, W) and labels (N,) for `snip`; `seed` is for what `random-erk` and `snip` draw.
+    Channels stay in multiples of `multiple`. Raises PruneError for what cannot be, with a target
+    that can, and for a network that is masked or predefined sparse already.
     """
-    start = time.perf_counter()
+    start, given = time.perf_counter(), target
     if not 0 < target < 1:
         raise PruneError(f'target {target:g}: expected a share of the weights between 0 and 1')
-    weights = _weights(network)
-    total = sum(weight.numel() for weight in weights.values())
+    for name, layer in network.named_modules():
+        if isinstance(layer, SparseLayer) or parametrize.is_parametrized(layer):
+            raise PruneError(f'{name} is pruned already: start from the dense network')
+    total = sum(weight.numel() for weight in _weights(network).values())
     if method in STRUCTURED:
         widths = _Widths(network, multiple)
         widths.check(target)
@@ -98,16 +102,34 @@ def prune(
         seconds = time.perf_counter() - start
         return Pruning(method, target, kept, total, seconds, channels=channels)
     masks = _masks(network, method, target, batch, seed)
+    if not _reaches(network, masks, target * total):
+        while target < 1 and not _reaches(network, masks, target * total):
+            target = min(1.0, 2 * target)
+            masks = _masks(network, method, target, batch, seed)
+        raise PruneError(
+            f'target {given:g} cannot be reached by {method}, which would leave an exit without a '
+            f'way from the image, or a layer without a weight; {target:g} can'
+        )
     kept = sum(int(mask.sum()) for mask in masks.values())
     return Pruning(method, target, kept, total, time.perf_counter() - start, masks=masks)
 
 
 def apply_masks(network: StagedNetwork, masks: Mapping[str, Tensor]) -> None:
-    """Hold the weights that go at zero, in training too. Raises PruneError for other layers."""
+    """Hold the weights that go at zero, in training too.
+
+    Raises PruneError for masks of other layers than this network's; it is then as it was.
+    """
     weights = _weights(network)
+    for name in sorted(masks.keys() ^ weights.keys()):
+        where = 'the masks have' if name in masks else 'this one has'
+        raise PruneError(f'the masks are of another network: only {where} {name}')
     for name, mask in masks.items():
-        if name not in weights or weights[name].shape != mask.shape:
-            raise PruneError(f'the masks are of another network: no {name} of {list(mask.shape)}')
+        if weights[name].shape != mask.shape or mask.dtype is not torch.bool:
+            raise PruneError(
+                f'the masks are of another network: {name} is {list(weights[name].shape)}, its '
+                f'mask {list(mask.shape)} of {mask.dtype}'
+            )
+    for name, mask in masks.items():
         parametrize.register_parametrization(network.get_submodule(name), 'weight', _Mask(mask))
 
 
@@ -129,9 +151,10 @@ def load_masks(path: str | os.PathLike[str]) -> Tensors:
         raise PruneError(f'{path}: not a readable file of masks: {error}') from error
 
 
-def stored_bytes(kept: int, total: int, rows: int) -> int:
-    """Bytes of a layer's weights one by one, in the smaller of CSR and bit mask, float32."""
-    return 4 * kept + min(2 * kept + 4 * (rows + 1), math.ceil(total / 8))
+def masks_of(state: Mapping[str, Tensor]) -> Tensors:
+    """The masks in the state of a network that had them, by layer."""
+    end = '.parametrizations.weight.0.mask'
+    return {key.removesuffix(end): mask for key, mask in state.items() if key.endswith(end)}
 
 
 class _Mask(nn.Module):
@@ -151,7 +174,7 @@ def _weights(network: StagedNetwork) -> Tensors:
     Left out is the last linear layer of each exit, whose size is that of the classes.
     """
     kinds = (nn.Conv2d, nn.Linear)
-    last = _last_linears(network)
+    last = network.last_linears()
     return {
         name: layer.weight
         for name, layer in network.named_modules()
@@ -160,15 +183,6 @@ def _weights(network: StagedNetwork) -> Tensors:
         and name.startswith(('stages.', 'exits.'))
         and name not in last
     }
-
-
-def _last_linears(network: StagedNetwork) -> dict[str, nn.Linear]:
-    """The layer of each exit that gives its logits, by name."""
-    found = {}
-    for k, exit_ in network.exits.items():
-        linears = [item for item in exit_.named_modules() if isinstance(item[1], nn.Linear)]
-        found.update({f'exits.{k}.{name}': layer for name, layer in linears[-1:]})
-    return found
 
 
 def _neutral(network: StagedNetwork) -> StagedNetwork:
@@ -202,12 +216,16 @@ class _Flow:
             for name, weight in self.weights.items():
                 weight.mul_(masks[name])
 
+    def exits(self) -> Tensor:
+        """The whole flow to each exit."""
+        logits = self._network(torch.ones(1, *self._network.input_shape)).logits
+        return torch.stack([values.sum() for values in logits.values()])
+
     def scores(self) -> Tensors:
         """The flow through each weight, by layer, as a share of each exit's whole flow."""
-        logits = self._network(torch.ones(1, *self._network.input_shape)).logits
         # The gradient of a logarithm is by shares, without which early exits, to which short ways
         # lead, would leave the final one next to nothing.
-        flow = torch.stack([values.sum().log() for values in logits.values()]).sum()
+        flow = self.exits().log().sum()
         gradients = torch.autograd.grad(flow, list(self.weights.values()))
         return {
             name: (weight.detach() * gradient)
@@ -227,13 +245,22 @@ def _masks(
     if method == 'snip':
         if batch is None:
             raise PruneError('snip needs a batch of labelled images')
-        return _best(_sensitivity(network, *batch), target)
+        return _best(_sensitivity(network, *batch, seed), target)
     if method != 'synflow':
         raise PruneError(f'unknown method {method!r}; choose one of {", ".join(METHODS)}')
     flow = _Flow(network)
     for index in range(1, _ROUNDS):
         flow.keep(_best(flow.scores(), target ** (index / _ROUNDS), _SAMPLE))
     return _best(flow.scores(), target)
+
+
+def _reaches(network: StagedNetwork, masks: Tensors, budget: float) -> bool:
+    """Whether the masks leave every exit a way from the image, and no more than the budget."""
+    flow = _Flow(network)
+    flow.keep(masks)
+    with torch.inference_mode():
+        whole = bool((flow.exits() > 0).all())
+    return whole and sum(int(mask.sum()) for mask in masks.values()) <= math.ceil(budget)
 
 
 def _best(scores: Tensors, share: float, sample: int | None = None) -> Tensors:
@@ -255,11 +282,13 @@ def _least(scores: Tensors, share: float, sample: int | None = None) -> float:
     return least if least > 0 else float(every[every > 0].min())
 
 
-def _sensitivity(network: StagedNetwork, images: Tensor, labels: Tensor) -> Tensors:
+def _sensitivity(network: StagedNetwork, images: Tensor, labels: Tensor, seed: int) -> Tensors:
     """|weight x gradient| of the summed cross-entropy of all exits on one batch."""
     copied = _neutral(network).train()
     weights = _weights(copied)
-    logits = copied(images).logits
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # of the exits' dropout
+        logits = copied(images).logits
     loss = torch.stack([F.cross_entropy(values, labels) for values in logits.values()]).sum()
     gradients = torch.autograd.grad(loss, list(weights.values()))
     return {
@@ -303,7 +332,7 @@ class _Widths:
         self.shapes = {name: tuple(w.shape) for name, w in _weights(network).items()}
         # What is only in a bottleneck is not judged.
         self.groups = [group for group in groups(network) if self.scored(group.writers)]
-        last = _last_linears(network)
+        last = network.last_linears()
         # Logits are linear in what an exit's last layer reads: fewer numbers than classes tie some
         # classes to others, which SynFlow's flow does not see.
         self._least = {

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,18 @@ class Answer:
     """(N, K), calibrated, of the exit that answered."""
     stages: Tensor
     """(N,) int64, that exit's stage."""
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode for a while, and then each of its parts back."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        module.eval()
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 class StagedNetwork(nn.Module):
@@ -79,6 +92,14 @@ class StagedNetwork(nn.Module):
         bottleneck = self.bottlenecks[str(stage)]
         assert isinstance(bottleneck, Bottleneck)
         return bottleneck
+
+    def last_linears(self) -> dict[str, nn.Linear]:
+        """The linear layer of each exit that gives its logits, by name."""
+        found = {}
+        for stage, exit_ in self.exits.items():
+            linears = [item for item in exit_.named_modules() if isinstance(item[1], nn.Linear)]
+            found.update({f'exits.{stage}.{name}': layer for name, layer in linears[-1:]})
+        return found
 
     def forward(self, x: Tensor, split: int | None = None, coded: Tensor | None = None) -> Output:
         """Run every stage and exit on x (N, C, H, W).

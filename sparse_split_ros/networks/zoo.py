@@ -112,7 +112,7 @@ def build(
     pretrained: bool = False,
     narrow: float = 1.0,
     channels: Mapping[str, int] | None = None,
-    masks: str | None = None,
+    masks: str | Mapping[str, Tensor] | None = None,
     density: float = 1.0,
     pattern_seed: int = 0,
     pattern: str = 'block-regular',
@@ -128,11 +128,20 @@ def build(
     are what `sparse-split prune` found. With a `density` below 1 the network is predefined sparse,
     where its layers' shapes allow: patterns of the kind `pattern`, those in blocks of `block_width`
     inputs x 16 outputs, drawn from `pattern_seed`, at each layer's nearest feasible density. The
-    first convolution, the exits' linear layers and what matches `keep_dense` ('stages.0.*') stay
-    dense. Kinds that are not in blocks save storage, not time.
+    first convolution, the exits' last linear layers and what matches `keep_dense` (['stages.0.*'])
+    stay dense. Kinds that are not in blocks save storage, not time.
 
     Raises ValueError for an unknown name and for what the network cannot have.
     """
+    if not (isinstance(density, (int, float)) and 0 < density <= 1):
+        raise ValueError(f'density is {density!r}, expected a share more than 0 and at most 1')
+    if isinstance(keep_dense, str):
+        raise ValueError(f'keep_dense is {keep_dense!r}, expected a list: [{keep_dense!r}]')
+    if arguments.get('weights') is not None and (narrow != 1 or channels):
+        raise ValueError(
+            f'weights {arguments["weights"]!r} are of the whole network: narrow and channels would '
+            'keep any part of them; train the smaller network without weights'
+        )
     network = _drawn(name, classes, pretrained, arguments)
     if narrow != 1:
         if not 0 < narrow < 1:
@@ -141,15 +150,15 @@ def build(
         shrink(network, {group.name: max(1, round(narrow * group.size)) for group in own})
     if channels:
         shrink(network, channels)
+    kind = Kind(pattern)
     if masks is not None:
         if density < 1:
             raise ValueError('masks and a density exclude one another: both choose the weights')
-        apply_masks(network, load_masks(masks))
+        apply_masks(network, load_masks(masks) if isinstance(masks, str) else masks)
     if density < 1:
-        width = block_width if Kind(pattern) in IN_BLOCKS else None
-        sparsify(
-            network, density, pattern, pattern_seed, width=width, keep=keep_dense, nearest=True
-        )
+        width = block_width if kind in IN_BLOCKS else None
+        keep = [*keep_dense, *network.last_linears()]
+        sparsify(network, density, kind, pattern_seed, width=width, keep=keep, nearest=True)
     return network
 
 

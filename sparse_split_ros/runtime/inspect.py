@@ -5,19 +5,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sparse_split_ros.runtime.bundle import Bundle, Exit, Stage, bundle_path
 from sparse_split_ros.runtime.engine import choose_engine
 from sparse_split_ros.runtime.profile import key
 
-_COLUMNS = (
-    'part', 'shape', 'params', 'bytes', 'MACs', 'of all', 'ms', 'µJ', 'payload', 'accuracy',
-)  # fmt: skip
+_COLUMNS = ('part', 'shape', 'params', 'bytes', 'MACs', 'of all', 'ms', 'payload', 'accuracy')
+_ACCOUNT = {
+    'macs': 'MACs', 'dense_macs': 'if dense', 'weight_bytes': 'weights', 'dense_bytes': 'if dense',
+    'unstructured_bytes': 'one by one', 'peak_bytes': 'values', 'training_bytes': 'training',
+    'energy_uj': 'µJ',
+}  # fmt: skip
 
 
 def inspect(bundle_or_path: str | os.PathLike[str], console: Console | None = None) -> None:
@@ -33,19 +37,17 @@ def inspect(bundle_or_path: str | os.PathLike[str], console: Console | None = No
     )
     parts: list[Stage | Exit] = [*bundle.stages, *bundle.exits]
     if all(part.account for part in parts):
-        console.print(_account(bundle, [part.account for part in parts]))
+        console.print(account_table(bundle))
 
 
 def stage_table(bundle: Bundle) -> Table:
     """One row per stage, exit and split; MACs of an exit or a split include the stages before it.
 
-    ms is the median of each part alone on this machine, where `sparse-split profile` measured it.
-    The energy of each part alone is an estimate (networks/account.py).
+    bytes are of the ONNX file. ms is the median of each part alone on this machine, where
+    `sparse-split profile` measured it.
     """
     times = bundle.profile().get('engines', {}).get(key(choose_engine(bundle), 'cpu', 1), {})
-    table = Table(title=f'{bundle.name}  ({bundle.path})', title_justify='left', padding=(0, 0))
-    for column in _COLUMNS:
-        table.add_column(column, justify='left' if column in {'part', 'shape'} else 'right')
+    table = _table(f'{bundle.name}  ({bundle.path})', _COLUMNS)
     whole = sum(stage.macs for stage in bundle.stages) + bundle.exits[-1].macs
     spent = 0
     for index, stage in enumerate(bundle.stages):
@@ -56,7 +58,6 @@ def stage_table(bundle: Bundle) -> Table:
             *_sizes(stage),
             '',
             _ms(times, 'stage_ms', index),
-            _energy(stage.account),
         )
         if exit_ := bundle.exit_at(index):
             table.add_row(
@@ -65,7 +66,6 @@ def stage_table(bundle: Bundle) -> Table:
                 *_sizes(exit_),
                 f'{(spent + exit_.macs) / whole:.1%}',
                 _ms(times, 'exit_ms', index),
-                _energy(exit_.account),
                 '',
                 '' if exit_.accuracy is None else f'{exit_.accuracy:.2%}',
             )
@@ -79,30 +79,38 @@ def stage_table(bundle: Bundle) -> Table:
                     _short(split.encoder_macs),
                     f'{(spent + split.encoder_macs) / whole:.1%}',
                     _ms(times, 'encoder_ms', index),
-                    _energy(split.account),
                     _payload(bundle, index),
                 )
     return table
 
 
-def _account(bundle: Bundle, parts: Sequence[Mapping[str, float]]) -> str:
-    """Totals over the accounts of stages and exits: weights stored, memory, energy."""
+def account_table(bundle: Bundle) -> Table:
+    """What one image takes in stages and exits, by part and in all (networks/account.py).
 
-    def total(name: str) -> float:
-        return sum(part.get(name, 0.0) for part in parts)
+    MACs, and bytes of float32 weights, with those of dense layers of the same shapes, and of as
+    many weights stored one by one, in the smaller of CSR and a bit mask. values are the most bytes
+    that are alive at one time, training what a step at the recipe's batch size is estimated to
+    take in float32, µJ an estimate of the energy. What an older bundle does not say is left out.
+    """
+    rows: dict[str, Stage | Exit] = {f'stage {k}': part for k, part in enumerate(bundle.stages)}
+    rows |= {f'exit {part.stage}': part for part in bundle.exits}
+    found = {name: {'macs': part.macs, **part.account} for name, part in rows.items()}
+    keys = [key for key in _ACCOUNT if all(key in account for account in found.values())]
+    table = _table('for one image', ('part', *(_ACCOUNT[key] for key in keys)))
+    for name, account in found.items():
+        table.add_row(name, *(_short(account[key]) for key in keys))
+    table.add_section()
+    columns = [[account[key] for account in found.values()] for key in keys]
+    whole = (max(c) if key == 'peak_bytes' else sum(c) for key, c in zip(keys, columns))
+    table.add_row('all', *map(_short, whole))
+    return table
 
-    peak = max(part.get('peak_bytes', 0.0) for part in parts)
-    text = (
-        f'weights of stages and exits: {_short(total("weight_bytes"))}B, dense '
-        f'{_short(total("dense_bytes"))}B, one by one (CSR or bit mask, the smaller) '
-        f'{_short(total("unstructured_bytes"))}B\nvalues of one image: at most {_short(peak)}B; '
-        f'energy of all of it, estimated: {total("energy_uj"):.0f} µJ'
-    )
-    memory, recipe = bundle.training.get('memory_bytes'), bundle.training.get('recipe')
-    if isinstance(memory, int) and isinstance(recipe, dict):
-        batch = recipe.get('batch_size')
-        text += f'\ntraining takes {_short(memory)}B at batch {batch}, estimated'
-    return text
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=escape(title), title_justify='left', padding=(0, 0))
+    for column in columns:
+        table.add_column(column, justify='left' if column in {'part', 'shape'} else 'right')
+    return table
 
 
 def _sizes(part: Stage | Exit) -> tuple[str, str, str]:
@@ -117,11 +125,6 @@ def _short(value: float) -> str:
             break
         value, prefix = value / 1000, larger
     return f'{value:.3g}{prefix}'
-
-
-def _energy(account: Mapping[str, float]) -> str:
-    value = account.get('energy_uj')
-    return '' if value is None else f'{value:.3g}'
 
 
 def _payload(bundle: Bundle, stage: int) -> str:

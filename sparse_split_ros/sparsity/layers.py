@@ -231,8 +231,9 @@ def sparsify(
     one, and stays dense where that is 1. What has one tap gets a block-regular pattern where
     tap-regular ones are asked for. Returns the patterns by layer name.
 
-    Raises SparsityError, naming the layer, for an infeasible density without `nearest`, and where
-    nothing would become sparse; `module` is then as it was.
+    Raises SparsityError, naming the layer, for an infeasible density without `nearest`, for an item
+    of `keep` that no layer matches, and where nothing would become sparse; `module` is then as it
+    was.
     """
     kind = Kind(kind)
     layers = {
@@ -243,6 +244,10 @@ def sparsify(
     convolutions = [name for name, layer in layers.items() if isinstance(layer, nn.Conv2d)]
     linears = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
     dense = set() if ends else {*(convolutions or linears)[:1], *linears[-1:]}
+    known = ', '.join(layers) or '(there are none)'
+    for item in keep:
+        if not any(fnmatch.fnmatchcase(name, item) for name in layers):
+            raise SparsityError(f'to keep dense: {item!r} matches none of the layers {known}')
     replacements: dict[str, SparseLayer] = {}
     refused: list[str] = []
     for name, layer in layers.items():
@@ -264,7 +269,6 @@ def sparsify(
             refused.append(f'{name}: {error}')
     if not replacements:
         reason = refused[0] if refused else 'all are kept dense, or dense at the nearest density'
-        known = ', '.join(layers) or '(there are none)'
         raise SparsityError(f'none of the layers {known} becomes sparse; {reason}')
     for name, replacement in replacements.items():
         parent, _, child = name.rpartition('.')

@@ -266,11 +266,12 @@ def fan_in_step(kind: Kind, inputs: int, outputs: int, width: int = 1, paralleli
         blocks = inputs // width
         return width * (blocks // math.gcd(blocks, outputs // BLOCK_ROWS))
     if kind is Kind.N_OF_M:
-        if width < 2 or inputs % width:
-            near = _multiples(inputs, width)
+        if width < 2:
+            raise SparsityError(f'{kind.value} with M = {width}: expected 2 or more, such as 4')
+        if inputs % width:
             raise SparsityError(
-                f'{inputs} inputs do not divide into groups of M = {width} >= 2 for {kind.value}; '
-                f'the nearest that do are {near}'
+                f'{inputs} inputs do not divide into groups of M = {width} for {kind.value}; '
+                f'the nearest that do are {_multiples(inputs, width)}'
             )
         return inputs // math.gcd(width, outputs)
     if width != 1:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sparse_split_ros.data.datasets import LabelledImages
 from sparse_split_ros.link.codec import Codec, calibrate
-from sparse_split_ros.networks.account import Cost, account
+from sparse_split_ros.networks.account import account
 from sparse_split_ros.networks.bottleneck import quantise
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.runtime.bundle import Bundle, InputSpec, write_manifest
@@ -55,7 +55,7 @@ def build_bundle(
     network = network.eval()
     spec = input_spec(recipe, network)
     learned = _some(training, _CALIBRATION_IMAGES)
-    models = _Models(directory)
+    models = _Models(directory, recipe.batch_size)
     logits = predict(network, calibration.images, spec)
     whole = predict(network, selection.images, spec)
     uncut = whole[max(whole)].argmax(axis=1)
@@ -109,7 +109,6 @@ def build_bundle(
         'training': {
             'recipe': recipe.plain(),
             'torch': torch.__version__,
-            'memory_bytes': sum(cost.training_bytes(recipe.batch_size) for cost in models.costs),
         },
     }
     verify(write_manifest(directory, manifest), network, selection.images[:_VERIFIED_IMAGES])
@@ -119,10 +118,9 @@ def build_bundle(
 class _Models:
     """Writes ONNX models one by one, and at the end what the other engines read."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, batch: int) -> None:
+        self._directory, self._batch = directory, batch
         self._programs: dict[str, Program] = {}
-        self.costs: list[Cost] = []
 
     def write(self, name: str, module: nn.Module, x: Tensor) -> tuple[dict[str, Any], Tensor]:
         """The manifest's record of `module` and its answer to the calibration values x."""
@@ -131,7 +129,6 @@ class _Models:
         data = to_onnx(program, name)
         (self._directory / f'{name}.onnx').write_bytes(data)
         cost = account(module, tuple(x.shape[1:]))
-        self.costs.append(cost)
         record = {
             'model': f'{name}.onnx',
             'parameters': cost.parameters,
@@ -143,6 +140,8 @@ class _Models:
                 'unstructured_bytes': cost.unstructured_bytes,
                 'peak_bytes': cost.peak_bytes,
                 'energy_uj': round(cost.energy_uj, 3),
+                'dense_macs': cost.dense_macs,
+                'training_bytes': cost.training_bytes(self._batch),
             },
         }
         return record, program.answer

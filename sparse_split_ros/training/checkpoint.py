@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sparse_split_ros.networks.prune import masks_of
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.training.recipe import Recipe, TrainingError, build_network
 
@@ -35,7 +37,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[StagedNetwork, Recipe
     stem = given / 'best' if given.is_dir() else given.with_suffix('')
     meta, tensors = load(stem)
     recipe = Recipe.from_mapping(meta['recipe'])
-    network = build_network(recipe, len(meta['classes']))
+    built = recipe
+    if masks := masks_of(tensors):
+        # The file of masks that the run began with may be gone, or elsewhere.
+        built = replace(recipe, network_arguments={**recipe.network_arguments, 'masks': masks})
+    network = build_network(built, len(meta['classes']))
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

@@ -8,11 +8,14 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import yaml
+from torch import Tensor
 
 from sparse_split_ros.data.augment import Augmentation
 from sparse_split_ros.data.datasets import LabelledImages
@@ -21,6 +24,7 @@ from sparse_split_ros.link.codec import CODECS
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.networks.zoo import build
 from sparse_split_ros.runtime.bundle import InputSpec
+from sparse_split_ros.training.predict import normalise
 
 
 class TrainingError(Exception):
@@ -103,6 +107,11 @@ class Recipe:
         if self.precision not in ('float32', 'bfloat16'):
             raise TrainingError(
                 f'recipe: precision {self.precision!r}, expected float32 or bfloat16'
+            )
+        if not isinstance(self.network_arguments, Mapping):
+            raise TrainingError(
+                f'recipe: network_arguments is {self.network_arguments!r}, expected "key: value" '
+                'lines'
             )
         if self.drawn and self.dataset != 'gtsrb':
             raise TrainingError('recipe: drawn signs join GTSRB only, not classes of your own')
@@ -188,6 +197,18 @@ def build_network(recipe: Recipe, classes: int, pretrained: bool = False) -> Sta
         return build(recipe.network, classes, pretrained, **recipe.network_arguments)
     except (TypeError, ValueError) as error:
         raise TrainingError(f'recipe: network {recipe.network!r}: {error}') from error
+
+
+def first_batch(
+    recipe: Recipe, training: LabelledImages, count: int = 128
+) -> tuple[Tensor, Tensor]:
+    """Some training images as the network reads them (N, 3, H, W), and their labels (N,)."""
+    mean, std = training.statistics()
+    recipe = replace(recipe, mean=recipe.mean or mean, std=recipe.std or std)
+    order = np.random.default_rng(recipe.seed).permutation(len(training))
+    some = training.take(order[:count])
+    spec = input_spec(recipe, build_network(recipe, len(training.classes)))
+    return normalise(torch.from_numpy(some.images), spec), torch.from_numpy(some.labels)
 
 
 def input_spec(recipe: Recipe, network: StagedNetwork) -> InputSpec:
