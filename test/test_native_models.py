@@ -74,8 +74,9 @@ def networks(draw: st.DrawFn) -> tuple[dict[str, Any], Tensors]:
         elif form == 'grouped':
             groups = draw(st.sampled_from([g for g in range(1, c + 1) if c % g == 0]))
             fan_in, outputs = c // groups, groups * draw(st.integers(1, 3))
-        elif form in ('blocks', 'taps') and c % 4 == 0:
-            width = draw(st.sampled_from([b for b in (4, 8, 16) if c % b == 0]))
+        elif form == 'taps' or (form == 'blocks' and c % 4 == 0):
+            widths = (1, 2, 4, 8, 16) if form == 'taps' else (4, 8, 16)
+            width = draw(st.sampled_from([b for b in widths if c % b == 0]))
             count = draw(st.integers(1, c // width))
             outputs, fan_in = 16 * draw(st.integers(1, 2)), count * width
             taps = kernel**2 if form == 'taps' else 1
@@ -300,9 +301,12 @@ def test_any_model_in_eight_bits_is_near(
         np.testing.assert_allclose(y, expected, atol=0.05 * scale)
 
 
+@pytest.mark.parametrize('width', [1, 4])
 @pytest.mark.parametrize('isa', native.kernels.available())
-def test_taps_with_blocks_of_their_own_are_right_on_every_instruction_set(isa: str) -> None:
-    program = f'from {__name__} import taps_beside_dense; print(*taps_beside_dense())'
+def test_taps_with_blocks_of_their_own_are_right_on_every_instruction_set(
+    isa: str, width: int
+) -> None:
+    program = f'from {__name__} import taps_beside_dense; print(*taps_beside_dense({width}))'
     found = subprocess.run(
         [sys.executable, '-c', program], cwd=Path(__file__).parent, text=True, check=True,
         env=os.environ | {'SPARSE_SPLIT_ISA': isa}, capture_output=True,
@@ -312,22 +316,26 @@ def test_taps_with_blocks_of_their_own_are_right_on_every_instruction_set(isa: s
     assert float(error) < 1e-5
 
 
-def taps_beside_dense() -> tuple[str, float]:
+def taps_beside_dense(width: int) -> tuple[str, float]:
     """The instruction set of this process, and how far taps are from the equal dense layer."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 32, 9, 19)).astype(np.float32)
-    blocks = np.stack([[rng.permutation(8)[:3] for _ in range(3)] for _ in range(9)])
+    count = 12 // width
+    blocks = np.stack([[rng.permutation(32 // width)[:count] for _ in range(3)] for _ in range(9)])
     weight = rng.normal(size=(48, 12, 3, 3)).astype(np.float32) / 10
     dense = np.zeros((48, 32, 9), np.float32)
     for tap, row in np.ndindex(9, 3):
-        channels = (blocks[tap, row, :, None] * 4 + np.arange(4)).ravel()
+        channels = (blocks[tap, row, :, None] * width + np.arange(width)).ravel()
         dense[16 * row : 16 * row + 16, channels, tap] = weight.reshape(48, 12, 9)[
             16 * row : 16 * row + 16, :, tap
         ]
     tensors = {'w': weight, 'dense': dense.reshape(48, 32, 3, 3), 'b': blocks.astype(np.int32)}
     window = {'kernel': [3, 3], 'stride': [2, 1], 'padding': [1, 2], 'dilation': [1, 2]}
     answers = []
-    for own in ({'weight': 'w', 'blocks': 'b', 'width': 4}, {'weight': 'dense', 'blocks': None}):
+    for own in (
+        {'weight': 'w', 'blocks': 'b', 'width': width},
+        {'weight': 'dense', 'blocks': None},
+    ):
         fields = {'bias': None, 'groups': 1, 'width': 1, **window, **own}
         record = model((32, 9, 19), (48, 5, 19), [operation('conv', ['x'], 'y', **fields)])
         built = native.Program()

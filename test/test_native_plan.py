@@ -204,6 +204,8 @@ def _linear(**fields: Any) -> list[dict[str, Any]]:
         (_first(groups=True), 'groups: expected a whole number'),
         (_first(blocks='blocks', width=4), r'blocks has shape \(1, 2\), expected \(1, 4\)'),
         (_first(blocks='blocks', width=3), 'blocks of 3 inputs, expected 4, 8 or 16'),
+        (_first(blocks='taps', width=3), 'blocks of 3 inputs, expected 1, 2, 4, 8 or 16'),
+        (_linear(weight='vector', blocks='taps', width=1), 'blocks of 1 inputs, expected 4'),
         (_first(weight='sparse', blocks='far', width=4), 'blocks names block 4 of 4'),
         (
             _first(weight='sparse', blocks='few taps', width=4),

@@ -1,5 +1,6 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
+import itertools
 import copy
 import itertools
 
@@ -27,6 +28,7 @@ SPECS = [
 ]
 TAPS = [
     PatternSpec(Kind.TAP_REGULAR, 48, 32, 24, 1, width=4, taps=9),
+    PatternSpec(Kind.TAP_REGULAR, 20, 16, 3, 1, width=1, taps=9),
     PatternSpec(Kind.TAP_REGULAR, 48, 48, 16, 1, width=16, taps=9),
 ]
 GEOMETRIES = [
@@ -276,6 +278,27 @@ def test_sparsify_keeps_the_ends_and_grouped_convolutions_dense():
     assert network[1].bias is None
     assert all(spec.density == 0.25 for spec in specs.values())
     assert network(torch.randn(2, 3, 3, 3)).shape == (2, 10)
+
+
+def test_erk_divides_one_density_so_that_large_layers_are_the_sparsest():
+    def network():
+        widths = (3, 16, 16, 32, 64, 64)
+        return nn.Sequential(*(nn.Conv2d(a, b, 3) for a, b in itertools.pairwise(widths)))
+
+    for density, kind, width in ((0.1, 'tap-regular', 1), (0.2, 'random-regular', None)):
+        sparse = network()
+        specs = sparsify(sparse, density, kind, width=width, nearest=True, allocation='erk')
+        weights = sum(layer.weight.numel() for layer in sparse[1:])
+        whole = sum(layer.weight.numel() for layer in network()[1:])
+        assert 0.8 * density * whole < weights <= density * whole
+        densities = [spec.density for spec in specs.values()]
+        assert densities == sorted(densities, reverse=True) and densities[-1] < densities[0]
+    with pytest.raises(
+        SparsityError, match=r'density 0\.001 in all: the least that can be is 0\.0'
+    ):
+        sparsify(network(), 0.001, 'random-regular', nearest=True, allocation='erk')
+    with pytest.raises(SparsityError, match="allocation 'magic', expected 'uniform' or 'erk'"):
+        sparsify(network(), 0.5, 'random-regular', allocation='magic')
 
 
 def test_sparsify_keeps_what_it_is_told_to():

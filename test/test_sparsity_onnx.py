@@ -25,6 +25,7 @@ SPECS = [
 
 TAPS = [
     PatternSpec(Kind.TAP_REGULAR, 64, 64, 16, 1, width=4, taps=9),
+    PatternSpec(Kind.TAP_REGULAR, 24, 32, 5, 1, width=1, taps=9),
     PatternSpec(Kind.TAP_REGULAR, 64, 32, 32, 1, width=16, taps=9),
 ]
 

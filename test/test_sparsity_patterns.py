@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import itertools
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from sparse_split_ros.sparsity.patterns import (
     BLOCK_ROWS,
     CLASH_FREE,
+    TAP_WIDTHS,
     Kind,
     PatternSpec,
     SparsityError,
@@ -81,15 +81,26 @@ def test_block_regular_patterns_have_exact_fans_and_whole_blocks(spec):
     assert np.isin(filled, [0, BLOCK_ROWS * spec.width]).all()
 
 
-@settings(max_examples=100, deadline=None)
-@given(blocks(), st.integers(2, 10))
-def test_tap_regular_patterns_are_block_regular_at_every_tap(spec, taps):
-    spec = replace(spec, kind=Kind.TAP_REGULAR, taps=taps)
+@st.composite
+def tap_by_tap(draw):
+    width = draw(st.sampled_from(TAP_WIDTHS))
+    inputs, outputs = width * draw(st.integers(1, 16)), BLOCK_ROWS * draw(st.integers(1, 8))
+    fan_in, taps = width * draw(st.integers(1, inputs // width)), draw(st.integers(2, 10))
+    return PatternSpec(Kind.TAP_REGULAR, inputs, outputs, fan_in, draw(SEEDS), width, taps=taps)
+
+
+@settings(max_examples=200, deadline=None)
+@given(tap_by_tap())
+def test_tap_regular_patterns_are_in_blocks_at_every_tap_and_read_inputs_equally_often(spec):
+    taps = spec.taps
     pattern = spec.draw()
     mask = pattern.mask()
     assert mask.shape == (spec.outputs, spec.inputs, taps)
     assert (mask.sum(axis=1) == spec.fan_in).all()
-    assert (mask.sum(axis=0) == spec.fan_out).all()
+    readers = mask.sum(axis=(0, 2))
+    assert readers.max() - readers.min() in (0, BLOCK_ROWS)
+    if spec.outputs // BLOCK_ROWS * spec.fan_in % spec.inputs == 0:
+        assert (mask.sum(axis=0) == spec.outputs * spec.fan_in // spec.inputs).all()
     assert mask.sum() == pattern.edges == pattern.columns.size * spec.rows
     tiles = mask.reshape(spec.outputs // BLOCK_ROWS, BLOCK_ROWS, -1, spec.width, taps)
     assert np.isin(tiles.sum(axis=(1, 3)), [0, BLOCK_ROWS * spec.width]).all()

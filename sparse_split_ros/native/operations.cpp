@@ -113,12 +113,13 @@ Listing list_inputs(const Array<float>& weight, const Pattern& pattern, int inpu
   if (weight.shape.size() == 4) listing.kernel = {weight.shape[2], weight.shape[3]};
   if (pattern.blocks) {
     const int width = pattern.width;
-    require(width == 4 || width == 8 || width == 16,
-            "blocks of " + to_string(width) + " inputs, expected 4, 8 or 16");
+    const bool tapped = pattern.blocks.shape.size() == 3 && weight.shape.size() == 4;
+    require(width == 4 || width == 8 || width == 16 || (tapped && (width == 1 || width == 2)),
+            "blocks of " + to_string(width) + " inputs, expected " + (tapped ? "1, 2, " : "") +
+                "4, 8 or 16");
     require(groups == 1 && outputs % kBlock == 0 && fan_in % width == 0,
             "weight has shape " + text(weight.shape) + ", which is not in blocks of " +
                 to_string(width) + " inputs and 16 outputs");
-    const bool tapped = pattern.blocks.shape.size() == 3 && weight.shape.size() == 4;
     std::vector<int> shape{outputs / kBlock, fan_in / width};
     if (tapped) shape.insert(shape.begin(), taps);
     expect_shape(pattern.blocks, shape, "blocks");

@@ -32,6 +32,7 @@ int Program::conv_int8(int x, const Array<float>& weight, const Array<float>& bi
   const int source = quantised(x), added = residual < 0 ? -1 : quantised(residual);
   const Convolution layer = check_conv(source, weight, pattern, window, added);
   const Listing listing = list_inputs(weight, pattern, layer.inputs, 1);
+  require<NoKernel>(listing.width % 4 == 0, "blocks of fewer than four inputs in 8 bits");
   keep_border(source, window.padding);
   const int made = output(layer.outputs, layer.height, layer.width);
   tensors_[made].negative = clamp.low < 0;

@@ -101,10 +101,13 @@ def in_codes(steps: list[Step], planes: bool) -> None:
     """Choose the convolutions that work on 8 bits, and those whose output stays in them.
 
     The first layer, which reads `planes`, and what is not a convolution stay in float32: they are
-    a few per cent of the time and most of the loss.
+    a few per cent of the time and most of the loss. So do blocks of fewer than four inputs, for
+    four are multiplied at once.
     """
     for step in steps:
-        if step.operation.kind == 'conv' and step.operation.fields['groups'] == 1:
+        fields = step.operation.fields
+        narrow = fields.get('blocks') is not None and fields['width'] < 4
+        if step.operation.kind == 'conv' and fields['groups'] == 1 and not narrow:
             step.codes = None if planes and 'x' in step.inputs else False
     for step in steps:
         readers = [item for item in steps if step.output in (*item.inputs, item.residual)]

@@ -26,7 +26,7 @@ import copy
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -37,6 +37,7 @@ from torch.nn.utils import parametrize
 from sparse_split_ros.networks.channels import Group, groups
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.sparsity.layers import SparseLayer
+from sparse_split_ros.sparsity.patterns import erk, largest
 
 STRUCTURED = ('reconvene', 'precrop')
 UNSTRUCTURED = ('synflow', 'snip', 'random-erk')
@@ -260,7 +261,8 @@ def _reaches(network: StagedNetwork, masks: Tensors, budget: float) -> bool:
     flow.keep(masks)
     with torch.inference_mode():
         whole = bool((flow.exits() > 0).all())
-    return whole and sum(int(mask.sum()) for mask in masks.values()) <= math.ceil(budget)
+    # Layer by layer, numbers of weights are rounded.
+    return whole and sum(int(mask.sum()) for mask in masks.values()) <= 1.01 * budget + 1
 
 
 def _best(scores: Tensors, share: float, sample: int | None = None) -> Tensors:
@@ -298,11 +300,11 @@ def _sensitivity(network: StagedNetwork, images: Tensor, labels: Tensor, seed: i
 
 
 def _random(weights: Mapping[str, Tensor], target: float, seed: int) -> Tensors:
-    """Random masks; a layer's density goes with the sum of its sides over their product."""
+    """Random masks at Erdős–Rényi kernel densities."""
     generator = torch.Generator().manual_seed(seed)
-    raw = {name: sum(weight.shape) / weight.numel() for name, weight in weights.items()}
+    raw = {name: erk(weight.shape) for name, weight in weights.items()}
     budget = target * sum(weight.numel() for weight in weights.values())
-    scale = _largest(
+    scale = largest(
         lambda s: sum(min(1.0, s * raw[k]) * w.numel() for k, w in weights.items()), budget
     )
     masks = {}
@@ -311,17 +313,6 @@ def _random(weights: Mapping[str, Tensor], target: float, seed: int) -> Tensors:
         order = torch.randperm(weight.numel(), generator=generator)
         masks[name] = (order < count).view_as(weight)
     return masks
-
-
-def _largest(size: Callable[[float], float], budget: float) -> float:
-    """The largest scale whose size, which rises with it, is within the budget."""
-    low, high = 0.0, 1.0
-    while size(high) <= budget and high < 1e12:
-        low, high = high, 2 * high
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if size(middle) <= budget else (low, middle)
-    return low
 
 
 class _Widths:
@@ -457,4 +448,4 @@ def _precrop(network: StagedNetwork, widths: _Widths, target: float) -> dict[str
         return {g.name: counts[g.name] for g in widths.groups if counts[g.name] < g.size}
 
     budget = target * widths.weights({})
-    return channels(_largest(lambda scale: widths.weights(channels(scale)), budget))
+    return channels(largest(lambda scale: widths.weights(channels(scale)), budget))

@@ -118,6 +118,7 @@ def build(
     pattern: str = 'block-regular',
     block_width: int = 8,
     keep_dense: Sequence[str] = (),
+    allocation: str = 'uniform',
     **arguments: Any,
 ) -> StagedNetwork:
     """The network called `name` for `classes` classes, pruned or predefined sparse if asked for.
@@ -127,9 +128,10 @@ def build(
     stages, such as 0.5 for a network of half the width. `channels` by group, or a file of `masks`,
     are what `sparse-split prune` found. With a `density` below 1 the network is predefined sparse,
     where its layers' shapes allow: patterns of the kind `pattern`, those in blocks of `block_width`
-    inputs x 16 outputs, drawn from `pattern_seed`, at each layer's nearest feasible density. The
-    first convolution, the exits' last linear layers and what matches `keep_dense` (['stages.0.*'])
-    stay dense. Kinds that are not in blocks save storage, not time.
+    inputs x 16 outputs, drawn from `pattern_seed`, at each layer's nearest feasible density. With
+    `allocation` 'erk' the density is that of all layers together, and large layers are sparser than
+    small ones. The first convolution, the exits' last linear layers and what matches `keep_dense`
+    (['stages.0.*']) stay dense. Kinds that are not in blocks save storage, not time.
 
     Raises ValueError for an unknown name and for what the network cannot have.
     """
@@ -158,7 +160,10 @@ def build(
     if density < 1:
         width = block_width if kind in IN_BLOCKS else None
         keep = [*keep_dense, *network.last_linears()]
-        sparsify(network, density, kind, pattern_seed, width=width, keep=keep, nearest=True)
+        sparsify(
+            network, density, kind, pattern_seed,
+            width=width, keep=keep, nearest=True, allocation=allocation,
+        )  # fmt: skip
     return network
 
 

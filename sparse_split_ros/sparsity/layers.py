@@ -21,7 +21,7 @@ import fnmatch
 import functools
 import hashlib
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -29,7 +29,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sparse_split_ros.sparsity.patterns import Kind, Pattern, PatternSpec, SparsityError
+from sparse_split_ros.sparsity.patterns import (
+    Kind,
+    Pattern,
+    PatternSpec,
+    SparsityError,
+    erk,
+    largest,
+)
 
 _PIECE = 1 << 18
 """Gathered values per piece of the batch: at 1 MB of float32 they stay in the L2 cache."""
@@ -221,15 +228,17 @@ def sparsify(
     keep: Collection[str] = (),
     ends: bool = False,
     nearest: bool = False,
+    allocation: str = 'uniform',
 ) -> dict[str, PatternSpec]:
     """Replace the linear layers and convolutions of `module` by sparse ones, in place.
 
-    Each gets a pattern of `density`, seeded by `seed` and by its own name, and new weights. Dense
-    stay: the first convolution (first linear layer, where there is none) and the last linear layer
-    in order of registration, unless `ends`; layers whose name matches an item of `keep`
-    ('exits.*'); grouped convolutions. A layer whose shape forbids the density takes the `nearest`
-    one, and stays dense where that is 1. What has one tap gets a block-regular pattern where
-    tap-regular ones are asked for. Returns the patterns by layer name.
+    Each gets a pattern, seeded by `seed` and by its own name, and new weights. `density` is that of
+    each layer; with `allocation` 'erk' it is that of all together at most, and the densities are in
+    proportion to `patterns.erk`. Dense stay: the first convolution (first linear layer, where there
+    is none) and the last linear layer in order of registration, unless `ends`; layers whose name
+    matches an item of `keep` ('exits.*'); grouped convolutions. A layer whose shape forbids the
+    density takes the `nearest` one, and stays dense where that is 1. What has one tap gets a
+    block-regular pattern where tap-regular ones are asked for. Returns the patterns by layer name.
 
     Raises SparsityError, naming the layer, for an infeasible density without `nearest`, for an item
     of `keep` that no layer matches, and where nothing would become sparse; `module` is then as it
@@ -248,21 +257,54 @@ def sparsify(
     for item in keep:
         if not any(fnmatch.fnmatchcase(name, item) for name in layers):
             raise SparsityError(f'to keep dense: {item!r} matches none of the layers {known}')
+    sparse = {
+        name: layer
+        for name, layer in layers.items()
+        if name not in dense and not any(fnmatch.fnmatchcase(name, item) for item in keep)
+    }
+
+    def spec(name: str, density: float) -> PatternSpec:
+        outputs, inputs, *window = sparse[name].weight.shape
+        own = int.from_bytes(hashlib.sha256(f'{seed}/{name}'.encode()).digest()[:4], 'little')
+        taps = math.prod(window) if kind is Kind.TAP_REGULAR else 1
+        own_kind, own_width = kind, width
+        if kind is Kind.TAP_REGULAR and taps == 1:
+            own_kind, own_width = Kind.BLOCK_REGULAR, None if width is None else max(4, width)
+        return PatternSpec.of_density(
+            own_kind, inputs, outputs, density, own, own_width, parallelism, dither, nearest, taps
+        )
+
+    def divided(scale: float) -> dict[str, float]:
+        return {k: min(1.0, scale * erk(layer.weight.shape)) for k, layer in sparse.items()}
+
+    def weights(densities: Mapping[str, float]) -> float:
+        total = 0.0
+        for name, layer in sparse.items():
+            try:
+                share = spec(name, densities[name]).density
+            except SparsityError:
+                share = 1.0
+            total += share * layer.weight.numel()
+        return total
+
+    if allocation == 'erk':
+        whole = sum(layer.weight.numel() for layer in sparse.values())
+        if (least := weights(divided(1e-9)) / whole) > density:
+            raise SparsityError(
+                f'density {density:.4g} in all: the least that can be is {least:.4g}'
+            )
+        densities = divided(largest(lambda scale: weights(divided(scale)), density * whole))
+    elif allocation == 'uniform':
+        densities = dict.fromkeys(sparse, density)
+    else:
+        raise SparsityError(f"allocation {allocation!r}, expected 'uniform' or 'erk'")
     replacements: dict[str, SparseLayer] = {}
     refused: list[str] = []
-    for name, layer in layers.items():
-        if name in dense or any(fnmatch.fnmatchcase(name, item) for item in keep):
-            continue
-        outputs, inputs = layer.weight.shape[:2]
-        own = int.from_bytes(hashlib.sha256(f'{seed}/{name}'.encode()).digest()[:4], 'little')
-        taps = math.prod(layer.weight.shape[2:]) if kind is Kind.TAP_REGULAR else 1
-        own_kind = Kind.BLOCK_REGULAR if kind is Kind.TAP_REGULAR and taps == 1 else kind
+    for name, layer in sparse.items():
         try:
-            spec = PatternSpec.of_density(
-                own_kind, inputs, outputs, density, own, width, parallelism, dither, nearest, taps
-            )
-            if spec.density < 1:
-                replacements[name] = _replacement(layer, spec.draw())
+            found = spec(name, densities[name])
+            if found.density < 1:
+                replacements[name] = _replacement(layer, found.draw())
         except SparsityError as error:
             if not nearest:
                 raise SparsityError(f'{name}: {error}; or keep this layer dense') from error

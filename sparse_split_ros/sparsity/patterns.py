@@ -19,6 +19,7 @@ import enum
 import hashlib
 import json
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 BLOCK_ROWS = 16
 """Outputs per block of a block-regular pattern: one AVX-512 register of float32."""
 BLOCK_WIDTHS = (4, 8, 16)
+TAP_WIDTHS = (1, 2, *BLOCK_WIDTHS)
 
 
 class SparsityError(ValueError):
@@ -48,7 +50,11 @@ class Kind(enum.Enum):
     BLOCK_REGULAR = 'block-regular'
     """Random-regular between blocks of 16 outputs and blocks of `width` inputs."""
     TAP_REGULAR = 'tap-regular'
-    """Block-regular, drawn anew for each tap of a convolution."""
+    """In blocks, drawn anew for each tap of a convolution.
+
+    Each input is read equally often at every tap where that can be, else equally often over all
+    taps, give or take one.
+    """
     N_OF_M = 'n:m'
     """Each output reads N of every `width` = M neighbouring inputs: 2:4 is width 4, density 1/2."""
 
@@ -76,7 +82,7 @@ class PatternSpec:
     """Inputs each output reads; tap-regular: at each tap."""
     seed: int = 0
     width: int = 1
-    """Inputs per block: 4, 8 or 16 for block- and tap-regular, M for n:m, 1 for the others."""
+    """Inputs per block: 4, 8 or 16; 1 and 2 too for tap-regular. M for n:m, 1 for the others."""
     parallelism: int = 1
     """Clash-free only: z, the neurons read at once, each from a memory of its own."""
     dither: bool = False
@@ -174,8 +180,12 @@ class PatternSpec:
         random = _Random(self.seed)
         if self.kind in IN_BLOCKS:
             blocks, fan_in = self.inputs // self.width, self.fan_in // self.width
-            drawn = _regular(blocks, self.outputs // BLOCK_ROWS, fan_in, random, self.taps)
-            sources = drawn if self.kind is Kind.TAP_REGULAR else drawn[0]
+            rows, taps = self.outputs // BLOCK_ROWS, self.taps
+            if rows * fan_in % blocks == 0:
+                sources = _regular(blocks, rows, fan_in, random, taps)
+            else:
+                sources = _regular(blocks, taps * rows, fan_in, random).reshape(taps, rows, -1)
+            sources = sources if self.kind is Kind.TAP_REGULAR else sources[0]
         elif self.kind is Kind.N_OF_M:
             groups = self.inputs // self.width
             chosen = _regular(self.width, self.outputs, self.fan_in // groups, random, groups)
@@ -255,14 +265,18 @@ def fan_in_step(kind: Kind, inputs: int, outputs: int, width: int = 1, paralleli
             f'size; the nearest that do are {below} and {above}'
         )
     if kind in IN_BLOCKS:
-        if width not in BLOCK_WIDTHS:
-            raise SparsityError(f'block width {width}, expected 4, 8 or 16')
+        widths = TAP_WIDTHS if kind is Kind.TAP_REGULAR else BLOCK_WIDTHS
+        if width not in widths:
+            known = ', '.join(map(str, widths[:-1]))
+            raise SparsityError(f'{kind.value}: block width {width}, expected {known} or 16')
         if inputs % width or outputs % BLOCK_ROWS:
             wide, high = _multiples(inputs, width), _multiples(outputs, BLOCK_ROWS)
             raise SparsityError(
                 f'{inputs} inputs and {outputs} outputs do not divide into blocks of {width} '
                 f'inputs x {BLOCK_ROWS} outputs; the nearest that do are {wide} and {high}'
             )
+        if kind is Kind.TAP_REGULAR:
+            return width
         blocks = inputs // width
         return width * (blocks // math.gcd(blocks, outputs // BLOCK_ROWS))
     if kind is Kind.N_OF_M:
@@ -277,6 +291,25 @@ def fan_in_step(kind: Kind, inputs: int, outputs: int, width: int = 1, paralleli
     if width != 1:
         raise SparsityError(f'width {width}: {kind.value} has no blocks, expected 1')
     return inputs // math.gcd(inputs, outputs)
+
+
+def erk(shape: Sequence[int]) -> float:
+    """The sum of a weight's sides over their product: large layers are to be the sparsest.
+
+    Densities in proportion to it are Erdős–Rényi kernel ones (Evci et al., arXiv 1911.11134).
+    """
+    return sum(shape) / math.prod(shape)
+
+
+def largest(size: Callable[[float], float], budget: float) -> float:
+    """The largest scale whose size, which rises with it, is within the budget."""
+    low, high = 0.0, 1.0
+    while size(high) <= budget and high < 1e12:
+        low, high = high, 2 * high
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if size(middle) <= budget else (low, middle)
+    return low
 
 
 def count_clash_free(spec: PatternSpec) -> int:
@@ -340,11 +373,15 @@ def _regular(
 ) -> NDArray[np.int64]:
     """(copies, outputs, fan_in): distinct inputs per output, each input read equally often.
 
+    Where that cannot be, some inputs, drawn too, are read once more than the others.
+
     Output by output, `fan_in` inputs are drawn in proportion to the readers each still lacks (by
     exponential clocks), and an input that lacks as many readers as outputs remain is taken for
     sure. So no input ever lacks more readers than outputs remain, and the draw cannot get stuck.
     """
     lacking = np.full((copies, inputs), outputs * fan_in // inputs)
+    if rest := outputs * fan_in % inputs:
+        lacking += random.orders(copies, inputs) < rest
     sources = np.empty((copies, outputs, fan_in), np.int64)
     rows = random.orders(copies, outputs)
     for index in range(outputs):

@@ -55,7 +55,8 @@ __attribute__((noinline)) inline void finish_tile(const Conv& conv, const ConvTi
 }
 
 // STEP is the distance of the inputs of neighbouring outputs, where it is known at compile time.
-template <int ROWS, int COLUMNS, int STEP, bool PLANAR>
+// UNROLLED inputs of a block follow one another without a look at the loop.
+template <int ROWS, int COLUMNS, int STEP, int UNROLLED, bool PLANAR>
 void conv_tile(const Conv& conv, const ConvTile& tile) {
   Pixel sum[ROWS][COLUMNS];
   const Pixel bias = tile.bias ? load(tile.bias) : filled(0);
@@ -63,7 +64,6 @@ void conv_tile(const Conv& conv, const ConvTile& tile) {
     unroll<COLUMNS>([&](auto q) __attribute__((always_inline)) { sum[r.value][q.value] = bias; });
   });
 
-  constexpr int kUnrolled = PLANAR ? 1 : 4;
   const std::ptrdiff_t pixel = PLANAR ? 1 : kBlock;
   const std::ptrdiff_t step = STEP ? STEP : conv.stride_w * pixel;
   const std::ptrdiff_t channel = PLANAR ? conv.input.block : 1;
@@ -81,9 +81,9 @@ void conv_tile(const Conv& conv, const ConvTile& tile) {
           x[r.value] = block + i * conv.dilation_h * conv.input.row +
                        j * conv.dilation_w * pixel + r.value * below;
         });
-        for (int c = 0; c < conv.width; c += kUnrolled) {
+        for (int c = 0; c < conv.width; c += UNROLLED) {
           unroll<ROWS>([&](auto r) __attribute__((always_inline)) { keep(x[r.value]); });
-          unroll<kUnrolled>([&](auto u) __attribute__((always_inline)) {
+          unroll<UNROLLED>([&](auto u) __attribute__((always_inline)) {
             const Pixel w = load(weights + u.value * kBlock);
             unroll<ROWS>([&](auto r) __attribute__((always_inline)) {
               unroll<COLUMNS>([&](auto q) __attribute__((always_inline)) {
@@ -91,9 +91,9 @@ void conv_tile(const Conv& conv, const ConvTile& tile) {
               });
             });
           });
-          weights += kUnrolled * kBlock;
+          weights += UNROLLED * kBlock;
           unroll<ROWS>([&](auto r)
-                           __attribute__((always_inline)) { x[r.value] += kUnrolled * channel; });
+                           __attribute__((always_inline)) { x[r.value] += UNROLLED * channel; });
         }
       }
     }
@@ -111,22 +111,22 @@ void conv_tile(const Conv& conv, const ConvTile& tile) {
 
 using ConvTileFunction = void (*)(const Conv&, const ConvTile&);
 
-template <int ROWS, int COLUMNS, int STEP, bool PLANAR>
+template <int ROWS, int COLUMNS, int STEP, int UNROLLED, bool PLANAR>
 constexpr ConvTileFunction conv_tile_if_it_fits() {
   if constexpr (ROWS * COLUMNS <= kTile) {
-    return conv_tile<ROWS, COLUMNS, STEP, PLANAR>;
+    return conv_tile<ROWS, COLUMNS, STEP, UNROLLED, PLANAR>;
   } else {
     return nullptr;
   }
 }
 
 // The tile functions of one STEP, at [(rows - 1) * kTile + columns - 1].
-template <int STEP, bool PLANAR, typename>
+template <int STEP, int UNROLLED, bool PLANAR, typename>
 struct ConvTiles;
-template <int STEP, bool PLANAR, int... I>
-struct ConvTiles<STEP, PLANAR, std::integer_sequence<int, I...>> {
+template <int STEP, int UNROLLED, bool PLANAR, int... I>
+struct ConvTiles<STEP, UNROLLED, PLANAR, std::integer_sequence<int, I...>> {
   static constexpr ConvTileFunction of[] = {
-      conv_tile_if_it_fits<I / kTile + 1, I % kTile + 1, STEP, PLANAR>()...};
+      conv_tile_if_it_fits<I / kTile + 1, I % kTile + 1, STEP, UNROLLED, PLANAR>()...};
 };
 
 // How an output is cut: `columns` tiles across, of `width` or, the last ones, of one less.
@@ -141,9 +141,10 @@ inline Cut cut(int output_width, int max_rows) {
   return {tiles, output_width - tiles * (width - 1), width, rows};
 }
 
-template <int STEP, bool PLANAR, int MAX_ROWS>
+template <int STEP, int UNROLLED, bool PLANAR, int MAX_ROWS>
 void conv_tiles(const Conv& conv, Range range) {
-  using Tiles = ConvTiles<STEP, PLANAR, std::make_integer_sequence<int, MAX_ROWS * kTile>>;
+  using Counter = std::make_integer_sequence<int, MAX_ROWS * kTile>;
+  using Tiles = ConvTiles<STEP, UNROLLED, PLANAR, Counter>;
   const Tensor& in = conv.input;
   const Tensor& out = conv.output;
   const std::ptrdiff_t pixel = PLANAR ? 1 : kBlock;
@@ -172,19 +173,24 @@ void conv_tiles(const Conv& conv, Range range) {
   }
 }
 
+template <int UNROLLED>
+void conv_blocks(const Conv& conv, Range range) {
+  switch (conv.stride_w) {
+    case 1: return conv_tiles<kBlock, UNROLLED, false, kMaxRows>(conv, range);
+    case 2: return conv_tiles<2 * kBlock, UNROLLED, false, kMaxRows>(conv, range);
+    default: return conv_tiles<0, UNROLLED, false, 1>(conv, range);
+  }
+}
+
 inline void conv(const Conv& conv, Range range) {
   if (conv.planar) {
     switch (conv.stride_w) {
-      case 1: return conv_tiles<1, true, 1>(conv, range);
-      case 2: return conv_tiles<2, true, 1>(conv, range);
-      default: return conv_tiles<0, true, 1>(conv, range);
+      case 1: return conv_tiles<1, 1, true, 1>(conv, range);
+      case 2: return conv_tiles<2, 1, true, 1>(conv, range);
+      default: return conv_tiles<0, 1, true, 1>(conv, range);
     }
   }
-  switch (conv.stride_w) {
-    case 1: return conv_tiles<kBlock, false, kMaxRows>(conv, range);
-    case 2: return conv_tiles<2 * kBlock, false, kMaxRows>(conv, range);
-    default: return conv_tiles<0, false, 1>(conv, range);
-  }
+  return conv.width % 4 ? conv_blocks<1>(conv, range) : conv_blocks<4>(conv, range);
 }
 
 inline int tile_rows(int output_width) { return cut(output_width, kMaxRows).rows; }
