@@ -50,10 +50,17 @@ from sparse_split_ros.training.calibrate import interval
 ROOT = Path(__file__).resolve().parent.parent
 TAPS = {'pattern': 'tap-regular', 'block_width': 16}
 TAPS_OF_8 = TAPS | {'block_width': 8}
+TAPS_OF_1 = TAPS | {'block_width': 1}
+SINGLE = {'pattern': 'random-regular'}
 LATE = {'density': 1 / 4, 'keep_dense': ('stages.[0].*',)}
 NETWORKS: dict[str, dict[str, Any]] = {
     'dense 64': {'widths': (64, 128, 256), 'stem': 32},
+    'narrow 8': {'widths': (8, 16, 32), 'stem': 4},
+    'single 16': {'widths': (16, 32, 64), 'stem': 4, 'density': 1 / 4, **SINGLE},
+    'single 32': {'widths': (32, 64, 128), 'stem': 4, 'density': 1 / 16, **SINGLE},
+    'tap 32 b1': {'widths': (32, 64, 128), 'stem': 4, 'density': 1 / 16, **TAPS_OF_1},
     'narrow 16': {'widths': (16, 32, 64), 'stem': 8},
+    'single 32 4': {'widths': (32, 64, 128), 'stem': 8, 'density': 1 / 4, **SINGLE},
     'block 32': {'widths': (32, 64, 128), 'stem': 16, 'density': 1 / 8},
     'tap 32': {'widths': (32, 64, 128), 'stem': 8, 'density': 1 / 8, **TAPS},
     'narrow 19': {'widths': (19, 38, 77), 'stem': 10},
@@ -68,7 +75,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     'narrow 32': {'widths': (32, 64, 128), 'stem': 16},
     'block 128': {'widths': (128, 256, 512), 'stem': 32, 'density': 1 / 16},
 }
-"""Narrow dense, block-regular, tap-regular. The number of a name is the first stage's width.
+"""Narrow dense, block-regular, tap-regular, single kernels; named by the first stage's width.
 
 The late ones are twice as wide after the first stage as the narrow ones are, at 1/4 there.
 """
@@ -86,6 +93,8 @@ GRANULARITY: dict[str, dict[str, Any]] = {
 """The same network at the same density, 1/4 of stages 2 and 3, by patterns of every structure."""
 _ALL = NETWORKS | GRANULARITY
 PAIRS = (
+    ('single 16', 'narrow 8'), ('single 32', 'narrow 8'), ('tap 32 b1', 'narrow 8'),
+    ('tap 32 b1', 'single 32'), ('single 32 4', 'narrow 16'),
     ('late 16', 'narrow 16'), ('late 32', 'narrow 32'), ('dense 64', 'late 32'),
     ('block 32', 'narrow 16'), ('tap 32', 'narrow 16'), ('tap 32', 'block 32'),
     ('tap 48', 'narrow 22'), ('tap 64 b8', 'narrow 22'), ('block 64', 'narrow 24'),

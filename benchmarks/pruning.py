@@ -5,9 +5,14 @@
     python benchmarks/pruning.py plan        seconds, stored bytes, MACs and latency
     python benchmarks/pruning.py accuracy    the same networks trained, on CIFAR-10's test set
 
+Beside the methods of networks/prune.py there are predefined sparse networks of the same number of
+weights, divided among the layers as random-erk divides them: `kernels` draws whole kernels, `taps`
+single taps that 16 outputs share.
+
 Bytes are of float32 weights of the stages and the final exit; of unstructured masks in the smaller
-of CSR and bit mask. Latency is of these at batch 1 in ONNX Runtime on one thread, where zeros cost
-as much as other numbers. Networks of torchvision need it installed.
+of CSR and bit mask; patterns are drawn from a seed. Latency is of these at batch 1 on one thread,
+in ONNX Runtime, where zeros cost as much as other numbers, and in our engine. Networks of
+torchvision need it installed.
 """
 
 from __future__ import annotations
@@ -15,17 +20,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
+from engine import save
 from sparsity import interleaved
 
 from sparse_split_ros.networks.account import account, single_bytes
@@ -37,12 +45,11 @@ from sparse_split_ros.networks.prune import (
 )
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.networks.zoo import build
+from sparse_split_ros.runtime.engine import Engine, load_engine
 from sparse_split_ros.training.checkpoint import load_checkpoint
 from sparse_split_ros.training.joint import fit
-from sparse_split_ros.training.onnx_graph import to_onnx
 from sparse_split_ros.training.predict import accuracy as share_right
 from sparse_split_ros.training.predict import predict
-from sparse_split_ros.training.program import trace
 from sparse_split_ros.training.recipe import Recipe, first_batch, input_spec, load_split
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -51,7 +58,12 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     'VGG-16': ('vgg16_bn', {'size': 32}),
     'ResNet-18': ('resnet18', {'size': 32, 'unstrided': 1}),
 }
+PREDEFINED: dict[str, dict[str, Any]] = {
+    'kernels': {'pattern': 'random-regular'},
+    'taps': {'pattern': 'tap-regular', 'block_width': 1},
+}
 CLASSES = 10
+ENGINES = ('onnxruntime', 'native')
 Row = dict[str, Any]
 
 
@@ -59,56 +71,62 @@ def plan(arguments: argparse.Namespace) -> Iterator[Row]:
     """Each network by each method at the target, before training."""
     for title in arguments.networks:
         name, options = NETWORKS[title]
-        models, rows = [], []
-        for method in dict.fromkeys(('dense', *arguments.methods)):
-            torch.manual_seed(arguments.seed)
-            network = build(name, CLASSES, **options)
-            found = None if method == 'dense' else prune(network, method, arguments.target)
-            if found is not None and found.channels:
-                network = build(name, CLASSES, channels=found.channels, **options)
-            whole = nn.Sequential(*network.stages, network.exit_at(network.exit_stages[-1]))
-            rows.append(_row(title, method, network, whole, found))
-            models.append(_session(whole, network.input_shape))
-        latencies = interleaved(models, arguments.rounds)
-        for row, latency in zip(rows, latencies):
-            yield row | {'ms': latency, 'times faster': latencies[0] / latency}
+        rows, runs = [], []
+        with tempfile.TemporaryDirectory() as folder:
+            for method in dict.fromkeys(('dense', *arguments.methods)):
+                torch.manual_seed(arguments.seed)
+                predefined = _predefined(method, arguments.target, arguments.seed)
+                network = build(name, CLASSES, **options, **predefined)
+                found = prune(network, method, arguments.target) if method in METHODS else None
+                if found is not None and found.channels:
+                    network = build(name, CLASSES, channels=found.channels, **options)
+                rows.append(_row(title, method, network, found))
+                bundle = save(network.eval(), Path(folder) / method)
+                runs += [partial(_run, load_engine(bundle, engine)) for engine in ENGINES]
+            medians = interleaved(runs, arguments.rounds)
+        for row, times in zip(rows, zip(medians[::2], medians[1::2])):
+            for engine, ms, dense in zip(ENGINES, times, medians):
+                row |= {f'{engine} ms': ms, f'{engine} times faster': dense / ms}
+            yield row | {'weights kept': row['weights kept'] / rows[0]['weights kept']}
 
 
-def _row(
-    title: str, method: str, network: StagedNetwork, whole: nn.Module, found: Pruning | None
-) -> Row:
-    layers = {
-        name: layer.weight
-        for name, layer in network.named_modules()
-        if isinstance(layer, (nn.Conv2d, nn.Linear))
-        and name.startswith(('stages.', f'exits.{network.exit_stages[-1]}.'))
-    }
+def _predefined(method: str, target: float, seed: int) -> Row:
+    """The network's arguments of a predefined sparse one."""
+    if method not in PREDEFINED:
+        return {}
+    erk = {'density': target, 'allocation': 'erk', 'keep_dense': ['bottlenecks.*']}
+    return erk | {'pattern_seed': seed} | PREDEFINED[method]
+
+
+def _row(title: str, method: str, network: StagedNetwork, found: Pruning | None) -> Row:
+    final = network.exit_stages[-1]
     masks = {} if found is None else found.masks
-    stored = sum(
-        single_bytes(int(masks[name].sum()), len(weight), weight[0].numel())
-        if name in masks
-        else 4 * weight.numel()
-        for name, weight in layers.items()
-    )
-    cost = account(whole, network.input_shape)
+    kept = stored = 0
+    for name, layer in network.named_modules():
+        weight = getattr(layer, 'weight', None)
+        if not isinstance(weight, Tensor) or weight.ndim < 2 or not weight.requires_grad:
+            continue
+        count = int(masks[name].sum()) if name in masks else weight.numel()
+        if name.startswith(('stages.', 'exits.')) and name not in network.last_linears():
+            kept += count
+        if name.startswith(('stages.', f'exits.{final}.')):
+            rows, columns = len(weight), weight[0].numel()
+            stored += single_bytes(count, rows, columns) if name in masks else 4 * count
+    whole = nn.Sequential(*network.stages, network.exit_at(final))
     return {
         'network': title,
         'method': method,
         'plan s': 0.0 if found is None else found.seconds,
-        'weights kept': 1.0 if found is None else found.kept / found.total,
+        'weights kept': kept,
         'stored kB': stored / 1e3,
-        'MMAC': cost.macs / 1e6,
+        'MMAC': account(whole, network.input_shape).macs / 1e6,
     }
 
 
-def _session(module: nn.Module, shape: tuple[int, int, int]) -> Callable[[], Any]:
-    x = torch.randn(1, *shape)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    model = to_onnx(trace(module, x), 'network')
-    session = onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
-    image = x.numpy()
-    return lambda: session.run(None, {'x': image})
+def _run(engine: Engine) -> None:
+    image = np.zeros((1, *engine.bundle.input.shape), np.float32)
+    last = len(engine.bundle.stages) - 1
+    engine.run(image, 0, last, [*[None] * last, 0.0])
 
 
 def accuracy(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -146,6 +164,8 @@ def _recipe(
     )  # fmt: skip
     if method == 'dense':
         return recipe
+    if predefined := _predefined(method, arguments.target, seed):
+        return replace(recipe, network_arguments=options | predefined)
     torch.manual_seed(seed)
     network = build(name, CLASSES, **options)
     batch = None
@@ -175,7 +195,7 @@ def main() -> None:
     parser.add_argument('what', choices=list(PARTS))
     parser.add_argument('--networks', nargs='+', choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument(
-        '--methods', nargs='+', choices=('dense', *METHODS), default=None,
+        '--methods', nargs='+', choices=('dense', *METHODS, *PREDEFINED), default=None,
         help='all but snip without it; dense is unpruned',
     )  # fmt: skip
     parser.add_argument('--target', type=float, default=1 / 16.21, help='share of the weights')
@@ -190,7 +210,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.methods is None:
         # snip needs data, and random-erk and synflow stand for what it gives.
-        arguments.methods = ['dense', *(method for method in METHODS if method != 'snip')]
+        arguments.methods = ['dense', *METHODS, *PREDEFINED]
+        arguments.methods.remove('snip')
     elif arguments.what == 'plan' and 'snip' in arguments.methods:
         parser.error('snip needs data: choose accuracy')
     torch.set_num_threads(1)

@@ -21,7 +21,8 @@ import fnmatch
 import functools
 import hashlib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -234,11 +235,12 @@ def sparsify(
 
     Each gets a pattern, seeded by `seed` and by its own name, and new weights. `density` is that of
     each layer; with `allocation` 'erk' it is that of all together at most, and the densities are in
-    proportion to `patterns.erk`. Dense stay: the first convolution (first linear layer, where there
-    is none) and the last linear layer in order of registration, unless `ends`; layers whose name
-    matches an item of `keep` ('exits.*'); grouped convolutions. A layer whose shape forbids the
-    density takes the `nearest` one, and stays dense where that is 1. What has one tap gets a
-    block-regular pattern where tap-regular ones are asked for. Returns the patterns by layer name.
+    proportion to `patterns.erk`, of those whose shape allows any. Dense stay: the first convolution
+    (first linear layer, where there is none) and the last linear layer in order of registration,
+    unless `ends`; layers whose name matches an item of `keep` ('exits.*'); grouped convolutions. A
+    layer whose shape forbids the density takes the `nearest` one, and stays dense where that is 1.
+    What has one tap gets a block-regular pattern where tap-regular ones are asked for. Returns the
+    patterns by layer name.
 
     Raises SparsityError, naming the layer, for an infeasible density without `nearest`, for an item
     of `keep` that no layer matches, and where nothing would become sparse; `module` is then as it
@@ -277,23 +279,20 @@ def sparsify(
     def divided(scale: float) -> dict[str, float]:
         return {k: min(1.0, scale * erk(layer.weight.shape)) for k, layer in sparse.items()}
 
-    def weights(densities: Mapping[str, float]) -> float:
-        total = 0.0
-        for name, layer in sparse.items():
-            try:
-                share = spec(name, densities[name]).density
-            except SparsityError:
-                share = 1.0
-            total += share * layer.weight.numel()
-        return total
+    def share(scale: float) -> float:
+        kept = whole = 0.0
+        for name, wanted in divided(scale).items():
+            with suppress(SparsityError):  # what stays dense is not counted
+                kept += spec(name, wanted).density * sparse[name].weight.numel()
+                whole += sparse[name].weight.numel()
+        return kept / max(1.0, whole)
 
     if allocation == 'erk':
-        whole = sum(layer.weight.numel() for layer in sparse.values())
-        if (least := weights(divided(1e-9)) / whole) > density:
+        if (least := share(1e-9)) > density:
             raise SparsityError(
                 f'density {density:.4g} in all: the least that can be is {least:.4g}'
             )
-        densities = divided(largest(lambda scale: weights(divided(scale)), density * whole))
+        densities = divided(largest(share, density))
     elif allocation == 'uniform':
         densities = dict.fromkeys(sparse, density)
     else:
