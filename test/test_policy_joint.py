@@ -189,6 +189,17 @@ def test_an_audit_teaches_when_its_answer_comes() -> None:
     assert sum(counts) == once
 
 
+def test_two_cameras_are_each_held_against_their_own_scene() -> None:
+    policy, fog = joint(target=0.05, all_local=False), Scene(name='fog')
+    for number in range(15):
+        plans = policy.choose(DAY, UP), policy.choose(fog, UP)
+        policy.observe(decision(plans[0], {0: (1, 0.9999)}, sequence=2 * number))
+        seen = decision(plans[1], {0: (1, 0.3)}, Route.OFFBOARD, (1, 0.9), 2 * number + 1)
+        policy.observe(replace(seen, source=1, scene=fog))
+    # Nearly all was expected to stop by day, and half of it in fog.
+    assert policy._scenes['day'].shift._up == 0.0
+
+
 def test_scenes_without_end_take_no_memory_without_end() -> None:
     policy = joint()
     for i in range(100):

@@ -121,6 +121,17 @@ def test_objects_are_told_apart_by_their_classes() -> None:
     assert places == [1, 2, 3, 1, 2, 1]
 
 
+def test_another_camera_between_makes_no_new_object_of_every_frame() -> None:
+    risk, check = scene(), FeedbackCheck()
+    for _ in range(100):
+        risk.watch(Labelled([24], [True], 1.0), 3, 5, 5.0, source=0)
+        risk.watch(Labelled([24], [False], 1.0), 7, 7, 5.0, source=1)
+        check.add(5, 3, 0.8, source=0)
+        check.add(11, 9, 0.8, source=1)
+    assert risk.evidence < math.log(1e3)
+    assert not check.poisoned
+
+
 def test_an_alarm_raises_the_curve_at_once() -> None:
     risk = scene()
     for _ in range(500):

@@ -85,6 +85,7 @@ class _Waiting:
     """
 
     scene: str
+    source: int
     bins: list[int]
     labels: list[int]
     deepest: int
@@ -138,8 +139,9 @@ class JointPolicy:
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
         self._plans: dict[tuple[Candidate, float], Plan] = {}
         self._candidate: Candidate | None = None
-        # The share of frames it is expected to answer early.
-        self._stopping = 0.0
+        # The share of frames the last plan is expected to answer early, None until one is made.
+        self._stopping: float | None = None
+        self._cameras: set[int] = set()
         self._before: Arm | None = None
         self._age = 0
         self._link_state = TailState.UNKNOWN
@@ -154,7 +156,7 @@ class JointPolicy:
             self._scene, self._candidate = name, None
         if self._candidate is None or self._age >= _KEEP or link.state is not self._link_state:
             self._candidate = self._cheapest(state, link)
-            self._stopping = sum(self._candidate.stops)
+            self._stopping = state.stopping = sum(self._candidate.stops)
             self._age, self._link_state = 0, link.state
         self._age += 1
         candidate = self._candidate
@@ -290,7 +292,7 @@ class JointPolicy:
         state.contenders = self._contenders(found)
         useful = any(item.kept and sum(item.stops) > 0.3 for item in found)
         state.looking = state.labelled < (_ENOUGH if useful else _PATIENCE)
-        self._candidate = None
+        self._candidate = self._stopping = state.stopping = None
 
     def observe(self, decision: Decision) -> None:
         """Learn what a decision shows: times, and where the full answer is known, who was right."""
@@ -330,12 +332,16 @@ class JointPolicy:
                 self._wait(decision.sequence, row)
         elif decision.payload_bytes:
             self._wait(decision.sequence, row)
-        if route is not Route.FALLBACK and self._candidate is not None:
+        # One camera's decisions follow its plans, across a change of scene but for a few frames;
+        # between the scenes of several they alternate.
+        self._cameras.add(decision.source)
+        stopping = self._stopping if len(self._cameras) == 1 else state.stopping
+        if route is not Route.FALLBACK and stopping is not None:
             stopped = number is not None
-            if state.shift.add(stopped - self._stopping):
+            if state.shift.add(stopped - stopping):
                 self.budget.changed()
                 risk.shifted()
-                if stopped < self._stopping:
+                if stopped < stopping:
                     risk.caution = max(risk.caution, 2.0)
                 state.due = state.seen
         if state.seen >= state.due:
@@ -376,7 +382,7 @@ class JointPolicy:
             weight = 1 / plan.audit_probability if audit else 0.0
         coded = changed.get(plan.split)
         coding = coded[bins[deepest]] if coded is not None and deepest >= 0 else 0.0
-        return _Waiting(decision.scene.name, bins, labels, deepest, weight, coding)
+        return _Waiting(decision.scene.name, decision.source, bins, labels, deepest, weight, coding)
 
     def _wait(self, sequence: int, row: _Waiting) -> None:
         self._waiting[sequence] = row
@@ -404,7 +410,7 @@ class JointPolicy:
         risk.recent.append(labelled)
         state.add(labelled)
         own_label = row.labels[row.deepest] if row.deepest >= 0 else -1
-        if risk.watch(labelled, own_label, label, _ODDS) > _ALARM:
+        if risk.watch(labelled, own_label, label, _ODDS, row.source) > _ALARM:
             self.alarms += 1
             risk.alarm()
             state.filled = min(state.filled, 48)
@@ -417,7 +423,7 @@ class JointPolicy:
             return
         expected = 1 - float(state.risk.curve[deepest, row.bins[deepest]])
         before = self.feedback.poisoned
-        after = self.feedback.add(label, row.labels[deepest], expected)
+        after = self.feedback.add(label, row.labels[deepest], expected, row.source)
         if after and not before:
             # Unlearn what the poisoned answers taught before they were found out.
             for other in self._scenes.values():

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -277,7 +277,8 @@ class SceneRisk:
         self.answers = 0.0
         self.coding = 0.0
         self.evidence = 0.0
-        self._objects = Objects()
+        # By camera.
+        self._objects: defaultdict[int, Objects] = defaultdict(Objects)
         self.recent: deque[Labelled] = deque(maxlen=48)
         self.fit()
 
@@ -293,13 +294,14 @@ class SceneRisk:
                 self.counts[exit_][bin_] += evidence
                 self.errors[exit_][bin_] += evidence * (row.differs[exit_] - row.coding)
 
-    def watch(self, row: Labelled, own: int, said: int, odds: float) -> float:
+    def watch(self, row: Labelled, own: int, said: int, odds: float, source: int = 0) -> float:
         """Bet on one frame, by the deepest exit that saw it; the log evidence of a change.
 
-        ``own`` is that exit's class and ``said`` the tail's. Frames of one object fail together:
-        the k-th of an object is bet on with the power 1/k², which keeps a supermartingale.
+        ``own`` is that exit's class, ``said`` the tail's and ``source`` the camera. Frames of one
+        object fail together: the k-th of an object is bet on with the power 1/k², which keeps a
+        supermartingale.
         """
-        place = self._objects.place(own, said)
+        place = self._objects[source].place(own, said)
         for exit_ in range(self.exits - 1, -1, -1):
             bin_ = row.bins[exit_]
             if bin_ < 0:

@@ -58,6 +58,8 @@ class SceneState:
         self.candidates: list[Candidate] = []
         # Those that can be the cheapest on some link.
         self.contenders: list[tuple[Candidate, float, float]] = []
+        # The share of frames its last plan is expected to answer early, None until one is made.
+        self.stopping: float | None = None
         self.shift = PageHinkley(slack=0.2, limit=40.0)
         # Two generations of counts, so that the older is from before a poisoning was noticed.
         self.checkpoints: list[Learnt] = []
