@@ -14,7 +14,7 @@ import pytest
 from policies import CLASSES, DAY, FACTS, decision, reply
 
 from sparse_split_ros.evaluation.link_model import PRESETS
-from sparse_split_ros.evaluation.simulate import Segment, Simulation, calibration_of
+from sparse_split_ros.evaluation.simulate import ROUTES, Segment, Simulation, calibration_of
 from sparse_split_ros.evaluation.table import synthetic
 from sparse_split_ros.link.estimate import Link, TailState
 from sparse_split_ros.policy.cost import WEIGHTS, CostModel
@@ -113,6 +113,33 @@ def test_a_poisoned_tail_is_reported_and_teaches_nothing(kind: str) -> None:
     # What the robot's own last exit says goes on teaching; confident bins hardly move by it.
     assert np.abs(after - before)[:, 16:].mean() < 0.01
     assert policy.choose(DAY, UP).split == FACTS.final
+
+
+def test_without_the_last_stage_and_a_tail_to_believe_the_robot_answers_alone() -> None:
+    def tail(said: int, classes: int, random) -> int:
+        return random.randrange(classes)
+
+    day = TABLE.only('day')
+    policy = joint(all_local=False)
+    run = simulate(
+        policy, [Segment(day.shuffled(1, 500)), Segment(day.shuffled(2, 3000), tail=tail)]
+    )
+    last = run.part(3000, 3500)
+    assert policy.feedback.poisoned and (last.route == ROUTES.index(Route.LOCAL)).all()
+    assert last.differs.mean() < 0.05 and policy.diagnostics()['promise_feasible'] is False
+    run = simulate(policy, [Segment(day.shuffled(3, 2500))], seed=1)
+    assert not policy.feedback.poisoned and policy.diagnostics()['promise_feasible'] is True
+    assert (run.part(2000, 2500).route == ROUTES.index(Route.OFFBOARD)).mean() > 0.1
+
+
+def test_a_tail_that_is_not_believed_is_asked_again_whatever_the_budget() -> None:
+    policy = joint(audit_share=0.0, audit_burst=0.0)
+    for label in range(0, 80, 2):
+        policy.feedback.add(label + 1, label, 0.8)
+    plans = [policy.choose(DAY, UP) for _ in range(4000)]
+    asked = [plan for plan in plans if plan.split < FACTS.final]
+    assert all(plan.audit_probability == 1.0 for plan in asked)
+    assert len(asked) / 4000 == pytest.approx(0.005, rel=0.4)
 
 
 def test_state_is_restored_and_plans_are_the_same() -> None:

@@ -150,6 +150,13 @@ def test_audits_keep_to_their_budget_on_average_with_bursts() -> None:
     assert budget.next() == 0.005
 
 
+def test_what_a_doubted_tail_is_asked_counts_against_the_budget() -> None:
+    budget = Budget(0.002, 0.01, 500)
+    assert [budget.recheck() for _ in range(2000)] == [0.005] * 2000
+    budget.changed()
+    assert budget.next() == 0.0005, 'no burst before that is paid back'
+
+
 def test_changes_without_end_do_not_break_the_budget() -> None:
     budget = Budget(0.02, 0.10, 500)
     total = 0.0

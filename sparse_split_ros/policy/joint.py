@@ -132,7 +132,8 @@ class JointPolicy:
         late = after_others(self._calibration, self._curve)
         self._late: list[float] = late.tolist()
         self._search = Search(facts, self._early, late, all_local=all_local, z=z)
-        self._recheck = _recheck(facts)
+        self._holds_last = all_local or not facts.splits
+        self._alone = _alone(facts, self._early)
         self._random = random.Random(seed)
         self._scenes: dict[str, SceneState] = {}
         self._scene = ''
@@ -160,14 +161,34 @@ class JointPolicy:
             self._age, self._link_state = 0, link.state
         self._age += 1
         candidate = self._candidate
+        if self.feedback.poisoned and self._alone:
+            return self._guarded(candidate, link)
         probability = self.budget.next()
-        if link.state is TailState.UP:
-            if self.feedback.poisoned and candidate.arm.split == self.facts.final:
-                if self._recheck is not None and self._random.random() < self.budget.share:
-                    return self._recheck
-            elif self._random.random() < _EXPLORE:
-                candidate = self._explored(state, candidate)
+        if link.state is TailState.UP and self._random.random() < _EXPLORE:
+            candidate = self._explored(state, candidate)
         return self._planned(candidate, probability)
+
+    def _guarded(self, usual: Candidate, link: Link) -> Plan:
+        """While the tail is not believed: it is asked only to see whether it still is not."""
+        probability = self.budget.recheck()
+        if usual.arm.split != self.facts.final:
+            return self._planned(usual, probability)
+        if link.state is TailState.UP and self._random.random() < probability:
+            return self._planned(self._deepest(), 1.0)
+        return self._planned(usual, 0.0)
+
+    def _promises(self) -> bool:
+        """Not where the robot has neither the last stage nor a tail to believe."""
+        return self._holds_last or not self.feedback.poisoned
+
+    def _deepest(self) -> Candidate:
+        """The deepest exit before a split that answers in time, or the first."""
+        costs, best = self.costs, self._alone[0]
+        for item in self._alone[1:]:
+            stages = tuple(self._early[exit_] for exit_ in item.arm.exits)
+            if costs.compute_ms(item.arm.split, stages) <= costs.deadline_ms:
+                best = item
+        return best
 
     def _explored(self, state: SceneState, usual: Candidate) -> Candidate:
         """Look at exits that the usual arm leaves out: they are otherwise never seen.
@@ -194,6 +215,8 @@ class JointPolicy:
         return plan
 
     def _cheapest(self, state: SceneState, link: Link) -> Candidate:
+        if not self._promises():
+            return self._deepest()
         if state.looking:
             # Nothing is known of exits that are not evaluated: look at all of them first.
             return max(
@@ -202,9 +225,7 @@ class JointPolicy:
         if not state.contenders:
             # Nothing keeps the promise: come as close as possible.
             return min(state.candidates, key=lambda item: item.risk)
-        only_own = self.feedback.poisoned and any(
-            item.arm.split == self.facts.final for item, _, _ in state.contenders
-        )
+        only_own = self.feedback.poisoned
         before, final = self._before, self.facts.final
         best, least = state.contenders[0][0], math.inf
         for item, own, spent in state.contenders:
@@ -320,8 +341,10 @@ class JointPolicy:
                 )
             self._label(state, row, decision.label)
         elif route is Route.LOCAL:
-            risk.answers += 1
-            if number is not None and row.bins[number] >= 0:
+            # What is answered without a promise is not paid back later.
+            promised = self._promises()
+            risk.answers += promised
+            if promised and number is not None and row.bins[number] >= 0:
                 passed = decision.plan.thresholds[: decision.exit]
                 alone = all(value is None or value > 1 for value in passed)
                 risk.local[number][row.bins[number]] += 1.0 if alone else self._late[number]
@@ -424,12 +447,14 @@ class JointPolicy:
         expected = 1 - float(state.risk.curve[deepest, row.bins[deepest]])
         before = self.feedback.poisoned
         after = self.feedback.add(label, row.labels[deepest], expected, row.source)
-        if after and not before:
+        if after == before:
+            return
+        if after:
             # Unlearn what the poisoned answers taught before they were found out.
             for other in self._scenes.values():
                 if other.checkpoints:
                     other.risk.unlearn(other.checkpoints[0])
-            self._refresh(state)
+        self._refresh(state)
 
     def change(
         self, *, target: float, weights: Weights, deadline_ms: float, audit_share: float
@@ -457,7 +482,8 @@ class JointPolicy:
         if state is not None:
             risk, answers = state.risk, max(state.risk.answers, 1.0)
             values['expected_disagreement'] = round(risk.spent() / answers, 5)
-            values['promise_feasible'] = any(item.kept for item in state.candidates)
+            kept = any(item.kept for item in state.candidates)
+            values['promise_feasible'] = kept and self._promises()
         if self._candidate is not None:
             values['split_now'] = self._candidate.arm.split
             values['codec_now'] = self._candidate.codec
@@ -486,15 +512,19 @@ class JointPolicy:
             self._refresh(scene)
 
 
-def _recheck(facts: Facts) -> Plan | None:
-    """How a tail that is not believed is asked: answered on the robot, and sent as an audit."""
-    if not facts.splits:
-        return None
-    split = facts.splits[-1]
-    thresholds: list[float | None] = [None] * len(facts.macs)
-    thresholds[max(stage for stage in facts.stages if stage <= split)] = 0.0
-    codings = facts.codings[split]
-    return Plan(split, tuple(thresholds), min(codings, key=lambda k: codings[k].disagreement), 1.0)
+def _alone(facts: Facts, early: tuple[int, ...]) -> list[Candidate]:
+    """By split: the exit before it answers every frame, and what is sent is sent as an audit."""
+    found = []
+    for split in facts.splits:
+        exit_ = max(i for i, stage in enumerate(early) if stage <= split)
+        thresholds: list[float | None] = [None] * len(facts.macs)
+        thresholds[early[exit_]] = 0.0
+        codings = facts.codings[split]
+        codec = min(codings, key=lambda name: codings[name].disagreement)
+        found.append(
+            Candidate(Arm(split, (exit_,)), codec, tuple(thresholds), (1.0,), 0.0, 1.0, kept=False)
+        )
+    return found
 
 
 def _checked(calibration: Calibration | None, exits: int) -> Calibration:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 from sparse_split_ros.policy.plan import PolicyError
 
+# A tail that is not believed is asked this often at least: nothing else can clear it.
+_RECHECK = 0.005
+
 
 class Budget:
     """Audits: at most ``share`` of all frames on average, ``burst`` for ``length`` after a change.
@@ -23,6 +26,8 @@ class Budget:
         self.share = share
         self.burst = burst
         self.length = length
+        # How much may be saved, and overdrawn.
+        self._limit = (burst - share) * length
         self._left = 0
         self._balance = 0.0
 
@@ -32,13 +37,18 @@ class Budget:
 
     def next(self) -> float:
         """The audit probability of the next frame."""
-        limit = (self.burst - self.share) * self.length
         probability = self.share / 4
         if self._left > 0:
             self._left -= 1
-            if self._balance > -limit:
+            if self._balance > -self._limit:
                 probability = self.burst
-        self._balance = min(limit, self._balance + self.share - probability)
+        self._balance = min(self._limit, self._balance + self.share - probability)
+        return probability
+
+    def recheck(self) -> float:
+        """The share of frames that ask a tail which is not believed, whatever ``share`` says."""
+        probability = max(self.share, _RECHECK)
+        self._balance = max(-self._limit, self._balance + self.share - probability)
         return probability
 
 
