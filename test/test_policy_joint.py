@@ -115,6 +115,41 @@ def test_a_poisoned_tail_is_reported_and_teaches_nothing(kind: str) -> None:
     assert policy.choose(DAY, UP).split == FACTS.final
 
 
+def answer(policy: JointPolicy, label: int, wrong: bool, scene: Scene = DAY) -> None:
+    """The tail's word on another object, of which the robot was rather sure."""
+    plan, said = policy.choose(scene, UP), (label + 7 * wrong) % CLASSES
+    policy.observe(
+        decision(plan, {0: (label % CLASSES, 0.97)}, Route.OFFBOARD, (said, 0.9), scene=scene)
+    )
+
+
+def test_what_a_poisoned_tail_taught_before_it_was_noticed_is_unlearned() -> None:
+    policy = joint()
+    for label in range(200):
+        answer(policy, label, wrong=False)
+    risk = policy._scenes['day'].risk
+    counts, scale = sum(risk.counts[0]), risk.scale
+    for label in range(20):
+        # Rarely asked, a poisoned tail is noticed late.
+        for _ in range(150):
+            policy.observe(decision(policy.choose(DAY, UP), {0: (1, 0.9999)}))
+        if not policy.feedback.poisoned:
+            answer(policy, label, wrong=True)
+    assert policy.feedback.poisoned
+    assert sum(risk.counts[0]) >= counts / 2 and sum(risk.errors[0]) <= 0 and risk.scale == scale
+
+
+def test_a_poisoned_tail_does_not_erase_what_was_restored() -> None:
+    first, second, fog = joint(), joint(), Scene(name='fog')
+    for label in range(30):
+        answer(first, label, wrong=False, scene=fog)
+    second.restore(first.state())
+    for label in range(20):
+        answer(second, label, wrong=True)
+    assert second.feedback.poisoned
+    assert second._scenes['fog'].risk.counts == first._scenes['fog'].risk.counts
+
+
 def test_without_the_last_stage_and_a_tail_to_believe_the_robot_answers_alone() -> None:
     def tail(said: int, classes: int, random) -> int:
         return random.randrange(classes)

@@ -295,6 +295,7 @@ class JointPolicy:
         state = SceneState(risk, bins, weights, coding)
         state.labelled = _PATIENCE if known is not None else 0
         self._scenes[name] = state
+        state.checkpoints = [risk.learned()]
         self._refresh(state)
         return state
 
@@ -304,7 +305,7 @@ class JointPolicy:
         # While the tail is not believed, only the robot's own last exit teaches.
         risk.fit()
         risk.caution = max(1.0, 0.8 * risk.caution)
-        if not self.feedback.poisoned:
+        if self.feedback.clear:
             state.checkpoints = [*state.checkpoints[-1:], risk.learned()]
         others = [other.risk for other in self._scenes.values() if other is not state]
         account = sum(item.answers for item in others), sum(item.spent() for item in others)
@@ -452,8 +453,7 @@ class JointPolicy:
         if after:
             # Unlearn what the poisoned answers taught before they were found out.
             for other in self._scenes.values():
-                if other.checkpoints:
-                    other.risk.unlearn(other.checkpoints[0])
+                other.risk.unlearn(other.checkpoints[0])
         self._refresh(state)
 
     def change(
@@ -509,6 +509,7 @@ class JointPolicy:
         for name, item in list(saved.items())[:_MAX_SCENES]:
             scene = self._open(name)
             scene.take(item)
+            scene.checkpoints = [scene.risk.learned()]
             self._refresh(scene)
 
 

@@ -61,7 +61,8 @@ class SceneState:
         # The share of frames its last plan is expected to answer early, None until one is made.
         self.stopping: float | None = None
         self.shift = PageHinkley(slack=0.2, limit=40.0)
-        # Two generations of counts, so that the older is from before a poisoning was noticed.
+        # Two generations of counts, both from when nothing spoke against the tail: the older is
+        # from before a poisoning even where chance has cleared it once.
         self.checkpoints: list[Learnt] = []
 
     def add(self, row: Labelled) -> None:

@@ -108,6 +108,11 @@ class FeedbackCheck:
         # Objects, and those agreed on, since the evidence began to gather.
         self._votes = [0, 0]
 
+    @property
+    def clear(self) -> bool:
+        """Whether nothing speaks against the tail."""
+        return not self.poisoned and not self._evidence
+
     def add(self, said: int, own: int, expected: float, source: int = 0) -> bool:
         """The tail said class ``said``, the robot's deepest exit ``own``; whether it is poisoned.
 
