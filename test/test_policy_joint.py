@@ -117,7 +117,8 @@ def test_a_poisoned_tail_is_reported_and_teaches_nothing(kind: str) -> None:
 
 def answer(policy: JointPolicy, label: int, wrong: bool, scene: Scene = DAY) -> None:
     """The tail's word on another object, of which the robot was rather sure."""
-    plan, said = policy.choose(scene, UP), (label + 7 * wrong) % CLASSES
+    policy.choose(scene, UP)
+    plan, said = Plan(0, (0.99, None, None, None), 'int4'), (label + 7 * wrong) % CLASSES
     policy.observe(
         decision(plan, {0: (label % CLASSES, 0.97)}, Route.OFFBOARD, (said, 0.9), scene=scene)
     )

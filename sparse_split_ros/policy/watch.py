@@ -110,8 +110,9 @@ class FeedbackCheck:
 
     @property
     def clear(self) -> bool:
-        """Whether nothing speaks against the tail."""
-        return not self.poisoned and not self._evidence
+        """Whether nothing speaks against the tail, the objects still in view included."""
+        agreed = all(2 * run.agreed >= run.answers for run in self._runs.values())
+        return agreed and not self.poisoned and not self._evidence
 
     def add(self, said: int, own: int, expected: float, source: int = 0) -> bool:
         """The tail said class ``said``, the robot's deepest exit ``own``; whether it is poisoned.
