@@ -194,6 +194,13 @@ def test_state_is_restored_and_plans_are_the_same() -> None:
     lambda s: s['scenes']['day'].update(counts=[[1.0]]),
     lambda s: s['scenes']['day'].update(answers=math.nan),
     lambda s: s['scenes']['day']['first'][0].__setitem__(0, -1e6),
+    lambda s: s['scenes']['day']['local'][0].__setitem__(0, -1e6),
+    lambda s: s['scenes']['day']['counts'][0].__setitem__(0, -1e6),
+    lambda s: s['scenes']['day']['counts'][0].__setitem__(0, 1e308),
+    lambda s: s['scenes']['day']['errors'][0].__setitem__(0, -1e6),
+    lambda s: s['scenes']['day'].update(scale=1e3), lambda s: s['scenes']['day'].update(caution=0),
+    lambda s: s['scenes']['day'].update(live=[[1, 1, 1]], weights=[-1.0]),
+    lambda s: s['scenes']['day'].update(live=[[1, 1, 1]], weights=[[1.0]]),
     lambda s: s['scenes']['day'].update(live=[[99, 0, 0]], weights=[1.0]),
 ])  # fmt: skip
 def test_a_state_that_does_not_fit_changes_nothing(change) -> None:
@@ -207,12 +214,21 @@ def test_a_state_that_does_not_fit_changes_nothing(change) -> None:
     assert second.state()['scenes'] == {}
 
 
+def test_a_robot_without_calibration_looks_no_longer_after_a_restart() -> None:
+    first, second = joint(calibration=None), joint(calibration=None)
+    simulate(first, [Segment(TABLE.only('day').shuffled(1, 3000))])
+    second.restore(json.loads(json.dumps(first.state())))
+    before, after = first._scenes['day'], second._scenes['day']
+    assert before.labelled > 400 and not before.looking
+    assert (after.seen, after.labelled, after.looking) == (3000, before.labelled, False)
+
+
 def test_a_state_from_before_first_exits_were_counted_is_taken() -> None:
     first = joint()
     simulate(first, [Segment(TABLE.shuffled(1, 500))])
     state = json.loads(json.dumps(first.state()))
     for scene in state['scenes'].values():
-        del scene['first']
+        del scene['first'], scene['seen'], scene['labelled']
     second = joint()
     second.restore(state)
     assert second._scenes['day'].risk.answers == first._scenes['day'].risk.answers

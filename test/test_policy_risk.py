@@ -263,6 +263,16 @@ def test_an_exit_that_gets_what_another_declined_is_trusted_less() -> None:
     assert after_others(Calibration({}), scene(2).curve).tolist() == [1.0, 1.0]
 
 
+@pytest.mark.parametrize('frames', [30, 500, 700])
+def test_after_an_alarm_the_newest_frames_are_kept(frames: int) -> None:
+    state = SceneState(scene(), np.zeros((0, 1), np.int64), np.zeros(0), {})
+    for number in range(1, frames + 1):
+        state.add(Labelled([3], [False], float(number)))
+    state.forget()
+    kept = state.live_weights[: state.filled].tolist()
+    assert kept == list(range(max(1, frames - 47), frames + 1))
+
+
 def test_a_sample_is_weighted_until_it_looks_like_the_stream() -> None:
     bins = np.array([[24, 24]] * 90 + [[10, 20]] * 10)
     state = SceneState(scene(2), bins, np.ones(100), {})

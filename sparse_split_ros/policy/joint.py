@@ -437,7 +437,7 @@ class JointPolicy:
         if risk.watch(labelled, own_label, label, _ODDS, row.source) > _ALARM:
             self.alarms += 1
             risk.alarm()
-            state.filled = min(state.filled, 48)
+            state.forget()
             self.budget.changed()
             self._refresh(state)
 
@@ -502,7 +502,7 @@ class JointPolicy:
             if state['edges'] != list(EDGES) or state['exits'] != list(self._early):
                 raise PolicyError('saved state has other bins or exits than this bundle')
             saved = {str(name): Saved(name, item, exits) for name, item in state['scenes'].items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             if isinstance(error, PolicyError):
                 raise
             raise PolicyError(f'saved state is not of a joint policy: {error!r}') from error

@@ -75,6 +75,8 @@ FOREIGN_WORTH = 4.0
 # Live evidence per scene is faded to half above this, so that what is old can be outlived.
 _MEMORY = 400.0
 _PRIOR = 4.0
+# So many of the newest answers are kept after an alarm.
+NEWEST = 48
 # And what is known of how sure the exits are above this.
 _MIX_MEMORY = 4000.0
 # Live errors must exceed the expected ones by this much to double what is feared elsewhere.
@@ -279,7 +281,7 @@ class SceneRisk:
         self.evidence = 0.0
         # By camera.
         self._objects: defaultdict[int, Objects] = defaultdict(Objects)
-        self.recent: deque[Labelled] = deque(maxlen=48)
+        self.recent: deque[Labelled] = deque(maxlen=NEWEST)
         self.fit()
 
     def learn(self, row: Labelled) -> None:
