@@ -20,7 +20,7 @@ from sparse_split_ros.link.estimate import Link, TailState
 from sparse_split_ros.policy.cost import WEIGHTS, CostModel
 from sparse_split_ros.policy.decision import Route
 from sparse_split_ros.policy.factory import POLICIES, Settings, apply_live, make_policy
-from sparse_split_ros.policy.facts import Facts
+from sparse_split_ros.policy.facts import Coding, Facts
 from sparse_split_ros.policy.joint import JointPolicy
 from sparse_split_ros.policy.plan import Plan, Policy, PolicyError
 from sparse_split_ros.policy.risk import Labelled, bin_of
@@ -244,6 +244,18 @@ def test_a_sample_without_the_exit_that_was_seen_most_is_kept() -> None:
         state.add(Labelled([-1, 20, 20], [False] * 3, 1.0))
     bins, weights = state.sample()
     assert len(bins) == 1 and weights.sum() == 3.0
+
+
+def test_what_a_codec_changes_is_charged_as_it_was_predicted() -> None:
+    codings = {s: {'fp16': Coding(400, 0.004), 'int4': Coding(100, 0.02)} for s in (0, 1, 2)}
+    policy = JointPolicy(replace(FACTS, codings=codings), CostModel(FACTS), target=0.02)
+    policy.choose(DAY, UP)
+    risk, charged = policy._scenes['day'].risk, []
+    for codec in codings[0]:
+        plan, before = Plan(0, (0.99, None, None, None), codec), risk.coding
+        policy.observe(decision(plan, {0: (3, 0.5)}, Route.OFFBOARD, (3, 0.9)))
+        charged.append(risk.coding - before)
+    assert charged[1] == pytest.approx(5 * charged[0]) and charged[0] > 0
 
 
 @pytest.mark.parametrize('confidence', [math.nan, 2.0, -1.0])

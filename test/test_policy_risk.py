@@ -19,7 +19,6 @@ from sparse_split_ros.policy.risk import (
     Labelled,
     Sample,
     SceneRisk,
-    betting_upper_bound,
     bin_of,
     bins_of,
     falling,
@@ -46,19 +45,6 @@ def test_pooling_gives_the_nearest_falling_sequence() -> None:
     values = np.array([5.0, 3.0, 4.0, 1.0, 2.0])
     assert falling(values, np.ones(5)).tolist() == [5.0, 3.5, 3.5, 1.5, 1.5]
     assert falling(np.array([1.0, 4.0]), np.array([3.0, 1.0])).tolist() == [1.75, 1.75]
-
-
-def test_the_betting_bound_covers_at_every_time() -> None:
-    rng = np.random.default_rng(0)
-    misses = 0
-    for _ in range(200):
-        losses = rng.random(400) < 0.05
-        # Looking at several times is allowed, and the worst of them counts.
-        bound = min(betting_upper_bound(losses[:n], 0.05) for n in (50, 100, 200, 400))
-        misses += bound < 0.05
-    assert misses <= 18
-    assert betting_upper_bound(np.zeros(1000), 0.05) < 0.01
-    assert betting_upper_bound([], 0.05) == 1.0
 
 
 def test_the_curve_follows_what_the_tail_says() -> None:

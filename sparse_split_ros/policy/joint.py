@@ -404,8 +404,12 @@ class JointPolicy:
             # moment the link chose: that one tells of the curve and not of how frames are spread.
             audit = decision.audit and plan.audit_probability > 0
             weight = 1 / plan.audit_probability if audit else 0.0
-        coded = changed.get(plan.split)
-        coding = coded[bins[deepest]] if coded is not None and deepest >= 0 else 0.0
+        coded, coding = changed.get(plan.split), 0.0
+        if coded is not None and deepest >= 0:
+            coding = coded[bins[deepest]]
+            # An audit of the robot's own answer is sent as fp16, which changes least.
+            if not (decision.audit and decision.route is Route.LOCAL):
+                coding = min(1.0, coding * self._search.harm[plan.split].get(plan.codec, 1.0))
         return _Waiting(decision.scene.name, decision.source, bins, labels, deepest, weight, coding)
 
     def _wait(self, sequence: int, row: _Waiting) -> None:

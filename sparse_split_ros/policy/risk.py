@@ -22,10 +22,6 @@ answers, per scene. Three things keep it:
   supermartingale while the curve holds, whenever one looks (Waudby-Smith and Ramdas, JRSS B 86,
   2024; an e-detector: Shin, Ramdas and Rinaldo, 2022), so an alarm at 1/δ is false at most once in
   1/δ answers. An alarm forgets what was learned, raises the curve and asks for more audits.
-
-What a bound that assumes nothing would allow is told by :func:`betting_upper_bound`: it is valid
-at any time, and with audits of two frames in a hundred it certifies one percent only after some
-ten thousand frames, which is why the thresholds do not wait for it.
 """
 
 from __future__ import annotations
@@ -91,35 +87,6 @@ def bin_of(confidence: float) -> int:
 def threshold_of(bin_: int) -> float:
     """The threshold that a confidence reaches exactly when its bin is ``bin_`` or higher."""
     return NEVER if bin_ >= BINS else EDGES[bin_ - 1] if bin_ else 0.0
-
-
-def betting_upper_bound(losses: Sequence[float] | Floats, delta: float) -> float:
-    """An upper confidence bound, valid at any time, of the mean of losses in [0, 1].
-
-    Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting": the capital
-    of bets against each candidate mean, with predictable plug-in bets; the bound is the smallest
-    candidate whose capital has reached 1/δ. The order of ``losses`` is that of the bets.
-    """
-    x = np.asarray(losses, np.float64)
-    if not 0 < delta < 1:
-        raise PolicyError(f'delta {delta}, expected between 0 and 1')
-    if x.size == 0:
-        return 1.0
-    count = np.arange(1, x.size + 1)
-    mean = (0.5 + np.cumsum(x)) / (count + 1)
-    variance = (0.25 + np.cumsum((x - mean) ** 2)) / (count + 1)
-    before = np.concatenate([[0.25], variance[:-1]])
-    bets = np.sqrt(2 * math.log(1 / delta) / (before * count * np.log(count + 1)))
-    low, high = float(x.mean()), 1.0
-    for _ in range(30):
-        candidate = (low + high) / 2
-        bet = np.minimum(bets, 0.75 / (1 - candidate + 1e-12))
-        capital = np.cumsum(np.log1p(-bet * (x - candidate)))
-        if capital.max() >= math.log(1 / delta):
-            high = candidate
-        else:
-            low = candidate
-    return high
 
 
 @dataclass(frozen=True)
