@@ -157,7 +157,10 @@ class SceneState:
 
 
 class Saved:
-    """A scene as read from JSON, checked. Raises PolicyError, KeyError, TypeError, ValueError."""
+    """A scene as read from JSON, checked.
+
+    Raises PolicyError, KeyError, OverflowError, TypeError, ValueError.
+    """
 
     def __init__(self, name: str, item: Mapping[str, Any], exits: int) -> None:
         # These came after the others: what was saved before them goes on from nothing there.
