@@ -101,6 +101,20 @@ def test_state_goes_on_where_it_stopped(index: str) -> None:
     assert second.counts == first.counts
 
 
+@pytest.mark.parametrize('change', [
+    {'counts': [-1e6, 1.0, 1.0]}, {'past': [(9, 0.5, 1.0)]}, {'past': [(0, math.nan, 1.0)]},
+    {'past': [(0, 0.5, 1.0)] * 9},
+])  # fmt: skip
+def test_an_impossible_state_changes_nothing(change: dict[str, object]) -> None:
+    first, second = SlidingWindowUCB(3, window=8), SlidingWindowUCB(3, window=8)
+    for t in range(20):
+        first.update(t % 3, 0.1 * t)
+    blank = second.state()
+    with pytest.raises(PolicyError, match='the state of a bandit'):
+        second.restore({**first.state(), **change})
+    assert second.state() == blank
+
+
 @pytest.mark.parametrize('reward', [math.nan, math.inf])
 def test_a_reward_that_is_no_number_is_refused(reward: float) -> None:
     with pytest.raises(PolicyError, match='reward'):

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from policies import FACTS
@@ -38,6 +39,13 @@ def test_what_comes_before_and_after_the_stages_is_charged() -> None:
     costs.around(2.0, 1, 0.5)
     assert costs.local(3, (3,)) == pytest.approx(local + 2.0)
     assert costs.offload(1, 'int4', 5.0, UP) == pytest.approx(asked + 0.5)
+
+
+def test_a_frame_of_a_plan_from_before_a_change_of_parameters_is_no_trouble() -> None:
+    costs = CostModel(replace(FACTS, codings={0: FACTS.codings[0]}))
+    costs.around(2.0, 1, 0.5)
+    costs.answered(1, 140, 1.0)
+    assert costs.overhead_ms == 2.0 and costs.encode_ms.keys() == costs.tail_ms.keys() == {0}
 
 
 def test_a_profile_multiplies_the_robot_and_not_the_tail() -> None:

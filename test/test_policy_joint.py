@@ -14,13 +14,13 @@ import pytest
 from policies import CLASSES, DAY, FACTS, decision, reply
 
 from sparse_split_ros.evaluation.link_model import PRESETS
-from sparse_split_ros.evaluation.simulate import Segment, Simulation, calibration_of
+from sparse_split_ros.evaluation.simulate import ROUTES, Segment, Simulation, calibration_of
 from sparse_split_ros.evaluation.table import synthetic
 from sparse_split_ros.link.estimate import Link, TailState
 from sparse_split_ros.policy.cost import WEIGHTS, CostModel
 from sparse_split_ros.policy.decision import Route
 from sparse_split_ros.policy.factory import POLICIES, Settings, apply_live, make_policy
-from sparse_split_ros.policy.facts import Facts
+from sparse_split_ros.policy.facts import Coding, Facts
 from sparse_split_ros.policy.joint import JointPolicy
 from sparse_split_ros.policy.plan import Plan, Policy, PolicyError
 from sparse_split_ros.policy.risk import Labelled, bin_of
@@ -115,6 +115,69 @@ def test_a_poisoned_tail_is_reported_and_teaches_nothing(kind: str) -> None:
     assert policy.choose(DAY, UP).split == FACTS.final
 
 
+def answer(policy: JointPolicy, label: int, wrong: bool, scene: Scene = DAY) -> None:
+    """The tail's word on another object, of which the robot was rather sure."""
+    policy.choose(scene, UP)
+    plan, said = Plan(0, (0.99, None, None, None), 'int4'), (label + 7 * wrong) % CLASSES
+    policy.observe(
+        decision(plan, {0: (label % CLASSES, 0.97)}, Route.OFFBOARD, (said, 0.9), scene=scene)
+    )
+
+
+def test_what_a_poisoned_tail_taught_before_it_was_noticed_is_unlearned() -> None:
+    policy = joint()
+    for label in range(200):
+        answer(policy, label, wrong=False)
+    risk = policy._scenes['day'].risk
+    counts, scale = sum(risk.counts[0]), risk.scale
+    for label in range(20):
+        # Rarely asked, a poisoned tail is noticed late.
+        for _ in range(150):
+            policy.observe(decision(policy.choose(DAY, UP), {0: (1, 0.9999)}))
+        if not policy.feedback.poisoned:
+            answer(policy, label, wrong=True)
+    assert policy.feedback.poisoned
+    assert sum(risk.counts[0]) >= counts / 2 and sum(risk.errors[0]) <= 0 and risk.scale == scale
+
+
+def test_a_poisoned_tail_does_not_erase_what_was_restored() -> None:
+    first, second, fog = joint(), joint(), Scene(name='fog')
+    for label in range(30):
+        answer(first, label, wrong=False, scene=fog)
+    second.restore(first.state())
+    for label in range(20):
+        answer(second, label, wrong=True)
+    assert second.feedback.poisoned
+    assert second._scenes['fog'].risk.counts == first._scenes['fog'].risk.counts
+
+
+def test_without_the_last_stage_and_a_tail_to_believe_the_robot_answers_alone() -> None:
+    def tail(said: int, classes: int, random) -> int:
+        return random.randrange(classes)
+
+    day = TABLE.only('day')
+    policy = joint(all_local=False)
+    run = simulate(
+        policy, [Segment(day.shuffled(1, 500)), Segment(day.shuffled(2, 3000), tail=tail)]
+    )
+    last = run.part(3000, 3500)
+    assert policy.feedback.poisoned and (last.route == ROUTES.index(Route.LOCAL)).all()
+    assert last.differs.mean() < 0.05 and policy.diagnostics()['promise_feasible'] is False
+    run = simulate(policy, [Segment(day.shuffled(3, 2500))], seed=1)
+    assert not policy.feedback.poisoned and policy.diagnostics()['promise_feasible'] is True
+    assert (run.part(2000, 2500).route == ROUTES.index(Route.OFFBOARD)).mean() > 0.1
+
+
+def test_a_tail_that_is_not_believed_is_asked_again_whatever_the_budget() -> None:
+    policy = joint(audit_share=0.0, audit_burst=0.0)
+    for label in range(0, 80, 2):
+        policy.feedback.add(label + 1, label, 0.8)
+    plans = [policy.choose(DAY, UP) for _ in range(4000)]
+    asked = [plan for plan in plans if plan.split < FACTS.final]
+    assert all(plan.audit_probability == 1.0 for plan in asked)
+    assert len(asked) / 4000 == pytest.approx(0.005, rel=0.4)
+
+
 def test_state_is_restored_and_plans_are_the_same() -> None:
     first = joint()
     simulate(first, [Segment(TABLE.shuffled(1, 2000))])
@@ -131,6 +194,13 @@ def test_state_is_restored_and_plans_are_the_same() -> None:
     lambda s: s['scenes']['day'].update(counts=[[1.0]]),
     lambda s: s['scenes']['day'].update(answers=math.nan),
     lambda s: s['scenes']['day']['first'][0].__setitem__(0, -1e6),
+    lambda s: s['scenes']['day']['local'][0].__setitem__(0, -1e6),
+    lambda s: s['scenes']['day']['counts'][0].__setitem__(0, -1e6),
+    lambda s: s['scenes']['day']['counts'][0].__setitem__(0, 1e308),
+    lambda s: s['scenes']['day']['errors'][0].__setitem__(0, -1e6),
+    lambda s: s['scenes']['day'].update(scale=1e3), lambda s: s['scenes']['day'].update(caution=0),
+    lambda s: s['scenes']['day'].update(live=[[1, 1, 1]], weights=[-1.0]),
+    lambda s: s['scenes']['day'].update(live=[[1, 1, 1]], weights=[[1.0]]),
     lambda s: s['scenes']['day'].update(live=[[99, 0, 0]], weights=[1.0]),
 ])  # fmt: skip
 def test_a_state_that_does_not_fit_changes_nothing(change) -> None:
@@ -144,12 +214,21 @@ def test_a_state_that_does_not_fit_changes_nothing(change) -> None:
     assert second.state()['scenes'] == {}
 
 
+def test_a_robot_without_calibration_looks_no_longer_after_a_restart() -> None:
+    first, second = joint(calibration=None), joint(calibration=None)
+    simulate(first, [Segment(TABLE.only('day').shuffled(1, 3000))])
+    second.restore(json.loads(json.dumps(first.state())))
+    before, after = first._scenes['day'], second._scenes['day']
+    assert before.labelled > 400 and not before.looking
+    assert (after.seen, after.labelled, after.looking) == (3000, before.labelled, False)
+
+
 def test_a_state_from_before_first_exits_were_counted_is_taken() -> None:
     first = joint()
     simulate(first, [Segment(TABLE.shuffled(1, 500))])
     state = json.loads(json.dumps(first.state()))
     for scene in state['scenes'].values():
-        del scene['first']
+        del scene['first'], scene['seen'], scene['labelled']
     second = joint()
     second.restore(state)
     assert second._scenes['day'].risk.answers == first._scenes['day'].risk.answers
@@ -165,6 +244,18 @@ def test_a_sample_without_the_exit_that_was_seen_most_is_kept() -> None:
         state.add(Labelled([-1, 20, 20], [False] * 3, 1.0))
     bins, weights = state.sample()
     assert len(bins) == 1 and weights.sum() == 3.0
+
+
+def test_what_a_codec_changes_is_charged_as_it_was_predicted() -> None:
+    codings = {s: {'fp16': Coding(400, 0.004), 'int4': Coding(100, 0.02)} for s in (0, 1, 2)}
+    policy = JointPolicy(replace(FACTS, codings=codings), CostModel(FACTS), target=0.02)
+    policy.choose(DAY, UP)
+    risk, charged = policy._scenes['day'].risk, []
+    for codec in codings[0]:
+        plan, before = Plan(0, (0.99, None, None, None), codec), risk.coding
+        policy.observe(decision(plan, {0: (3, 0.5)}, Route.OFFBOARD, (3, 0.9)))
+        charged.append(risk.coding - before)
+    assert charged[1] == pytest.approx(5 * charged[0]) and charged[0] > 0
 
 
 @pytest.mark.parametrize('confidence', [math.nan, 2.0, -1.0])
@@ -187,6 +278,17 @@ def test_an_audit_teaches_when_its_answer_comes() -> None:
     assert once == pytest.approx(1 / (1 + 14 * plan.audit_probability))
     policy.observe_reply(5, reply(5, 3), late=False)
     assert sum(counts) == once
+
+
+def test_two_cameras_are_each_held_against_their_own_scene() -> None:
+    policy, fog = joint(target=0.05, all_local=False), Scene(name='fog')
+    for number in range(15):
+        plans = policy.choose(DAY, UP), policy.choose(fog, UP)
+        policy.observe(decision(plans[0], {0: (1, 0.9999)}, sequence=2 * number))
+        seen = decision(plans[1], {0: (1, 0.3)}, Route.OFFBOARD, (1, 0.9), 2 * number + 1)
+        policy.observe(replace(seen, source=1, scene=fog))
+    # Nearly all was expected to stop by day, and half of it in fog.
+    assert policy._scenes['day'].shift._up == 0.0
 
 
 def test_scenes_without_end_take_no_memory_without_end() -> None:

@@ -19,7 +19,6 @@ from sparse_split_ros.policy.risk import (
     Labelled,
     Sample,
     SceneRisk,
-    betting_upper_bound,
     bin_of,
     bins_of,
     falling,
@@ -46,19 +45,6 @@ def test_pooling_gives_the_nearest_falling_sequence() -> None:
     values = np.array([5.0, 3.0, 4.0, 1.0, 2.0])
     assert falling(values, np.ones(5)).tolist() == [5.0, 3.5, 3.5, 1.5, 1.5]
     assert falling(np.array([1.0, 4.0]), np.array([3.0, 1.0])).tolist() == [1.75, 1.75]
-
-
-def test_the_betting_bound_covers_at_every_time() -> None:
-    rng = np.random.default_rng(0)
-    misses = 0
-    for _ in range(200):
-        losses = rng.random(400) < 0.05
-        # Looking at several times is allowed, and the worst of them counts.
-        bound = min(betting_upper_bound(losses[:n], 0.05) for n in (50, 100, 200, 400))
-        misses += bound < 0.05
-    assert misses <= 18
-    assert betting_upper_bound(np.zeros(1000), 0.05) < 0.01
-    assert betting_upper_bound([], 0.05) == 1.0
 
 
 def test_the_curve_follows_what_the_tail_says() -> None:
@@ -121,6 +107,17 @@ def test_objects_are_told_apart_by_their_classes() -> None:
     assert places == [1, 2, 3, 1, 2, 1]
 
 
+def test_another_camera_between_makes_no_new_object_of_every_frame() -> None:
+    risk, check = scene(), FeedbackCheck()
+    for _ in range(100):
+        risk.watch(Labelled([24], [True], 1.0), 3, 5, 5.0, source=0)
+        risk.watch(Labelled([24], [False], 1.0), 7, 7, 5.0, source=1)
+        check.add(5, 3, 0.8, source=0)
+        check.add(11, 9, 0.8, source=1)
+    assert risk.evidence < math.log(1e3)
+    assert not check.poisoned
+
+
 def test_an_alarm_raises_the_curve_at_once() -> None:
     risk = scene()
     for _ in range(500):
@@ -137,6 +134,13 @@ def test_audits_keep_to_their_budget_on_average_with_bursts() -> None:
     budget.changed()
     assert [budget.next() for _ in range(500)] == [0.10] * 500
     assert budget.next() == 0.005
+
+
+def test_what_a_doubted_tail_is_asked_counts_against_the_budget() -> None:
+    budget = Budget(0.002, 0.01, 500)
+    assert [budget.recheck() for _ in range(2000)] == [0.005] * 2000
+    budget.changed()
+    assert budget.next() == 0.0005, 'no burst before that is paid back'
 
 
 def test_changes_without_end_do_not_break_the_budget() -> None:
@@ -243,6 +247,16 @@ def test_an_exit_that_gets_what_another_declined_is_trusted_less() -> None:
         assert factors[0] == 1.0
         assert low <= factors[1] <= high
     assert after_others(Calibration({}), scene(2).curve).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize('frames', [30, 500, 700])
+def test_after_an_alarm_the_newest_frames_are_kept(frames: int) -> None:
+    state = SceneState(scene(), np.zeros((0, 1), np.int64), np.zeros(0), {})
+    for number in range(1, frames + 1):
+        state.add(Labelled([3], [False], float(number)))
+    state.forget()
+    kept = state.live_weights[: state.filled].tolist()
+    assert kept == list(range(max(1, frames - 47), frames + 1))
 
 
 def test_a_sample_is_weighted_until_it_looks_like_the_stream() -> None:

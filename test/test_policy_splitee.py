@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -15,8 +16,11 @@ from sparse_split_ros.link.estimate import Link
 from sparse_split_ros.policy.bandit import UCB1
 from sparse_split_ros.policy.cost import AbstractCosts
 from sparse_split_ros.policy.decision import Route
+from sparse_split_ros.policy.factory import Settings, make_policy
 from sparse_split_ros.policy.facts import NEVER
+from sparse_split_ros.policy.plan import PolicyError
 from sparse_split_ros.policy.splitee import (
+    LEARNERS,
     FinalConfidence,
     SideObservations,
     SplitEEPolicy,
@@ -142,3 +146,42 @@ def test_impossible_confidences_are_counted_and_not_learned(confidence: float) -
     policy = SplitEEPolicy(FACTS, make_learner('splitee', 4, threshold=0.9))
     policy.observe(decision(policy.choose(DAY, Link()), {0: (1, confidence)}))
     assert policy.rejected == 1 and sum(policy.learner.bandit.counts) == 0
+
+
+def learned(name: str, threshold: float = 0.9) -> SplitEEPolicy:
+    policy = SplitEEPolicy(FACTS, make_learner(name, 4, threshold=threshold))
+    play(policy.learner, stream(0, 4))
+    return policy
+
+
+@pytest.mark.parametrize('name', LEARNERS)
+def test_a_restored_policy_goes_on_as_the_one_that_was_saved(name: str) -> None:
+    first = learned(name)
+    second = SplitEEPolicy(FACTS, make_learner(name, 4, threshold=0.9))
+    second.restore(json.loads(json.dumps(first.state(), allow_nan=False)))
+    more = stream(1, 4)[:300]
+    assert play(first.learner, more).tolist() == play(second.learner, more).tolist()
+    assert first.state() == second.state()
+
+
+@pytest.mark.parametrize(('change', 'reason'), [
+    ({'threshold': 0.3}, 'threshold 0.3, this is 0.9'), ({'threshold': None}, 'threshold'),
+    ({'costs': None}, 'costs'), ({'plays': -1}, 'pairs'), ({'pairs': [[[1, 2, 3]]]}, 'pairs'),
+    ({'final': {'counts': [1.0] * 20, 'sums': [2.0] * 20}}, 'final'),
+    ({'bandit': 3}, 'not of this policy'),
+])  # fmt: skip
+def test_what_was_learned_on_other_terms_or_makes_no_sense_is_refused(
+    change: dict[str, object], reason: str
+) -> None:
+    second = SplitEEPolicy(FACTS, make_learner('splitee-paired', 4, threshold=0.9))
+    blank = second.state()
+    with pytest.raises(PolicyError, match=reason):
+        second.restore({**learned('splitee-paired').state(), **change})
+    assert second.state() == blank
+
+
+def test_a_codec_that_is_not_calibrated_is_refused() -> None:
+    with pytest.raises(PolicyError, match="codec 'int3' is not calibrated"):
+        make_policy('splitee', FACTS, Settings(codec='int3'))
+    plan = make_policy('splitee', FACTS, Settings(codec='fp16')).choose(DAY, Link())
+    assert plan.codec == 'fp16'

@@ -68,7 +68,7 @@ def policy_of(values: Mapping[str, Any], bundle: Bundle, engine: str) -> Policy:
 
 
 def another(before: Mapping[str, Any], after: Mapping[str, Any], bundle: Bundle) -> bool:
-    """Whether a change of parameters needs a new policy, which starts from nothing learned."""
+    """Whether a change of parameters needs a new policy, which knows only what is kept for it."""
     name = chosen(after, bundle)
     parameters = _MAKES_ANOTHER.get(name, ('threshold', 'codec'))
     return name != chosen(before, bundle) or any(before[p] != after[p] for p in parameters)

@@ -98,6 +98,9 @@ class Bandit(ABC):
             raise PolicyError(f'state of {len(columns[0])} arms for a bandit of {self.arms}')
         if not all(math.isfinite(value) for column in columns for value in column):
             raise PolicyError('the state of a bandit holds numbers that are not finite')
+        # What leaves a window may leave a rounding error.
+        if min(columns[0]) < -1e-6:
+            raise PolicyError('the state of a bandit holds arms played less than never')
         self.counts, self._sums, self._squares = columns
 
 
@@ -223,9 +226,13 @@ class SlidingWindowUCB(Bandit):
         return {**super().state(), 'past': list(self._past)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over :meth:`state`."""
+        """Take over :meth:`state`, all or nothing."""
+        past = [(int(arm), float(r), float(w)) for arm, r, w in state['past']]
+        sound = all(0 <= arm < self.arms and math.isfinite(r + w) for arm, r, w in past)
+        if not sound or len(past) > self.window:
+            raise PolicyError('the state of a bandit holds an impossible window')
         super().restore(state)
-        self._past = deque((int(arm), float(r), float(w)) for arm, r, w in state['past'])
+        self._past = deque(past)
 
 
 INDICES: dict[str, Callable[..., Bandit]] = {

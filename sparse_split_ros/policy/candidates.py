@@ -148,7 +148,8 @@ class Search:
         self._z = z
         self._arms = _arms(facts, early, all_local)
         self._late = late
-        self._harm = {split: _harm(facts.codings[split]) for split in facts.splits}
+        # How much more often than the mildest each codec changes an answer.
+        self.harm = {split: _harm(facts.codings[split]) for split in facts.splits}
 
     def __call__(
         self, risk: SceneRisk, coding: Mapping[int, Coded], bins: Bins, weights: Floats,
@@ -214,7 +215,7 @@ class Search:
         if not final:
             mean, uncertain = coding[arm.split]
             changed, doubt = passed.left @ mean, passed.left**2 @ uncertain
-        codings = {'': 0.0} if final else self._harm[arm.split]
+        codings = {'': 0.0} if final else self.harm[arm.split]
         found = []
         for name, factor in codings.items():
             total = passed.expected + factor * changed

@@ -149,14 +149,18 @@ class CostModel:
             self.exit_ms[stage] = _mean(self._exits, stage, self.exit_ms[stage], ms)
 
     def around(self, overhead_ms: float, split: int | None, encode_ms: float) -> None:
-        """A frame waited and was prepared for so long; coding it for ``split`` took so long."""
+        """A frame waited and was prepared for so long; coding it for ``split`` took so long.
+
+        A split that is not known is that of a plan from before a change of parameters.
+        """
         self.overhead_ms = _mean(self._others, _OVERHEAD, self.overhead_ms, overhead_ms)
-        if split is not None:
+        if split in self.encode_ms:
             self.encode_ms[split] = _mean(self._encoders, split, self.encode_ms[split], encode_ms)
 
     def answered(self, split: int, payload_bytes: int, tail_ms: float) -> None:
         """The tail answered a frame of this size after working on it for so long."""
-        self.tail_ms[split] = _mean(self._tails, split, self.tail_ms[split], tail_ms)
+        if split in self.tail_ms:
+            self.tail_ms[split] = _mean(self._tails, split, self.tail_ms[split], tail_ms)
         self._size = _mean(self._others, _SIZE, self._size, payload_bytes)
 
     def compute_ms(self, stop: int, evaluated: tuple[int, ...]) -> float:
@@ -199,14 +203,6 @@ class CostModel:
         cost = weights.ms * latency_ms + weights.kilobyte * sent_bytes / 1e3
         cost += weights.joule * joules
         return cost + weights.ms * weights.miss * self.deadline_ms * missed
-
-    def state(self) -> dict[str, object]:
-        """What was measured, for JSON."""
-        return {
-            'stage_ms': self.stage_ms,
-            'exit_ms': sorted(self.exit_ms.items()),
-            'tail_ms': sorted(self.tail_ms.items()),
-        }
 
 
 def _mean(guessed: set[int], key: int, mean: float, value: float) -> float:

@@ -84,9 +84,9 @@ def make_policy(
         raise PolicyError(f'unknown index {settings.index!r}, choose one of {", ".join(INDICES)}')
     if name == 'fixed':
         return _fixed(facts, settings)
+    if settings.codec:
+        facts = _with_codec(facts, settings.codec)
     if name == 'joint':
-        if settings.codec:
-            facts = _with_codec(facts, settings.codec)
         return JointPolicy(
             facts, settings.costs(facts), target=settings.target_disagreement,
             calibration=calibration, audit_share=settings.audit_budget,
@@ -102,7 +102,7 @@ def make_policy(
         threshold = facts.default[1]
     arms = splits_and_final(facts)
     learner = make_learner(name, len(arms), threshold=threshold, index=settings.index)
-    return SplitEEPolicy(facts, learner, settings.codec or None)
+    return SplitEEPolicy(facts, learner)
 
 
 def _with_codec(facts: Facts, codec: str) -> Facts:

@@ -85,6 +85,7 @@ class _Waiting:
     """
 
     scene: str
+    source: int
     bins: list[int]
     labels: list[int]
     deepest: int
@@ -131,15 +132,17 @@ class JointPolicy:
         late = after_others(self._calibration, self._curve)
         self._late: list[float] = late.tolist()
         self._search = Search(facts, self._early, late, all_local=all_local, z=z)
-        self._recheck = _recheck(facts)
+        self._holds_last = all_local or not facts.splits
+        self._alone = _alone(facts, self._early)
         self._random = random.Random(seed)
         self._scenes: dict[str, SceneState] = {}
         self._scene = ''
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
         self._plans: dict[tuple[Candidate, float], Plan] = {}
         self._candidate: Candidate | None = None
-        # The share of frames it is expected to answer early.
-        self._stopping = 0.0
+        # The share of frames the last plan is expected to answer early, None until one is made.
+        self._stopping: float | None = None
+        self._cameras: set[int] = set()
         self._before: Arm | None = None
         self._age = 0
         self._link_state = TailState.UNKNOWN
@@ -154,18 +157,38 @@ class JointPolicy:
             self._scene, self._candidate = name, None
         if self._candidate is None or self._age >= _KEEP or link.state is not self._link_state:
             self._candidate = self._cheapest(state, link)
-            self._stopping = sum(self._candidate.stops)
+            self._stopping = state.stopping = sum(self._candidate.stops)
             self._age, self._link_state = 0, link.state
         self._age += 1
         candidate = self._candidate
+        if self.feedback.poisoned and self._alone:
+            return self._guarded(candidate, link)
         probability = self.budget.next()
-        if link.state is TailState.UP:
-            if self.feedback.poisoned and candidate.arm.split == self.facts.final:
-                if self._recheck is not None and self._random.random() < self.budget.share:
-                    return self._recheck
-            elif self._random.random() < _EXPLORE:
-                candidate = self._explored(state, candidate)
+        if link.state is TailState.UP and self._random.random() < _EXPLORE:
+            candidate = self._explored(state, candidate)
         return self._planned(candidate, probability)
+
+    def _guarded(self, usual: Candidate, link: Link) -> Plan:
+        """While the tail is not believed: it is asked only to see whether it still is not."""
+        probability = self.budget.recheck()
+        if usual.arm.split != self.facts.final:
+            return self._planned(usual, probability)
+        if link.state is TailState.UP and self._random.random() < probability:
+            return self._planned(self._deepest(), 1.0)
+        return self._planned(usual, 0.0)
+
+    def _promises(self) -> bool:
+        """Not where the robot has neither the last stage nor a tail to believe."""
+        return self._holds_last or not self.feedback.poisoned
+
+    def _deepest(self) -> Candidate:
+        """The deepest exit before a split that answers in time, or the first."""
+        costs, best = self.costs, self._alone[0]
+        for item in self._alone[1:]:
+            stages = tuple(self._early[exit_] for exit_ in item.arm.exits)
+            if costs.compute_ms(item.arm.split, stages) <= costs.deadline_ms:
+                best = item
+        return best
 
     def _explored(self, state: SceneState, usual: Candidate) -> Candidate:
         """Look at exits that the usual arm leaves out: they are otherwise never seen.
@@ -192,6 +215,8 @@ class JointPolicy:
         return plan
 
     def _cheapest(self, state: SceneState, link: Link) -> Candidate:
+        if not self._promises():
+            return self._deepest()
         if state.looking:
             # Nothing is known of exits that are not evaluated: look at all of them first.
             return max(
@@ -200,9 +225,7 @@ class JointPolicy:
         if not state.contenders:
             # Nothing keeps the promise: come as close as possible.
             return min(state.candidates, key=lambda item: item.risk)
-        only_own = self.feedback.poisoned and any(
-            item.arm.split == self.facts.final for item, _, _ in state.contenders
-        )
+        only_own = self.feedback.poisoned
         before, final = self._before, self.facts.final
         best, least = state.contenders[0][0], math.inf
         for item, own, spent in state.contenders:
@@ -272,6 +295,7 @@ class JointPolicy:
         state = SceneState(risk, bins, weights, coding)
         state.labelled = _PATIENCE if known is not None else 0
         self._scenes[name] = state
+        state.checkpoints = [risk.learned()]
         self._refresh(state)
         return state
 
@@ -281,7 +305,7 @@ class JointPolicy:
         # While the tail is not believed, only the robot's own last exit teaches.
         risk.fit()
         risk.caution = max(1.0, 0.8 * risk.caution)
-        if not self.feedback.poisoned:
+        if self.feedback.clear:
             state.checkpoints = [*state.checkpoints[-1:], risk.learned()]
         others = [other.risk for other in self._scenes.values() if other is not state]
         account = sum(item.answers for item in others), sum(item.spent() for item in others)
@@ -290,7 +314,7 @@ class JointPolicy:
         state.contenders = self._contenders(found)
         useful = any(item.kept and sum(item.stops) > 0.3 for item in found)
         state.looking = state.labelled < (_ENOUGH if useful else _PATIENCE)
-        self._candidate = None
+        self._candidate = self._stopping = state.stopping = None
 
     def observe(self, decision: Decision) -> None:
         """Learn what a decision shows: times, and where the full answer is known, who was right."""
@@ -318,8 +342,10 @@ class JointPolicy:
                 )
             self._label(state, row, decision.label)
         elif route is Route.LOCAL:
-            risk.answers += 1
-            if number is not None and row.bins[number] >= 0:
+            # What is answered without a promise is not paid back later.
+            promised = self._promises()
+            risk.answers += promised
+            if promised and number is not None and row.bins[number] >= 0:
                 passed = decision.plan.thresholds[: decision.exit]
                 alone = all(value is None or value > 1 for value in passed)
                 risk.local[number][row.bins[number]] += 1.0 if alone else self._late[number]
@@ -330,12 +356,16 @@ class JointPolicy:
                 self._wait(decision.sequence, row)
         elif decision.payload_bytes:
             self._wait(decision.sequence, row)
-        if route is not Route.FALLBACK and self._candidate is not None:
+        # One camera's decisions follow its plans, across a change of scene but for a few frames;
+        # between the scenes of several they alternate.
+        self._cameras.add(decision.source)
+        stopping = self._stopping if len(self._cameras) == 1 else state.stopping
+        if route is not Route.FALLBACK and stopping is not None:
             stopped = number is not None
-            if state.shift.add(stopped - self._stopping):
+            if state.shift.add(stopped - stopping):
                 self.budget.changed()
                 risk.shifted()
-                if stopped < self._stopping:
+                if stopped < stopping:
                     risk.caution = max(risk.caution, 2.0)
                 state.due = state.seen
         if state.seen >= state.due:
@@ -374,9 +404,13 @@ class JointPolicy:
             # moment the link chose: that one tells of the curve and not of how frames are spread.
             audit = decision.audit and plan.audit_probability > 0
             weight = 1 / plan.audit_probability if audit else 0.0
-        coded = changed.get(plan.split)
-        coding = coded[bins[deepest]] if coded is not None and deepest >= 0 else 0.0
-        return _Waiting(decision.scene.name, bins, labels, deepest, weight, coding)
+        coded, coding = changed.get(plan.split), 0.0
+        if coded is not None and deepest >= 0:
+            coding = coded[bins[deepest]]
+            # An audit of the robot's own answer is sent as fp16, which changes least.
+            if not (decision.audit and decision.route is Route.LOCAL):
+                coding = min(1.0, coding * self._search.harm[plan.split].get(plan.codec, 1.0))
+        return _Waiting(decision.scene.name, decision.source, bins, labels, deepest, weight, coding)
 
     def _wait(self, sequence: int, row: _Waiting) -> None:
         self._waiting[sequence] = row
@@ -404,10 +438,10 @@ class JointPolicy:
         risk.recent.append(labelled)
         state.add(labelled)
         own_label = row.labels[row.deepest] if row.deepest >= 0 else -1
-        if risk.watch(labelled, own_label, label, _ODDS) > _ALARM:
+        if risk.watch(labelled, own_label, label, _ODDS, row.source) > _ALARM:
             self.alarms += 1
             risk.alarm()
-            state.filled = min(state.filled, 48)
+            state.forget()
             self.budget.changed()
             self._refresh(state)
 
@@ -417,13 +451,14 @@ class JointPolicy:
             return
         expected = 1 - float(state.risk.curve[deepest, row.bins[deepest]])
         before = self.feedback.poisoned
-        after = self.feedback.add(label, row.labels[deepest], expected)
-        if after and not before:
+        after = self.feedback.add(label, row.labels[deepest], expected, row.source)
+        if after == before:
+            return
+        if after:
             # Unlearn what the poisoned answers taught before they were found out.
             for other in self._scenes.values():
-                if other.checkpoints:
-                    other.risk.unlearn(other.checkpoints[0])
-            self._refresh(state)
+                other.risk.unlearn(other.checkpoints[0])
+        self._refresh(state)
 
     def change(
         self, *, target: float, weights: Weights, deadline_ms: float, audit_share: float
@@ -451,7 +486,8 @@ class JointPolicy:
         if state is not None:
             risk, answers = state.risk, max(state.risk.answers, 1.0)
             values['expected_disagreement'] = round(risk.spent() / answers, 5)
-            values['promise_feasible'] = any(item.kept for item in state.candidates)
+            kept = any(item.kept for item in state.candidates)
+            values['promise_feasible'] = kept and self._promises()
         if self._candidate is not None:
             values['split_now'] = self._candidate.arm.split
             values['codec_now'] = self._candidate.codec
@@ -470,25 +506,30 @@ class JointPolicy:
             if state['edges'] != list(EDGES) or state['exits'] != list(self._early):
                 raise PolicyError('saved state has other bins or exits than this bundle')
             saved = {str(name): Saved(name, item, exits) for name, item in state['scenes'].items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             if isinstance(error, PolicyError):
                 raise
             raise PolicyError(f'saved state is not of a joint policy: {error!r}') from error
         for name, item in list(saved.items())[:_MAX_SCENES]:
             scene = self._open(name)
             scene.take(item)
+            scene.checkpoints = [scene.risk.learned()]
             self._refresh(scene)
 
 
-def _recheck(facts: Facts) -> Plan | None:
-    """How a tail that is not believed is asked: answered on the robot, and sent as an audit."""
-    if not facts.splits:
-        return None
-    split = facts.splits[-1]
-    thresholds: list[float | None] = [None] * len(facts.macs)
-    thresholds[max(stage for stage in facts.stages if stage <= split)] = 0.0
-    codings = facts.codings[split]
-    return Plan(split, tuple(thresholds), min(codings, key=lambda k: codings[k].disagreement), 1.0)
+def _alone(facts: Facts, early: tuple[int, ...]) -> list[Candidate]:
+    """By split: the exit before it answers every frame, and what is sent is sent as an audit."""
+    found = []
+    for split in facts.splits:
+        exit_ = max(i for i, stage in enumerate(early) if stage <= split)
+        thresholds: list[float | None] = [None] * len(facts.macs)
+        thresholds[early[exit_]] = 0.0
+        codings = facts.codings[split]
+        codec = min(codings, key=lambda name: codings[name].disagreement)
+        found.append(
+            Candidate(Arm(split, (exit_,)), codec, tuple(thresholds), (1.0,), 0.0, 1.0, kept=False)
+        )
+    return found
 
 
 def _checked(calibration: Calibration | None, exits: int) -> Calibration:

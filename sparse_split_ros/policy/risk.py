@@ -22,17 +22,13 @@ answers, per scene. Three things keep it:
   supermartingale while the curve holds, whenever one looks (Waudby-Smith and Ramdas, JRSS B 86,
   2024; an e-detector: Shin, Ramdas and Rinaldo, 2022), so an alarm at 1/δ is false at most once in
   1/δ answers. An alarm forgets what was learned, raises the curve and asks for more audits.
-
-What a bound that assumes nothing would allow is told by :func:`betting_upper_bound`: it is valid
-at any time, and with audits of two frames in a hundred it certifies one percent only after some
-ten thousand frames, which is why the thresholds do not wait for it.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +71,8 @@ FOREIGN_WORTH = 4.0
 # Live evidence per scene is faded to half above this, so that what is old can be outlived.
 _MEMORY = 400.0
 _PRIOR = 4.0
+# So many of the newest answers are kept after an alarm.
+NEWEST = 48
 # And what is known of how sure the exits are above this.
 _MIX_MEMORY = 4000.0
 # Live errors must exceed the expected ones by this much to double what is feared elsewhere.
@@ -89,35 +87,6 @@ def bin_of(confidence: float) -> int:
 def threshold_of(bin_: int) -> float:
     """The threshold that a confidence reaches exactly when its bin is ``bin_`` or higher."""
     return NEVER if bin_ >= BINS else EDGES[bin_ - 1] if bin_ else 0.0
-
-
-def betting_upper_bound(losses: Sequence[float] | Floats, delta: float) -> float:
-    """An upper confidence bound, valid at any time, of the mean of losses in [0, 1].
-
-    Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting": the capital
-    of bets against each candidate mean, with predictable plug-in bets; the bound is the smallest
-    candidate whose capital has reached 1/δ. The order of ``losses`` is that of the bets.
-    """
-    x = np.asarray(losses, np.float64)
-    if not 0 < delta < 1:
-        raise PolicyError(f'delta {delta}, expected between 0 and 1')
-    if x.size == 0:
-        return 1.0
-    count = np.arange(1, x.size + 1)
-    mean = (0.5 + np.cumsum(x)) / (count + 1)
-    variance = (0.25 + np.cumsum((x - mean) ** 2)) / (count + 1)
-    before = np.concatenate([[0.25], variance[:-1]])
-    bets = np.sqrt(2 * math.log(1 / delta) / (before * count * np.log(count + 1)))
-    low, high = float(x.mean()), 1.0
-    for _ in range(30):
-        candidate = (low + high) / 2
-        bet = np.minimum(bets, 0.75 / (1 - candidate + 1e-12))
-        capital = np.cumsum(np.log1p(-bet * (x - candidate)))
-        if capital.max() >= math.log(1 / delta):
-            high = candidate
-        else:
-            low = candidate
-    return high
 
 
 @dataclass(frozen=True)
@@ -277,8 +246,9 @@ class SceneRisk:
         self.answers = 0.0
         self.coding = 0.0
         self.evidence = 0.0
-        self._objects = Objects()
-        self.recent: deque[Labelled] = deque(maxlen=48)
+        # By camera.
+        self._objects: defaultdict[int, Objects] = defaultdict(Objects)
+        self.recent: deque[Labelled] = deque(maxlen=NEWEST)
         self.fit()
 
     def learn(self, row: Labelled) -> None:
@@ -293,13 +263,14 @@ class SceneRisk:
                 self.counts[exit_][bin_] += evidence
                 self.errors[exit_][bin_] += evidence * (row.differs[exit_] - row.coding)
 
-    def watch(self, row: Labelled, own: int, said: int, odds: float) -> float:
+    def watch(self, row: Labelled, own: int, said: int, odds: float, source: int = 0) -> float:
         """Bet on one frame, by the deepest exit that saw it; the log evidence of a change.
 
-        ``own`` is that exit's class and ``said`` the tail's. Frames of one object fail together:
-        the k-th of an object is bet on with the power 1/k², which keeps a supermartingale.
+        ``own`` is that exit's class, ``said`` the tail's and ``source`` the camera. Frames of one
+        object fail together: the k-th of an object is bet on with the power 1/k², which keeps a
+        supermartingale.
         """
-        place = self._objects.place(own, said)
+        place = self._objects[source].place(own, said)
         for exit_ in range(self.exits - 1, -1, -1):
             bin_ = row.bins[exit_]
             if bin_ < 0:

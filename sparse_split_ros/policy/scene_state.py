@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,18 +11,29 @@ import numpy as np
 
 from sparse_split_ros.policy.candidates import Bins, Candidate, Coded
 from sparse_split_ros.policy.plan import PolicyError
-from sparse_split_ros.policy.risk import BINS, Floats, Labelled, Learnt, SceneRisk
+from sparse_split_ros.policy.risk import (
+    BINS,
+    CALIBRATION_DESIGN,
+    NEWEST,
+    Floats,
+    Labelled,
+    Learnt,
+    SceneRisk,
+)
 from sparse_split_ros.policy.watch import PageHinkley
 
 # When a new scene's thresholds are found anew, in frames of it.
 FIRST_REFRESHES = (20, 50, 100, 175)
 _SAMPLE = 512
+# More than a robot ever counts, and far from what floats stumble over.
+_MOST = 1e12
 # What calibration knows of how sure the exits will be is worth so many live frames.
 _MIX_WORTH = 100.0
 # Old calibration counts half when live frames stand for so many.
 _FADE = 2000.0
 _COLUMNS = ('counts', 'errors', 'local', 'first')
 _NUMBERS = ('answers', 'coding', 'scale', 'caution')
+_PROGRESS = ('seen', 'labelled')
 
 
 class SceneState:
@@ -58,8 +68,11 @@ class SceneState:
         self.candidates: list[Candidate] = []
         # Those that can be the cheapest on some link.
         self.contenders: list[tuple[Candidate, float, float]] = []
+        # The share of frames its last plan is expected to answer early, None until one is made.
+        self.stopping: float | None = None
         self.shift = PageHinkley(slack=0.2, limit=40.0)
-        # Two generations of counts, so that the older is from before a poisoning was noticed.
+        # Two generations of counts, both from when nothing spoke against the tail: the older is
+        # from before a poisoning even where chance has cleared it once.
         self.checkpoints: list[Learnt] = []
 
     def add(self, row: Labelled) -> None:
@@ -70,6 +83,16 @@ class SceneState:
         self.live[at] = row.bins
         self.live_weights[at] = row.weight
         self.filled += 1
+
+    def _newest(self, count: int) -> Bins:
+        """Where the last ``count`` live frames lie, oldest first."""
+        return np.arange(max(0, self.filled - count), self.filled) % _SAMPLE
+
+    def forget(self) -> None:
+        """Keep only the newest live frames."""
+        rows = self._newest(NEWEST)
+        count = self.filled = len(rows)
+        self.live[:count], self.live_weights[:count] = self.live[rows], self.live_weights[rows]
 
     def sample(self) -> tuple[Bins, Floats]:
         """Bins (N, E), −1 where unknown, and weights (N,)."""
@@ -110,12 +133,13 @@ class SceneState:
 
     def to_json(self) -> dict[str, Any]:
         """What was learned; a copy."""
-        risk, count = self.risk, min(self.filled, _SAMPLE)
+        risk, rows = self.risk, self._newest(_SAMPLE)
         return {
             **{name: [row[:] for row in getattr(risk, name)] for name in _COLUMNS},
             **{name: getattr(risk, name) for name in _NUMBERS},
-            'live': self.live[:count].tolist(),
-            'weights': self.live_weights[:count].tolist(),
+            **{name: getattr(self, name) for name in _PROGRESS},
+            'live': self.live[rows].tolist(),
+            'weights': self.live_weights[rows].tolist(),
         }
 
     def take(self, saved: Saved) -> None:
@@ -128,24 +152,40 @@ class SceneState:
         count = len(saved.live)
         self.live[:count], self.live_weights[:count] = saved.live, saved.weights
         self.filled = count
-        self.labelled = max(self.labelled, int(max(map(sum, risk.counts), default=0.0)))
+        self.seen = int(saved.seen)
+        self.labelled = max(self.labelled, int(saved.labelled))
 
 
 class Saved:
-    """A scene as read from JSON, checked. Raises PolicyError, KeyError, TypeError, ValueError."""
+    """A scene as read from JSON, checked.
+
+    Raises PolicyError, KeyError, OverflowError, TypeError, ValueError.
+    """
 
     def __init__(self, name: str, item: Mapping[str, Any], exits: int) -> None:
-        # 'first' came after the others: what was saved before it goes on from nothing there.
-        item = {'first': np.zeros((exits, BINS))} | dict(item)
+        # These came after the others: what was saved before them goes on from nothing there.
+        blank: dict[str, Any] = {'first': np.zeros((exits, BINS)), 'seen': 0, 'labelled': 0}
+        item = blank | dict(item)
         self.columns = [np.asarray(item[key], float) for key in _COLUMNS]
         if any(c.shape != (exits, BINS) or not np.isfinite(c).all() for c in self.columns):
             raise PolicyError(f'saved state of scene {name!r} has the wrong shape')
         self.live = np.asarray(item['live'], np.int64).reshape(-1, exits)[:_SAMPLE]
         self.weights = np.asarray(item['weights'], float)[:_SAMPLE]
         self.numbers = [float(item[key]) for key in _NUMBERS]
-        sound = np.isfinite(self.weights).all() and len(self.live) == len(self.weights)
-        sound = sound and (self.columns[_COLUMNS.index('first')] >= 0).all()
-        if not sound or not all(math.isfinite(x) and x >= 0 for x in self.numbers):
+        self.seen, self.labelled = (float(item[key]) for key in _PROGRESS)
+        counts, errors, local, first = self.columns
+        # What a scene knows of the truth is at least what its counts, which fade, still hold.
+        self.labelled = max(self.labelled, counts.sum(1).max(initial=0.0))
+        _, _, scale, caution = self.numbers
+        numbers = np.array([*self.numbers, self.seen, self.labelled])
+        # NaN fails every comparison.
+        sound = all(
+            ((values >= 0) & (values <= _MOST)).all()
+            for values in (counts, local, first, self.weights, numbers)
+        )
+        sound = sound and bool((abs(errors) <= counts + 1e-6).all())
+        sound = sound and scale <= 1 / CALIBRATION_DESIGN and 1 <= caution <= 4
+        if not sound or self.weights.shape != (len(self.live),):
             raise PolicyError(f'saved state of scene {name!r} holds impossible numbers')
         if self.live.size and (self.live.min() < -1 or self.live.max() >= BINS):
             raise PolicyError(f'saved state of scene {name!r} holds impossible bins')

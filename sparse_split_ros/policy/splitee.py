@@ -16,7 +16,7 @@ Where this differs from the published code, and why:
   computed. The published code reads it off the table. Here it is the mean C_L of offloaded frames
   of like confidence, and at least the confidence of the exit that answered.
 * I-SplitEE's loop adds each reward again to all arms played before, so that counts grow with the
-  square of time. :class:`ISplitEE` leaves that out; :func:`published_i_splitee` keeps it, for
+  square of time. ``isplitee`` leaves that out; :func:`published_i_splitee` keeps it, for
   comparison.
 * The best arm is that of the best mean, not of the largest sum, of rewards.
 """
@@ -26,7 +26,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,6 +74,14 @@ class Learner(ABC):
             return self.costs.local(arm, confidence)
         return self.costs.offloaded(arm, final)
 
+    def state(self) -> dict[str, Any]:
+        """What was learned, for JSON; a copy."""
+        return {'bandit': self.bandit.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over :meth:`state`, all or nothing. Raises what reading something else raises."""
+        self.bandit.restore(state['bandit'])
+
     @abstractmethod
     def learn(self, arm: int, confidences: Sequence[float], final: float | None) -> None:
         """What one play of ``arm`` showed.
@@ -103,6 +112,16 @@ class SideObservations(Learner):
         super().__init__(costs, threshold, bandit)
         self._final = FinalConfidence()
 
+    def state(self) -> dict[str, Any]:
+        """With what estimates C_L."""
+        return {**super().state(), 'final': self._final.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over :meth:`state`."""
+        final = FinalConfidence.of(state['final'])
+        super().restore(state)
+        self._final = final
+
     def learn(self, arm: int, confidences: Sequence[float], final: float | None) -> None:
         """One observation of every arm up to ``arm``."""
         confidence = confidences[arm]
@@ -116,7 +135,7 @@ class SideObservations(Learner):
                 self.bandit.update(j, self.reward(j, confidences[j], known))
 
 
-class PairedElimination(Learner):
+class PairedElimination(SideObservations):
     """The same arms and rewards, better learned: what one frame says of two arms is compared.
 
     A frame played at arm i shows the rewards of all arms up to i at once (with the estimate of
@@ -126,13 +145,10 @@ class PairedElimination(Learner):
     ``confidence`` scales ln t in the bounds.
     """
 
-    everything = True
-
     def __init__(
         self, costs: AbstractCosts, threshold: float, bandit: Bandit, confidence: float = 0.2
     ) -> None:
         super().__init__(costs, threshold, bandit)
-        self._final = FinalConfidence()
         self._confidence = confidence
         arms = self.last + 1
         # Over the frames that showed both arms, of r_j - r_i: count, sum, sum of squares.
@@ -143,6 +159,22 @@ class PairedElimination(Learner):
     def choose(self) -> int:
         """The deepest arm not ruled out."""
         return self._arm
+
+    def state(self) -> dict[str, Any]:
+        """With what is known of pairs."""
+        pairs = [[pair[:] for pair in row] for row in self._pairs]
+        return {**super().state(), 'pairs': pairs, 'plays': self._plays}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over :meth:`state`."""
+        pairs, plays = np.asarray(state['pairs'], float), int(state['plays'])
+        if pairs.shape != (self.last + 1, self.last + 1, 3) or plays < 0:
+            raise PolicyError('saved state has pairs of other arms')
+        if not (np.isfinite(pairs).all() and (pairs[:, :, ::2] >= 0).all()):
+            raise PolicyError('saved state has impossible pairs')
+        super().restore(state)
+        self._pairs, self._plays = pairs.tolist(), plays
+        self._arm = self._deepest()
 
     def learn(self, arm: int, confidences: Sequence[float], final: float | None) -> None:
         """Update every pair of arms the frame shows."""
@@ -197,6 +229,22 @@ class FinalConfidence:
         self._counts = [0.0] * self._BINS
         self._sums = [0.0] * self._BINS
 
+    def state(self) -> dict[str, list[float]]:
+        """What was learned, for JSON; a copy."""
+        return {'counts': self._counts[:], 'sums': self._sums[:]}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> FinalConfidence:
+        """That of :meth:`state`. Raises PolicyError for impossible numbers."""
+        known = cls()
+        known._counts, known._sums = ([float(x) for x in state[k]] for k in ('counts', 'sums'))
+        if not len(known._counts) == len(known._sums) == cls._BINS or not all(
+            0 <= total <= count + 1e-6 < math.inf
+            for total, count in zip(known._sums, known._counts)
+        ):
+            raise PolicyError('saved state has impossible final confidences')
+        return known
+
     def learn(self, confidence: float, final: float) -> None:
         """A frame of this confidence had this C_L."""
         bin_ = self._bin(confidence)
@@ -224,14 +272,11 @@ class SplitEEPolicy:
     ``threshold`` is the papers' α. The link is not looked at: the papers do not, either.
     """
 
-    def __init__(self, facts: Facts, learner: Learner, codec: str | None = None) -> None:
+    def __init__(self, facts: Facts, learner: Learner) -> None:
         self._facts = facts
         self._learner = learner
         self._arms = splits_and_final(facts)
-        self._codecs = {
-            split: codec if codec and codec in codings else _default_codec(facts, split)
-            for split, codings in facts.codings.items()
-        }
+        self._codecs = {split: _default_codec(facts, split) for split in facts.codings}
         self._plans = [self._plan(arm) for arm in range(len(self._arms))]
         self._waiting: OrderedDict[int, Decision] = OrderedDict()
         self.rejected = 0
@@ -285,13 +330,29 @@ class SplitEEPolicy:
             return
         self._learner.learn(arm, confidences, final)
 
-    def state(self) -> dict[str, Any]:
-        """The arms' counts and means, for JSON."""
-        return {'bandit': self._learner.bandit.state()}
+    def _terms(self) -> dict[str, Any]:
+        """What rewards depend on: those of other terms say nothing here."""
+        costs = self._learner.costs
+        return {
+            'threshold': self._learner.threshold,
+            'costs': {**asdict(costs), 'depth': list(costs.depth)},
+        }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take over :meth:`state`; raises PolicyError when it is of other arms."""
-        self._learner.bandit.restore(state['bandit'])
+    def state(self) -> dict[str, Any]:
+        """What was learned and on which terms, for JSON; a copy."""
+        return {**self._terms(), **self._learner.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over :meth:`state`, all or nothing. Raises PolicyError when it does not fit."""
+        for name, mine in self._terms().items():
+            if state.get(name) != mine:
+                raise PolicyError(f'learned for {name} {state.get(name)}, this is {mine}')
+        try:
+            self._learner.restore(state)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            if isinstance(error, PolicyError):
+                raise
+            raise PolicyError(f'saved state is not of this policy: {error!r}') from error
 
     def diagnostics(self) -> dict[str, object]:
         """What a person may want to know."""

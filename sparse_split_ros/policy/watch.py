@@ -5,8 +5,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 from sparse_split_ros.policy.plan import PolicyError
+
+# A tail that is not believed is asked this often at least: nothing else can clear it.
+_RECHECK = 0.005
 
 
 class Budget:
@@ -22,6 +26,8 @@ class Budget:
         self.share = share
         self.burst = burst
         self.length = length
+        # How much may be saved, and overdrawn.
+        self._limit = (burst - share) * length
         self._left = 0
         self._balance = 0.0
 
@@ -31,13 +37,18 @@ class Budget:
 
     def next(self) -> float:
         """The audit probability of the next frame."""
-        limit = (self.burst - self.share) * self.length
         probability = self.share / 4
         if self._left > 0:
             self._left -= 1
-            if self._balance > -limit:
+            if self._balance > -self._limit:
                 probability = self.burst
-        self._balance = min(limit, self._balance + self.share - probability)
+        self._balance = min(self._limit, self._balance + self.share - probability)
+        return probability
+
+    def recheck(self) -> float:
+        """The share of frames that ask a tail which is not believed, whatever ``share`` says."""
+        probability = max(self.share, _RECHECK)
+        self._balance = max(-self._limit, self._balance + self.share - probability)
         return probability
 
 
@@ -45,7 +56,8 @@ class Objects:
     """Which frames show the same object, guessed from the classes robot and tail give them.
 
     A frame belongs to the object before it when either class was among those given to that. Tracks
-    are not known to a policy, and one object's two or three candidate classes alternate.
+    are not known to a policy, and one object's two or three candidate classes alternate. Each
+    camera sees objects of its own.
     """
 
     def __init__(self) -> None:
@@ -64,6 +76,16 @@ class Objects:
         return self._place
 
 
+@dataclass
+class _Run:
+    """What a camera shows: the answers of its object so far, agreed on and expected to be."""
+
+    objects: Objects = field(default_factory=Objects)
+    answers: int = 0
+    agreed: int = 0
+    expected: float = 0.0
+
+
 class FeedbackCheck:
     """Whether the tail's answers have to do with the frames they answer.
 
@@ -80,25 +102,32 @@ class FeedbackCheck:
     def __init__(self) -> None:
         self.poisoned = False
         self.reason = ''
-        self._objects = Objects()
-        # Of the run that is still open: answers, agreements, expected agreements.
-        self._run = [0, 0, 0.0]
+        # The run that is still open, by camera.
+        self._runs: dict[int, _Run] = {}
         self._evidence = 0.0
         # Objects, and those agreed on, since the evidence began to gather.
         self._votes = [0, 0]
 
-    def add(self, said: int, own: int, expected: float) -> bool:
+    @property
+    def clear(self) -> bool:
+        """Whether nothing speaks against the tail, the objects still in view included."""
+        agreed = all(2 * run.agreed >= run.answers for run in self._runs.values())
+        return agreed and not self.poisoned and not self._evidence
+
+    def add(self, said: int, own: int, expected: float, source: int = 0) -> bool:
         """The tail said class ``said``, the robot's deepest exit ``own``; whether it is poisoned.
 
-        ``expected`` is how likely the curve takes them to agree.
+        ``expected`` is how likely the curve takes them to agree, ``source`` the camera.
         """
-        run = self._run
-        if self._objects.place(own, said) == 1 and run[0]:
-            self._close(run[1] / run[0], run[2] / run[0])
-            run[0], run[1], run[2] = 0, 0, 0.0
-        run[0] += 1
-        run[1] += said == own
-        run[2] += expected
+        run = self._runs.get(source)
+        if run is None:
+            run = self._runs[source] = _Run()
+        if run.objects.place(own, said) == 1 and run.answers:
+            self._close(run.agreed / run.answers, run.expected / run.answers)
+            run.answers, run.agreed, run.expected = 0, 0, 0.0
+        run.answers += 1
+        run.agreed += said == own
+        run.expected += expected
         return self.poisoned
 
     def _close(self, agreed: float, expected: float) -> None:
