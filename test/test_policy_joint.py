@@ -66,6 +66,16 @@ def test_a_robot_without_the_last_stage_never_plans_it() -> None:
         assert policy.choose(DAY, Link(state)).split < FACTS.final
 
 
+@pytest.mark.parametrize('calibration', [CALIBRATION, None])
+def test_a_plan_that_cannot_keep_the_promise_is_in_time_at_least(calibration) -> None:
+    # 136 ms to the deepest split, where 100 are allowed.
+    settings = Settings(profile=20.0, deadline_ms=100.0, target_disagreement=1e-4, all_local=False)
+    plan = make_policy('joint', FACTS, settings, calibration).choose(DAY, UP)
+    costs = CostModel(FACTS, profile=20.0, deadline_ms=100.0)
+    stages = tuple(k for k, value in enumerate(plan.thresholds) if value is not None)
+    assert costs.compute_ms(plan.split, stages) <= 100 < costs.compute_ms(FACTS.splits[-1], ())
+
+
 def test_every_plan_has_an_exit_to_fall_back_on() -> None:
     policy = joint(profile=20.0)
     for _ in range(500):

@@ -182,13 +182,19 @@ class JointPolicy:
         return self._holds_last or not self.feedback.poisoned
 
     def _deepest(self) -> Candidate:
-        """The deepest exit before a split that answers in time, or the first."""
-        costs, best = self.costs, self._alone[0]
-        for item in self._alone[1:]:
-            stages = tuple(self._early[exit_] for exit_ in item.arm.exits)
-            if costs.compute_ms(item.arm.split, stages) <= costs.deadline_ms:
-                best = item
-        return best
+        """The deepest exit before a split that answers in time."""
+        return self._in_time(self._alone)[-1]
+
+    def _in_time(self, candidates: list[Candidate]) -> list[Candidate]:
+        """Those that the robot computes before the deadline, or all where it computes none."""
+        costs, early = self.costs, self._early
+        found = [
+            item
+            for item in candidates
+            if costs.compute_ms(item.arm.split, tuple(early[exit_] for exit_ in item.arm.exits))
+            <= costs.deadline_ms
+        ]
+        return found or candidates
 
     def _explored(self, state: SceneState, usual: Candidate) -> Candidate:
         """Look at exits that the usual arm leaves out: they are otherwise never seen.
@@ -220,11 +226,12 @@ class JointPolicy:
         if state.looking:
             # Nothing is known of exits that are not evaluated: look at all of them first.
             return max(
-                state.candidates, key=lambda item: (len(item.arm.exits), item.kept, item.arm.split)
+                self._in_time(state.candidates),
+                key=lambda item: (len(item.arm.exits), item.kept, item.arm.split),
             )
         if not state.contenders:
             # Nothing keeps the promise: come as close as possible.
-            return min(state.candidates, key=lambda item: item.risk)
+            return min(self._in_time(state.candidates), key=lambda item: item.risk)
         only_own = self.feedback.poisoned
         before, final = self._before, self.facts.final
         best, least = state.contenders[0][0], math.inf
