@@ -26,6 +26,7 @@ from sparse_split_ros.link.frame import REPLY_FORMAT, VERSION, FeatureFrame, Rep
 from sparse_split_ros.nodes import policies, qos
 from sparse_split_ros.nodes.head import HeadNode
 from sparse_split_ros.nodes.messages import wire_message
+from sparse_split_ros.nodes.parameters import HEAD
 from sparse_split_ros.policy.decision import Decision
 from sparse_split_ros.policy.joint import JointPolicy
 from sparse_split_ros.policy.risk import Calibration
@@ -213,6 +214,10 @@ def test_an_answer_is_published_before_it_is_learned_from(
         assert learned[0] is True, 'before the next frame is planned'
 
 
+def state_file(bundle: Bundle) -> str:
+    return f'head-joint-{bundle.fingerprint.hex()[:8]}.json'
+
+
 def test_what_was_learned_survives_a_restart(bundle: Bundle, domain: int, tmp_path: Path) -> None:
     with (
         running(bundle, domain, policy_state=str(tmp_path)) as head,
@@ -221,10 +226,24 @@ def test_what_was_learned_survives_a_restart(bundle: Bundle, domain: int, tmp_pa
         peer.warm_up(images=[image(3)])
         show(peer, 5)
     first = head.head.policy.state()  # type: ignore[attr-defined]
-    assert [path.name for path in tmp_path.iterdir()] == ['head-joint.json']
+    (kept,) = tmp_path.iterdir()
+    assert kept.name == state_file(bundle)
     with running(bundle, domain, policy_state=str(tmp_path)) as head:
         assert head.head.policy.state()['scenes'] == first['scenes']  # type: ignore[attr-defined]
         assert head.last_error == ''
+
+
+def test_each_bundle_keeps_what_was_learned_of_it(bundle: Bundle, tmp_path: Path) -> None:
+    other = make_level_bundle(tmp_path / 'bundle', classes=K + 1)
+    values = {spec.name: spec.default for spec in HEAD} | {'policy': 'joint'}
+    complaints: list[str] = []
+    for known in (bundle, other, bundle):
+        memory = policies.Memory(
+            str(tmp_path / 'state'), 'head', known, threading.Lock(), complaints.append
+        )
+        text = memory.adopt('joint', policies.policy_of(values, known, 'native'))
+        memory.close()
+    assert text.endswith('policy state restored') and complaints == []
 
 
 def test_a_policy_that_cannot_say_what_it_learned_ends_nothing(
@@ -267,7 +286,7 @@ def test_a_replay_teaches_nothing_that_is_kept(bundle: Bundle, domain: int, tmp_
 def test_a_state_that_does_not_fit_is_refused_and_the_robot_still_answers(
     bundle: Bundle, domain: int, tmp_path: Path, kind: str
 ) -> None:
-    file = tmp_path / 'head-joint.json'
+    file = tmp_path / state_file(bundle)
     record = {'format': 'sparse_split_policy/1', 'policy': 'joint', 'fingerprint': '00' * 8}
     file.write_text('{' if kind == 'corrupt' else json.dumps({**record, 'state': {}}))
     with (
@@ -277,7 +296,7 @@ def test_a_state_that_does_not_fit_is_refused_and_the_robot_still_answers(
         assert 'refused' in head.last_error
         assert ('fingerprint' in head.last_error) == (kind == 'foreign')
         peer.warm_up(images=[image(3)])
-    assert {path.name for path in tmp_path.iterdir()} == {'head-joint.json', f'{file.name}.refused'}
+    assert {path.name for path in tmp_path.iterdir()} == {file.name, f'{file.name}.refused'}
 
 
 def test_auto_is_joint_where_calibration_is_and_nobody_argues(
