@@ -22,6 +22,7 @@ from processes import Peer, private_domain
 
 from sparse_split_ros import ros
 from sparse_split_ros.link.announcement import Announcement
+from sparse_split_ros.link.estimate import Link
 from sparse_split_ros.link.frame import REPLY_FORMAT, VERSION, FeatureFrame, ReplyFrame, Status
 from sparse_split_ros.nodes import policies, qos
 from sparse_split_ros.nodes.head import HeadNode
@@ -30,6 +31,7 @@ from sparse_split_ros.nodes.parameters import HEAD
 from sparse_split_ros.policy.decision import Decision
 from sparse_split_ros.policy.joint import JointPolicy
 from sparse_split_ros.policy.risk import Calibration
+from sparse_split_ros.policy.scene import Scene
 from sparse_split_ros.ros import (
     CompressedImage,
     Context,
@@ -318,6 +320,17 @@ def test_a_bundle_of_one_exit_answers_all_itself(domain: int, tmp_path: Path) ->
         _, decision = peer.ask(picture, (1, 0))
         assert (decision['route'], decision['exit']) == ('local', str(alone.final))
         assert head.last_error == ''
+
+
+@pytest.mark.parametrize(('exits', 'split'), [((), 2), ((1,), 1)])
+def test_a_bundle_whose_own_split_cannot_be_has_another(
+    tmp_path: Path, exits: tuple[int, ...], split: int
+) -> None:
+    late = make_bundle(tmp_path, exits=exits, split=0)
+    values = {spec.name: spec.default for spec in HEAD}
+    for all_local in (True, False):
+        policy = policies.policy_of({**values, 'all_local': all_local}, late, 'native')
+        assert policy.choose(Scene(), Link()).split == split
 
 
 def test_a_robot_made_slower_says_so_and_is(bundle: Bundle, domain: int) -> None:
