@@ -83,6 +83,14 @@ def test_a_recorded_link_carries_answers(tmp_path: Path) -> None:
     assert (mean.delay_ms, mean.rate_mbit) == (4.0, 20.0)
 
 
+def test_runs_over_a_recorded_link_are_repeatable(tmp_path: Path) -> None:
+    trace = tmp_path / 'trace.csv'
+    trace.write_text('time_s,rtt_ms,loss\n0,6,0.3\n5,10,0.3\n')
+    recorded = study(f'day@{trace}:400', threshold=1.0)
+    assert (recorded.run('fixed').cost == recorded.run('fixed').cost).all()
+    assert (recorded.run('fixed', 0).route != recorded.run('fixed', 1).route).any()
+
+
 def test_the_command_prints_writes_and_draws(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -169,9 +169,10 @@ class Simulation:
         self._columns(segments)
         now, index = 0.0, 0
         model: LinkModel | TraceModel | None = None
-        for segment in segments:
+        for number, segment in enumerate(segments):
             if isinstance(segment.link, TraceModel):
-                model = segment.link
+                # Of its own, or what other runs drew from it would change this one.
+                model = segment.link.seeded(1000 * self._seed + number)
             elif isinstance(model, LinkModel):
                 model.change(segment.link, now)
             else:
