@@ -55,6 +55,15 @@ def test_a_table_of_another_network_is_refused() -> None:
         Study(TABLE, other, [Part.parse('day')], Settings())
 
 
+@pytest.mark.parametrize('name', ['prediction', 'coded'])
+@pytest.mark.parametrize('label', [-1, 43])
+def test_a_table_with_classes_the_bundle_lacks_is_refused(name: str, label: int) -> None:
+    said = getattr(TABLE, name).copy()
+    said[0, 0] = label
+    with pytest.raises(TableError, match=rf'{name} .*{label}.* 43 classes'):
+        Study(replace(TABLE, **{name: said}), synthetic_facts(TABLE), [], Settings())
+
+
 def test_every_policy_has_its_figures_in_every_part() -> None:
     result = study('day:600', 'fog@none:400').result(['joint', 'splitee', 'fixed'])
     assert [part['frames'] for part in result['parts']] == [600, 400]

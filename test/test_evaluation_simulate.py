@@ -187,7 +187,10 @@ def test_a_trace_with_impossible_rows_is_refused(tmp_path, row: str) -> None:
         TraceModel(tmp_path / 'trace.csv')
 
 
-@pytest.mark.parametrize('text', ['loss: 2', 'speed: 3', '[1]', 'preset: warp', 'loss: [', ''])
+@pytest.mark.parametrize('text', [
+    'loss: 2', 'speed: 3', '[1]', 'preset: warp', 'loss: [', '', 'preset: [wifi]', 'present: "no"',
+    'name: 3', 'loss: true', 'rate_mbit: "4"',
+])  # fmt: skip
 def test_a_malformed_link_is_refused(tmp_path, text: str) -> None:
     (tmp_path / 'link.yaml').write_text(text)
     with pytest.raises(LinkModelError):

@@ -14,6 +14,7 @@ import os
 import random
 from copy import copy
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,14 @@ PRESETS: dict[str, LinkSpec] = {
 }  # fmt: skip
 
 
+# What a YAML file may hold besides numbers.
+_KINDS: dict[str, tuple[type, str]] = {
+    'preset': (str, 'a name'),
+    'name': (str, 'a name'),
+    'present': (bool, 'true or false'),
+}
+
+
 def load_spec(name_or_path: str | os.PathLike[str]) -> LinkSpec:
     """A preset by name, or a YAML file of LinkSpec's fields, which may start from a ``preset``."""
     if str(name_or_path) in PRESETS:
@@ -90,13 +99,16 @@ def load_spec(name_or_path: str | os.PathLike[str]) -> LinkSpec:
     known = {item.name for item in fields(LinkSpec)}
     if not isinstance(values, dict) or not set(values) <= known | {'preset'}:
         raise LinkModelError(f'{path}: expected only the keys preset, {", ".join(sorted(known))}')
+    for key, value in values.items():
+        kind, what = _KINDS.get(key, (Real, 'a number'))
+        # To Python true is a number as well.
+        if not isinstance(value, kind) or (kind is Real and isinstance(value, bool)):
+            raise LinkModelError(f'{path}: {key} is {value!r}, expected {what}')
     base = values.pop('preset', None)
     if base is not None and base not in PRESETS:
         raise LinkModelError(f'{path}: preset {base!r}, choose one of {", ".join(PRESETS)}')
     try:
         return replace(PRESETS[base] if base else LinkSpec(path.stem), **values)
-    except TypeError as error:
-        raise LinkModelError(f'{path}: expected numbers, found {values}') from error
     except LinkModelError as error:
         raise LinkModelError(f'{path}: {error}') from error
 

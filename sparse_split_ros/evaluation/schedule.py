@@ -84,6 +84,13 @@ class Study:
                 f'the table has exits at stages {self.table.stages}, the bundle at {exits}: make '
                 'the table from this bundle'
             )
+        for name in ('prediction', 'coded'):
+            said, classes = getattr(self.table, name), self.facts.classes
+            if said.size and (said.min() < 0 or said.max() >= classes):
+                raise TableError(
+                    f'{name} of the table from {said.min()} to {said.max()}, the bundle has '
+                    f'{classes} classes: make the table from this bundle'
+                )
         for part in self.schedule:
             self.table.only(part.condition)
 
