@@ -13,7 +13,7 @@ import pytest
 from sparse_split_ros import cli
 from sparse_split_ros.evaluation.link_model import PRESETS, LinkModelError, TraceModel
 from sparse_split_ros.evaluation.schedule import Part, ScheduleError, Study
-from sparse_split_ros.evaluation.simulate import calibration_of
+from sparse_split_ros.evaluation.simulate import Run, calibration_of
 from sparse_split_ros.evaluation.table import TableError, synthetic, synthetic_facts
 from sparse_split_ros.policy.cost import WEIGHTS
 from sparse_split_ros.policy.factory import POLICIES, Settings
@@ -65,7 +65,8 @@ def test_a_table_with_classes_the_bundle_lacks_is_refused(name: str, label: int)
 
 
 def test_every_policy_has_its_figures_in_every_part() -> None:
-    result = study('day:600', 'fog@none:400').result(['joint', 'splitee', 'fixed'])
+    result, runs = study('day:600', 'fog@none:400').result(['joint', 'splitee', 'fixed'])
+    assert {name: len(run) for name, run in runs.items()} == dict.fromkeys(runs, 1000)
     assert [part['frames'] for part in result['parts']] == [600, 400]
     for part in result['parts']:
         for row in part['policies'].values():
@@ -112,6 +113,57 @@ def test_the_command_prints_writes_and_draws(
     assert result['table'] == 'synthetic' and result['robot_profile'] == 8.0
     assert set(result['parts'][0]['policies']) == {'joint', 'fixed'}
     assert (tmp_path / 'simulate.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_the_table_is_whole_on_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('COLUMNS', '80')
+    given = ['simulate', '--schedule', 'day:300', 'fog@wifi-bad:300', '--profile', '30']
+    assert cli.main([*given, '--policy', 'joint', 'splitee-paired']) == 0
+    shown = capsys.readouterr().out
+    assert '…' not in shown and '...' not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert [line for line in shown.splitlines() if line.startswith('fog @ wifi-bad, 300 frames')]
+    (heading, *_) = (line for line in shown.splitlines() if line.startswith('policy'))
+    rows = [line for line in shown.splitlines() if line.startswith(('joint', 'splitee-paired'))]
+    assert [len(row.split()) for row in rows] == [len(heading.split())] * 4
+
+
+def test_a_robot_without_the_last_stage_has_policies_of_its_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ['simulate', '--no-all-local', '--schedule', 'day:300']
+    assert cli.main(given) == 0
+    shown = capsys.readouterr().out
+    assert 'joint' in shown and 'fixed' in shown and 'splitee' not in shown
+    assert cli.main([*given, '--policy', 'isplitee']) == 2
+    assert 'isplitee' in (said := capsys.readouterr().err) and 'leave out --no-all-local' in said
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'file').write_text('')
+    assert cli.main(['simulate', '--schedule', 'day:300', '--out', str(tmp_path / 'file')]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == '' and str(tmp_path / 'file') in shown.err
+
+
+def test_a_policy_is_simulated_once_for_figures_and_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip('matplotlib')
+    played, run = [], Study.run
+
+    def counted(self: Study, name: str, stream: int = 0) -> Run:
+        played.append((name, stream))
+        return run(self, name, stream)
+
+    monkeypatch.setattr(Study, 'run', counted)
+    given = ['--schedule', 'day:300', '--policy', 'fixed', '--streams', '2']
+    assert cli.main(['simulate', *given, '--out', str(tmp_path)]) == 0
+    assert played == [('fixed', 0), ('fixed', 1)]
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,8 @@ def test_time_to_adapt_waits_until_it_stays_adapted() -> None:
     cost[:300] = 50.0
     assert time_to_adapt(replace(run, cost=cost), 0, best=10.0, gap=40.0) == pytest.approx(295, 6)
     assert time_to_adapt(replace(run, cost=cost + 40), 0, best=10.0, gap=40.0) is None
+    cost[:900] = 50.0
+    assert time_to_adapt(replace(run, cost=cost), 0, best=10.0, gap=40.0) is None, 'ends too early'
 
 
 def test_a_hundred_thousand_frames_take_less_than_a_minute() -> None:

@@ -499,15 +499,15 @@ def hindsight(
 def time_to_adapt(run: Run, change: int, best: float, gap: float, window: int = 100) -> int | None:
     """Frames after ``change`` until the mean cost over ``window`` frames stays near the best.
 
-    Near is within 5 % of ``gap``, the difference between always-final and the best. None when the
-    run ends before.
+    Near is within 5 % of ``gap``, the difference between always-final and the best; it stays so for
+    ``window`` such means. None when the run ends before.
     """
     cost = run.cost[change:]
     if len(cost) < window:
         return None
     mean = np.convolve(cost, np.ones(window) / window, 'valid')
     near = mean <= best + 0.05 * gap
-    for start in np.flatnonzero(near):
+    for start in range(len(near) - window + 1):
         if near[start : start + window].all():
-            return int(start)
+            return start
     return None
