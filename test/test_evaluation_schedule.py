@@ -15,6 +15,7 @@ from sparse_split_ros.evaluation.link_model import PRESETS, LinkModelError, Trac
 from sparse_split_ros.evaluation.schedule import Part, ScheduleError, Study
 from sparse_split_ros.evaluation.simulate import Run, calibration_of
 from sparse_split_ros.evaluation.table import TableError, synthetic, synthetic_facts
+from sparse_split_ros.policy.bandit import INDICES
 from sparse_split_ros.policy.cost import WEIGHTS
 from sparse_split_ros.policy.factory import POLICIES, Settings
 
@@ -176,6 +177,7 @@ def test_a_policy_is_simulated_once_for_figures_and_picture(
         (['--policy', 'fixed', '--split', '9'], 'no split after stage 9'),
         (['--policy', 'guess'], "unknown policy 'guess'"),
         (['--cost-weights', 'free'], "unknown cost_weights 'free'"),
+        (['--index', 'ucb9'], "unknown index 'ucb9'"),
     ],
 )
 def test_bad_input_is_one_line_of_error(
@@ -190,7 +192,18 @@ def test_help_names_every_policy_and_every_weighting(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         cli.main(['simulate', '--help'])
     shown = capsys.readouterr().out
-    assert all(name in shown for name in (*POLICIES, *WEIGHTS, *PRESETS))
+    assert all(name in shown for name in (*POLICIES, *WEIGHTS, *PRESETS, *INDICES))
+
+
+def test_the_index_of_a_bandit_can_be_chosen(tmp_path: Path) -> None:
+    pytest.importorskip('matplotlib')
+    costs = set()
+    for index in ('ucb1', 'ucb-tuned'):
+        given = ['--policy', 'splitee', '--index', index, '--schedule', 'day:1000']
+        assert cli.main(['simulate', *given, '--out', str(tmp_path)]) == 0
+        result = json.loads((tmp_path / 'simulate.json').read_text())
+        costs.add(result['parts'][0]['policies']['splitee']['cost'])
+    assert len(costs) == 2
 
 
 def test_streams_are_independent_and_repeatable() -> None:

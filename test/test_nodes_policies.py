@@ -278,6 +278,20 @@ def test_diagnostics_warn_while_a_policy_raises(
         assert int(said['policy_faults']) > 0, 'nothing new'
 
 
+def test_impossible_confidences_are_said_once(
+    bundle: Bundle, domain: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with running(bundle, domain) as head, Peer(domain=domain) as peer:
+        peer.warm_up(images=[image(3)])
+        policy = head.head.policy
+        assert isinstance(policy, JointPolicy)
+        for rejected in (1, 2):
+            policy.rejected = rejected
+            wanted = str(rejected)
+            peer.diagnosed(FRAMES, lambda values, n=wanted: values['policy_rejected'] == n)
+    assert capfd.readouterr().err.count('no number from 0 to 1') == 1
+
+
 def test_a_replay_teaches_nothing_that_is_kept(bundle: Bundle, domain: int, tmp_path: Path) -> None:
     with running(bundle, domain, policy_state=str(tmp_path), use_sim_time=True) as head:
         assert head.get_parameter('use_sim_time').value

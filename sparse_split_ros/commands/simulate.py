@@ -90,6 +90,11 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         '--cost-weights', default='latency', help='latency, balanced or frugal (%(default)s)'
     )
+    parser.add_argument(
+        '--index', default='ucb1',
+        help='for SplitEE: ucb1, ucb-v, ucb-tuned, bayes-ucb, discounted-ucb or '
+        'sliding-window-ucb (%(default)s)',
+    )  # fmt: skip
     parser.add_argument('--audit-budget', type=float, default=0.02, help='(%(default)s)')
     parser.add_argument(
         '--no-all-local', action='store_true', help='the robot does not hold the last stage'
@@ -155,7 +160,7 @@ def _study(options: argparse.Namespace) -> Study:
         split=options.split, threshold=options.threshold, target_disagreement=options.target,
         weights=options.cost_weights, audit_budget=options.audit_budget,
         deadline_ms=options.deadline_ms, all_local=not options.no_all_local,
-        profile=options.profile, seed=options.seed,
+        profile=options.profile, index=options.index, seed=options.seed,
         stage_ms={int(k): float(v) for k, v in times.get('stage_ms', {}).items()},
         exit_ms={int(k): float(v) for k, v in times.get('exit_ms', {}).items()},
     )  # fmt: skip
