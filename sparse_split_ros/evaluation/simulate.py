@@ -390,7 +390,11 @@ class Simulation:
         self._answer[i] = int(scores.argmax())
         self._sent[i], self._latency[i] = frame.size, latency
         missed = route is Route.FALLBACK or latency > self._truth.deadline_ms
-        self._cost[i] = self._truth.charge(latency, frame.size, frame.compute_ms, missed=missed)
+        joules = self._truth.joules(
+            frame.compute_ms, frame.stage_ms, frame.exit_ms,
+            frame.plan.split if frame.size else None,
+        )  # fmt: skip
+        self._cost[i] = self._truth.charge(latency, frame.size, joules, missed=missed)
         start = time.perf_counter_ns() if self._timed else 0
         self.policy.observe(decision)
         if self._timed:
@@ -468,7 +472,7 @@ def hindsight(
             known = 0.0 if math.isnan(link.rtt_ms) else link.rtt_ms
             late = spent + truth.tail_ms[stage] + known > truth.deadline_ms
             options = [
-                (stage, name, truth.offload(stage, name, spent, link))
+                (stage, name, truth.offload(stage, name, spent, link, (stage,)))
                 for name in facts.codings[stage]
                 if not late and link.state is TailState.UP
             ]
