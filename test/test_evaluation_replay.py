@@ -21,6 +21,7 @@ from sparse_split_ros.evaluation.jobs import EvaluateError
 from sparse_split_ros.evaluation.stream import CHUNK, Source, Stream, full_network
 from sparse_split_ros.link.codec import CodecError
 from sparse_split_ros.policy.decision import Reason, Route
+from sparse_split_ros.policy.facts import Energy
 from sparse_split_ros.policy.plan import FixedPolicy
 from sparse_split_ros.runtime.bundle import Bundle
 from sparse_split_ros.runtime.engine import load_engine
@@ -150,6 +151,19 @@ def test_an_offboard_answer_takes_head_link_and_tail(world: World) -> None:
     assert (outcome.compute, outcome.offboard) == pytest.approx((6.0, 4.0))
     assert outcome.latency == pytest.approx(11.0)
     assert outcome.end_to_end == outcome.latency
+
+
+def test_an_answer_costs_the_energy_of_what_was_computed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = dict.fromkeys(range(3), 1.0)
+    monkeypatch.setattr(Energy, 'of', lambda bundle: Energy(one, one, one))
+    settings = {'threshold': 1.0, 'weights': 'balanced'}
+    outcome = replayed(world, settings=settings, link='ideal').outcomes['fixed'][0]
+    # Stages and exits 0 and 1 and the encoder.
+    joules = 5.0 + 1e-6 * outcome.payload_bytes
+    sent = 5.0 * outcome.payload_bytes / 1e3
+    assert outcome.cost == pytest.approx(outcome.latency + sent + 100.0 * joules)
 
 
 def test_a_robot_slower_than_its_camera_drops_the_older_picture(world: World) -> None:

@@ -13,8 +13,9 @@ import pytest
 from sparse_split_ros import cli
 from sparse_split_ros.evaluation.link_model import PRESETS, LinkModelError, TraceModel
 from sparse_split_ros.evaluation.schedule import Part, ScheduleError, Study
-from sparse_split_ros.evaluation.simulate import calibration_of
+from sparse_split_ros.evaluation.simulate import Run, calibration_of
 from sparse_split_ros.evaluation.table import TableError, synthetic, synthetic_facts
+from sparse_split_ros.policy.bandit import INDICES
 from sparse_split_ros.policy.cost import WEIGHTS
 from sparse_split_ros.policy.factory import POLICIES, Settings
 
@@ -55,8 +56,18 @@ def test_a_table_of_another_network_is_refused() -> None:
         Study(TABLE, other, [Part.parse('day')], Settings())
 
 
+@pytest.mark.parametrize('name', ['prediction', 'coded'])
+@pytest.mark.parametrize('label', [-1, 43])
+def test_a_table_with_classes_the_bundle_lacks_is_refused(name: str, label: int) -> None:
+    said = getattr(TABLE, name).copy()
+    said[0, 0] = label
+    with pytest.raises(TableError, match=rf'{name} .*{label}.* 43 classes'):
+        Study(replace(TABLE, **{name: said}), synthetic_facts(TABLE), [], Settings())
+
+
 def test_every_policy_has_its_figures_in_every_part() -> None:
-    result = study('day:600', 'fog@none:400').result(['joint', 'splitee', 'fixed'])
+    result, runs = study('day:600', 'fog@none:400').result(['joint', 'splitee', 'fixed'])
+    assert {name: len(run) for name, run in runs.items()} == dict.fromkeys(runs, 1000)
     assert [part['frames'] for part in result['parts']] == [600, 400]
     for part in result['parts']:
         for row in part['policies'].values():
@@ -83,6 +94,14 @@ def test_a_recorded_link_carries_answers(tmp_path: Path) -> None:
     assert (mean.delay_ms, mean.rate_mbit) == (4.0, 20.0)
 
 
+def test_runs_over_a_recorded_link_are_repeatable(tmp_path: Path) -> None:
+    trace = tmp_path / 'trace.csv'
+    trace.write_text('time_s,rtt_ms,loss\n0,6,0.3\n5,10,0.3\n')
+    recorded = study(f'day@{trace}:400', threshold=1.0)
+    assert (recorded.run('fixed').cost == recorded.run('fixed').cost).all()
+    assert (recorded.run('fixed', 0).route != recorded.run('fixed', 1).route).any()
+
+
 def test_the_command_prints_writes_and_draws(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,6 +116,57 @@ def test_the_command_prints_writes_and_draws(
     assert (tmp_path / 'simulate.png').read_bytes()[:4] == b'\x89PNG'
 
 
+def test_the_table_is_whole_on_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('COLUMNS', '80')
+    given = ['simulate', '--schedule', 'day:300', 'fog@wifi-bad:300', '--profile', '30']
+    assert cli.main([*given, '--policy', 'joint', 'splitee-paired']) == 0
+    shown = capsys.readouterr().out
+    assert '…' not in shown and '...' not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert [line for line in shown.splitlines() if line.startswith('fog @ wifi-bad, 300 frames')]
+    (heading, *_) = (line for line in shown.splitlines() if line.startswith('policy'))
+    rows = [line for line in shown.splitlines() if line.startswith(('joint', 'splitee-paired'))]
+    assert [len(row.split()) for row in rows] == [len(heading.split())] * 4
+
+
+def test_a_robot_without_the_last_stage_has_policies_of_its_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ['simulate', '--no-all-local', '--schedule', 'day:300']
+    assert cli.main(given) == 0
+    shown = capsys.readouterr().out
+    assert 'joint' in shown and 'fixed' in shown and 'splitee' not in shown
+    assert cli.main([*given, '--policy', 'isplitee']) == 2
+    assert 'isplitee' in (said := capsys.readouterr().err) and 'leave out --no-all-local' in said
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'file').write_text('')
+    assert cli.main(['simulate', '--schedule', 'day:300', '--out', str(tmp_path / 'file')]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == '' and str(tmp_path / 'file') in shown.err
+
+
+def test_a_policy_is_simulated_once_for_figures_and_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip('matplotlib')
+    played, run = [], Study.run
+
+    def counted(self: Study, name: str, stream: int = 0) -> Run:
+        played.append((name, stream))
+        return run(self, name, stream)
+
+    monkeypatch.setattr(Study, 'run', counted)
+    given = ['--schedule', 'day:300', '--policy', 'fixed', '--streams', '2']
+    assert cli.main(['simulate', *given, '--out', str(tmp_path)]) == 0
+    assert played == [('fixed', 0), ('fixed', 1)]
+
+
 @pytest.mark.parametrize(
     ('given', 'words'),
     [
@@ -107,6 +177,7 @@ def test_the_command_prints_writes_and_draws(
         (['--policy', 'fixed', '--split', '9'], 'no split after stage 9'),
         (['--policy', 'guess'], "unknown policy 'guess'"),
         (['--cost-weights', 'free'], "unknown cost_weights 'free'"),
+        (['--index', 'ucb9'], "unknown index 'ucb9'"),
     ],
 )
 def test_bad_input_is_one_line_of_error(
@@ -121,7 +192,18 @@ def test_help_names_every_policy_and_every_weighting(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         cli.main(['simulate', '--help'])
     shown = capsys.readouterr().out
-    assert all(name in shown for name in (*POLICIES, *WEIGHTS, *PRESETS))
+    assert all(name in shown for name in (*POLICIES, *WEIGHTS, *PRESETS, *INDICES))
+
+
+def test_the_index_of_a_bandit_can_be_chosen(tmp_path: Path) -> None:
+    pytest.importorskip('matplotlib')
+    costs = set()
+    for index in ('ucb1', 'ucb-tuned'):
+        given = ['--policy', 'splitee', '--index', index, '--schedule', 'day:1000']
+        assert cli.main(['simulate', *given, '--out', str(tmp_path)]) == 0
+        result = json.loads((tmp_path / 'simulate.json').read_text())
+        costs.add(result['parts'][0]['policies']['splitee']['cost'])
+    assert len(costs) == 2
 
 
 def test_streams_are_independent_and_repeatable() -> None:

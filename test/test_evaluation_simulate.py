@@ -123,6 +123,8 @@ def test_time_to_adapt_waits_until_it_stays_adapted() -> None:
     cost[:300] = 50.0
     assert time_to_adapt(replace(run, cost=cost), 0, best=10.0, gap=40.0) == pytest.approx(295, 6)
     assert time_to_adapt(replace(run, cost=cost + 40), 0, best=10.0, gap=40.0) is None
+    cost[:900] = 50.0
+    assert time_to_adapt(replace(run, cost=cost), 0, best=10.0, gap=40.0) is None, 'ends too early'
 
 
 def test_a_hundred_thousand_frames_take_less_than_a_minute() -> None:
@@ -161,7 +163,36 @@ def test_a_link_is_read_from_yaml_and_a_trace(tmp_path) -> None:
     assert trace.send(100, 5.0) == pytest.approx(5.020)
 
 
-@pytest.mark.parametrize('text', ['loss: 2', 'speed: 3', '[1]', 'preset: warp', 'loss: [', ''])
+def test_a_trace_loses_as_many_round_trips_as_it_says_and_so_does_its_mean(tmp_path) -> None:
+    (tmp_path / 'trace.csv').write_text('time_s,rtt_ms,loss\n0,10,0.3\n')
+    trace = TraceModel(tmp_path / 'trace.csv')
+    lost = [
+        trace.send(100, t) is None or trace.send(100, t, back=True) is None for t in range(20_000)
+    ]
+    assert np.mean(lost) == pytest.approx(0.3, abs=0.02)
+    assert steady(trace.mean()).loss == pytest.approx(0.3)
+
+
+def test_a_trace_of_epoch_stamps_is_played_from_its_first_row_to_its_last(tmp_path) -> None:
+    epoch = 1.7e9
+    rows = [f'{epoch + t},{rtt}' for t, rtt in ((0, 10), (5, 20), (10, 40))]
+    (tmp_path / 'trace.csv').write_text('\n'.join(['time_s,rtt_ms', *rows]))
+    trace = TraceModel(tmp_path / 'trace.csv')
+    delays = [trace.send(100, now) - now for now in (0.0, 7.0, 12.0, 14.9, 15.0, 22.0)]
+    assert delays == pytest.approx([0.005, 0.010, 0.020, 0.020, 0.005, 0.010])
+
+
+@pytest.mark.parametrize('row', ['nan,10,0', '0,inf,0', '0,nan,0', '0,10,2', '-1,10,0', '0,,0'])
+def test_a_trace_with_impossible_rows_is_refused(tmp_path, row: str) -> None:
+    (tmp_path / 'trace.csv').write_text(f'time_s,rtt_ms,loss\n{row}\n')
+    with pytest.raises(LinkModelError, match=r'trace\.csv: expected'):
+        TraceModel(tmp_path / 'trace.csv')
+
+
+@pytest.mark.parametrize('text', [
+    'loss: 2', 'speed: 3', '[1]', 'preset: warp', 'loss: [', '', 'preset: [wifi]', 'present: "no"',
+    'name: 3', 'loss: true', 'rate_mbit: "4"',
+])  # fmt: skip
 def test_a_malformed_link_is_refused(tmp_path, text: str) -> None:
     (tmp_path / 'link.yaml').write_text(text)
     with pytest.raises(LinkModelError):

@@ -22,13 +22,16 @@ from processes import Peer, private_domain
 
 from sparse_split_ros import ros
 from sparse_split_ros.link.announcement import Announcement
+from sparse_split_ros.link.estimate import Link
 from sparse_split_ros.link.frame import REPLY_FORMAT, VERSION, FeatureFrame, ReplyFrame, Status
 from sparse_split_ros.nodes import policies, qos
 from sparse_split_ros.nodes.head import HeadNode
 from sparse_split_ros.nodes.messages import wire_message
+from sparse_split_ros.nodes.parameters import HEAD
 from sparse_split_ros.policy.decision import Decision
 from sparse_split_ros.policy.joint import JointPolicy
 from sparse_split_ros.policy.risk import Calibration
+from sparse_split_ros.policy.scene import Scene
 from sparse_split_ros.ros import (
     CompressedImage,
     Context,
@@ -213,6 +216,10 @@ def test_an_answer_is_published_before_it_is_learned_from(
         assert learned[0] is True, 'before the next frame is planned'
 
 
+def state_file(bundle: Bundle) -> str:
+    return f'head-joint-{bundle.fingerprint.hex()[:8]}.json'
+
+
 def test_what_was_learned_survives_a_restart(bundle: Bundle, domain: int, tmp_path: Path) -> None:
     with (
         running(bundle, domain, policy_state=str(tmp_path)) as head,
@@ -221,10 +228,24 @@ def test_what_was_learned_survives_a_restart(bundle: Bundle, domain: int, tmp_pa
         peer.warm_up(images=[image(3)])
         show(peer, 5)
     first = head.head.policy.state()  # type: ignore[attr-defined]
-    assert [path.name for path in tmp_path.iterdir()] == ['head-joint.json']
+    (kept,) = tmp_path.iterdir()
+    assert kept.name == state_file(bundle)
     with running(bundle, domain, policy_state=str(tmp_path)) as head:
         assert head.head.policy.state()['scenes'] == first['scenes']  # type: ignore[attr-defined]
         assert head.last_error == ''
+
+
+def test_each_bundle_keeps_what_was_learned_of_it(bundle: Bundle, tmp_path: Path) -> None:
+    other = make_level_bundle(tmp_path / 'bundle', classes=K + 1)
+    values = {spec.name: spec.default for spec in HEAD} | {'policy': 'joint'}
+    complaints: list[str] = []
+    for known in (bundle, other, bundle):
+        memory = policies.Memory(
+            str(tmp_path / 'state'), 'head', known, threading.Lock(), complaints.append
+        )
+        text = memory.adopt('joint', policies.policy_of(values, known, 'native'))
+        memory.close()
+    assert text.endswith('policy state restored') and complaints == []
 
 
 def test_a_policy_that_cannot_say_what_it_learned_ends_nothing(
@@ -257,6 +278,20 @@ def test_diagnostics_warn_while_a_policy_raises(
         assert int(said['policy_faults']) > 0, 'nothing new'
 
 
+def test_impossible_confidences_are_said_once(
+    bundle: Bundle, domain: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with running(bundle, domain) as head, Peer(domain=domain) as peer:
+        peer.warm_up(images=[image(3)])
+        policy = head.head.policy
+        assert isinstance(policy, JointPolicy)
+        for rejected in (1, 2):
+            policy.rejected = rejected
+            wanted = str(rejected)
+            peer.diagnosed(FRAMES, lambda values, n=wanted: values['policy_rejected'] == n)
+    assert capfd.readouterr().err.count('no number from 0 to 1') == 1
+
+
 def test_a_replay_teaches_nothing_that_is_kept(bundle: Bundle, domain: int, tmp_path: Path) -> None:
     with running(bundle, domain, policy_state=str(tmp_path), use_sim_time=True) as head:
         assert head.get_parameter('use_sim_time').value
@@ -267,7 +302,7 @@ def test_a_replay_teaches_nothing_that_is_kept(bundle: Bundle, domain: int, tmp_
 def test_a_state_that_does_not_fit_is_refused_and_the_robot_still_answers(
     bundle: Bundle, domain: int, tmp_path: Path, kind: str
 ) -> None:
-    file = tmp_path / 'head-joint.json'
+    file = tmp_path / state_file(bundle)
     record = {'format': 'sparse_split_policy/1', 'policy': 'joint', 'fingerprint': '00' * 8}
     file.write_text('{' if kind == 'corrupt' else json.dumps({**record, 'state': {}}))
     with (
@@ -277,7 +312,7 @@ def test_a_state_that_does_not_fit_is_refused_and_the_robot_still_answers(
         assert 'refused' in head.last_error
         assert ('fingerprint' in head.last_error) == (kind == 'foreign')
         peer.warm_up(images=[image(3)])
-    assert {path.name for path in tmp_path.iterdir()} == {'head-joint.json', f'{file.name}.refused'}
+    assert {path.name for path in tmp_path.iterdir()} == {file.name, f'{file.name}.refused'}
 
 
 def test_auto_is_joint_where_calibration_is_and_nobody_argues(
@@ -299,6 +334,17 @@ def test_a_bundle_of_one_exit_answers_all_itself(domain: int, tmp_path: Path) ->
         _, decision = peer.ask(picture, (1, 0))
         assert (decision['route'], decision['exit']) == ('local', str(alone.final))
         assert head.last_error == ''
+
+
+@pytest.mark.parametrize(('exits', 'split'), [((), 2), ((1,), 1)])
+def test_a_bundle_whose_own_split_cannot_be_has_another(
+    tmp_path: Path, exits: tuple[int, ...], split: int
+) -> None:
+    late = make_bundle(tmp_path, exits=exits, split=0)
+    values = {spec.name: spec.default for spec in HEAD}
+    for all_local in (True, False):
+        policy = policies.policy_of({**values, 'all_local': all_local}, late, 'native')
+        assert policy.choose(Scene(), Link()).split == split
 
 
 def test_a_robot_made_slower_says_so_and_is(bundle: Bundle, domain: int) -> None:

@@ -8,13 +8,25 @@ import math
 from dataclasses import replace
 
 import pytest
-from policies import FACTS
+from bundles import make_bundle
+from policies import DAY, FACTS
 
+from sparse_split_ros.evaluation.link_model import PRESETS
+from sparse_split_ros.evaluation.simulate import (
+    Segment,
+    Simulation,
+    calibration_of,
+    hindsight,
+    steady,
+)
+from sparse_split_ros.evaluation.table import synthetic
 from sparse_split_ros.link.estimate import Link, TailState
 from sparse_split_ros.policy.cost import WEIGHTS, CostModel, PowerReading, Weights
 from sparse_split_ros.policy.factory import Settings, apply_power, make_policy
+from sparse_split_ros.policy.facts import NEVER, Energy, Facts
 from sparse_split_ros.policy.joint import JointPolicy
-from sparse_split_ros.policy.plan import PolicyError
+from sparse_split_ros.policy.plan import FixedPolicy, Plan, PolicyError
+from sparse_split_ros.runtime.bundle import Bundle, default_bundle_path
 
 UP = Link(TailState.UP, rtt_ms=8.0, jitter_ms=1.0, goodput=100_000.0, loss=0.0)
 
@@ -81,7 +93,65 @@ def test_an_unmeasured_link_has_a_finite_cost() -> None:
 
 def test_weights_change_what_counts() -> None:
     frugal = CostModel(FACTS, WEIGHTS['frugal'])
-    assert frugal.charge(10, 1000, 5, missed=False) == pytest.approx(2 + 20 + 400 * 0.026)
+    joules = frugal.joules(5, (0,), ())
+    assert frugal.charge(10, 1000, joules, missed=False) == pytest.approx(2 + 20 + 400 * 0.026)
+
+
+ENERGY = Energy({0: 1.0, 1: 2.0, 2: 4.0, 3: 8.0}, {0: 0.1, 1: 0.2, 2: 0.4, 3: 0.8}, {1: 0.05})
+
+
+def energetic() -> CostModel:
+    """Costs that are joules on the robot and nothing else."""
+    weights = Weights(ms=0.0, joule=1.0)
+    return CostModel(replace(FACTS, energy=ENERGY), weights, joules_per_byte=0.0)
+
+
+def test_energy_is_the_bundles_estimate_of_what_was_computed() -> None:
+    costs = energetic()
+    assert costs.local(1, (0, 1, 3)) == pytest.approx(3.3)
+    assert costs.offload(1, 'int4', 5.0, UP, (0, 1)) == pytest.approx(3.35)
+    assert costs.offload(2, 'int4', 5.0, UP, (2,)) == pytest.approx(7.4), 'no encoder there'
+
+
+def test_a_power_reading_goes_before_the_estimate() -> None:
+    costs = energetic()
+    costs.watts = 10.0
+    assert costs.local(1, (1,)) == pytest.approx(10.0 * costs.compute_ms(1, (1,)) / 1e3)
+
+
+def test_a_run_is_charged_the_energy_of_what_it_computed() -> None:
+    table = synthetic(0, tracks=5)
+    policy = FixedPolicy(Plan(1, (None, NEVER, None, None), 'int4'))
+    costs = energetic()
+    run = Simulation(policy, replace(FACTS, energy=ENERGY), costs).run([Segment(table)])
+    sent = run.sent > 0
+    assert sent.any() and run.cost[sent] == pytest.approx(3.25)
+    assert run.cost[~sent] == pytest.approx(3.2)
+    found = hindsight(table, FACTS, costs, steady(PRESETS['ideal']))
+    asking = [item.cost for item in found if (item.split, item.threshold) == (1, NEVER)]
+    assert asking and asking == pytest.approx([3.25] * len(asking))
+
+
+def test_asking_is_charged_the_exits_that_are_evaluated_before(monkeypatch) -> None:
+    policy = make_policy('joint', FACTS, Settings(profile=8.0), calibration_of(synthetic(2)))
+    assert isinstance(policy, JointPolicy)
+    costs, asked = policy.costs, []
+
+    def noted(split: int, codec: str, ms: float, link: Link, evaluated: tuple[int, ...]) -> float:
+        asked.append(ms == costs.compute_ms(split, evaluated))
+        return 0.0
+
+    monkeypatch.setattr(costs, 'offload', noted)
+    policy.choose(DAY, UP)
+    assert asked and all(asked)
+
+
+def test_a_bundle_says_the_energy_of_its_parts_or_of_none(tmp_path) -> None:
+    shipped = Bundle.load(default_bundle_path(), verify=False)
+    energy = Facts.of(shipped).energy
+    assert energy is not None and set(energy.encoders) == {0, 1, 2}
+    assert energy.stages[3] == pytest.approx(shipped.stages[3].account['energy_uj'] / 1e6)
+    assert Facts.of(make_bundle(tmp_path)).energy is None
 
 
 @pytest.mark.parametrize('weights', [(-1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (math.nan, 1.0, 0.0)])

@@ -23,7 +23,7 @@ from sparse_split_ros.policy.factory import POLICIES, Settings, apply_live, make
 from sparse_split_ros.policy.facts import Coding, Facts
 from sparse_split_ros.policy.joint import JointPolicy
 from sparse_split_ros.policy.plan import Plan, Policy, PolicyError
-from sparse_split_ros.policy.risk import Labelled, bin_of
+from sparse_split_ros.policy.risk import BINS, Labelled, bin_of
 from sparse_split_ros.policy.scene import Scene
 
 UP = Link(TailState.UP, rtt_ms=4.0, jitter_ms=0.5, goodput=math.nan, loss=0.0)
@@ -199,6 +199,19 @@ def test_state_is_restored_and_plans_are_the_same() -> None:
     assert blank.state()['scenes'].keys() == first.state()['scenes'].keys()
 
 
+def test_the_state_of_a_bundle_without_early_exits_is_restored() -> None:
+    alone = Facts('00' * 8, 10, (1000,), {0: 10})
+    first = make_policy('joint', alone, Settings())
+    for number in range(3):
+        plan = first.choose(DAY, UP)
+        first.observe(decision(plan, {0: (1, 0.9)}, sequence=number))
+    state = json.loads(json.dumps(first.state()))
+    second = make_policy('joint', alone, Settings())
+    second.restore(state)
+    assert second.state() == state and state['scenes']['day']['live'] == [[]] * 3
+    assert second.choose(DAY, UP) == plan
+
+
 @pytest.mark.parametrize('change', [
     lambda s: s.pop('scenes'), lambda s: s.update(exits=[0]), lambda s: s.update(edges=[]),
     lambda s: s['scenes']['day'].update(counts=[[1.0]]),
@@ -211,7 +224,9 @@ def test_state_is_restored_and_plans_are_the_same() -> None:
     lambda s: s['scenes']['day'].update(scale=1e3), lambda s: s['scenes']['day'].update(caution=0),
     lambda s: s['scenes']['day'].update(live=[[1, 1, 1]], weights=[-1.0]),
     lambda s: s['scenes']['day'].update(live=[[1, 1, 1]], weights=[[1.0]]),
+    lambda s: s['scenes']['day'].update(counts=np.zeros((BINS, 3)).tolist()),
     lambda s: s['scenes']['day'].update(live=[[99, 0, 0]], weights=[1.0]),
+    lambda s: s['scenes']['day'].update(live=[[0], [0], [0]], weights=[1.0]),
 ])  # fmt: skip
 def test_a_state_that_does_not_fit_changes_nothing(change) -> None:
     first = joint()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -97,3 +98,28 @@ def test_a_refused_file_is_moved_aside_and_not_overwritten(tmp_path) -> None:
     assert keeper.save({'value': 1}) == ''
     kept = json.loads((tmp_path / 'state.json.refused').read_text())
     assert kept['state'] == {'value': 7}
+
+
+def test_files_refused_one_after_the_other_are_all_kept(tmp_path) -> None:
+    path = tmp_path / 'state.json'
+    for value in range(3):
+        save_state(path, {'value': value}, policy='joint', fingerprint='cd')
+        _, text = StateKeeper(path, 'joint', 'ab').restore(Learned())
+    assert text.endswith('kept as state.json.refused.3')
+    kept = [json.loads(file.read_text())['state']['value'] for file in sorted(tmp_path.iterdir())]
+    assert kept == [0, 1, 2]
+
+
+def test_a_refused_file_that_cannot_be_moved_is_not_overwritten(tmp_path, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, 'Permission denied')
+
+    path = tmp_path / 'state.json'
+    save_state(path, {'value': 7}, policy='joint', fingerprint='cd')
+    keeper = StateKeeper(path, 'joint', 'ab')
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, 'replace', refuse)
+        well, text = keeper.restore(Learned())
+    assert not well and 'Permission denied' in text and 'kept as' not in text
+    keeper.save({'value': 1})
+    assert json.loads(path.read_text())['state'] == {'value': 7}

@@ -15,6 +15,9 @@ from bundles import make_bundle
 
 from sparse_split_ros.runtime import bundle as bundle_module
 from sparse_split_ros.runtime.bundle import Bundle, BundleError, bundle_path, write_manifest
+from sparse_split_ros.runtime.engine import choose_engine
+from sparse_split_ros.runtime.profile import key
+from sparse_split_ros.runtime.profile import profile as measure
 
 
 @pytest.fixture
@@ -51,10 +54,26 @@ def test_fingerprint_is_the_manifest_hash_and_moves_with_it(directory: Path) -> 
 
 def test_profile_is_read_and_does_not_move_the_fingerprint(directory: Path) -> None:
     before = Bundle.load(directory).fingerprint
-    (directory / 'profile.json').write_text('{"machine": "desk"}')
+    (directory / 'profile.json').write_text('{"machine": {"node": "desk"}}')
     bundle = Bundle.load(directory)
     assert bundle.fingerprint == before
-    assert bundle.profile() == {'machine': 'desk'}
+    assert bundle.profile() == {'machine': {'node': 'desk'}}
+
+
+@pytest.mark.parametrize('profile', [
+    '{', '[]', '{"machine": "desk"}', '{"engines": 3}', '{"engines": null}',
+    '{"engines": {"native/cpu/1": []}}',
+    *(f'{{"engines": {{"native/cpu/1": {{"stage_ms": {times}}}}}}}' for times in (
+        '[1.0]', 'null', '{"9": 1.0}', '{"-1": 1.0}', '{"0": "x"}', '{"0": -1.0}', '{"0": 1e999}',
+    )),
+])  # fmt: skip
+def test_a_damaged_profile_is_one_error_and_measured_again(directory: Path, profile: str) -> None:
+    (directory / 'profile.json').write_text(profile)
+    bundle = Bundle.load(directory)
+    with pytest.raises(BundleError, match=r'profile\.json: .* sparse-split profile'):
+        bundle.profile()
+    measure(directory, repeats=1)
+    assert set(bundle.profile()['engines']) == {key(choose_engine(bundle), 'cpu', 1)}
 
 
 def with_graph(directory: Path) -> dict[str, Any]:

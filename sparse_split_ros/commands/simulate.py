@@ -28,11 +28,15 @@ How to read it
   cost       ms of latency, plus bytes and joules as --cost-weights says; a missed deadline or
              an answer without the tail that was wanted costs another deadline
   saved      against computing the whole network on the robot for every frame
-  over best  against the cheapest fixed split, threshold and codec that keeps the target, chosen
+  over       against the cheapest fixed split, threshold and codec that keeps the target, chosen
              with all frames known; no policy can know it, and one that breaks the target may
              cost less
-  differs    answers of robot and tail that the full, uncompressed network would not give
-  adapted    frames until cost stays within 5 % of the gap between all local and the best
+  right      answers that are the truth
+  differ     answers of robot and tail that the full, uncompressed network would not give
+  local, tail, alone
+             answers of the robot, of the tail, and of the robot because no help came
+  bytes      sent per frame
+  adapt      frames until cost stays within 5 % of the gap between all local and the best
 """
 
 _EXAMPLES = """\
@@ -42,6 +46,13 @@ examples:
   sparse-split confidences gtsrb32 DATA table.npz
   sparse-split simulate --table table.npz --profile 15 --target 0.02 --out study
 """
+
+# Headings of the table and what their columns are at least wide.
+_COLUMNS = {
+    'cost': 5, 'saved': 5, 'over': 5, 'right': 6, 'differ': 6, 'local': 6, 'tail': 6, 'alone': 6,
+    'bytes': 5, 'adapt': 5,
+}  # fmt: skip
+_USUAL = ('joint', 'splitee', 'fixed')
 
 
 def add(commands: Commands) -> None:
@@ -60,7 +71,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     parser.add_argument('--bundle', default='gtsrb32', help='the network of a table (%(default)s)')
     parser.add_argument(
-        '--policy', nargs='+', default=['joint', 'splitee', 'fixed'], metavar='NAME',
+        '--policy', nargs='+', metavar='NAME',
         help='some of joint, fixed, splitee, splitee-s, isplitee and splitee-paired '
         '(joint splitee fixed)',
     )  # fmt: skip
@@ -79,6 +90,11 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         '--cost-weights', default='latency', help='latency, balanced or frugal (%(default)s)'
     )
+    parser.add_argument(
+        '--index', default='ucb1',
+        help='for SplitEE: ucb1, ucb-v, ucb-tuned, bayes-ucb, discounted-ucb or '
+        'sliding-window-ucb (%(default)s)',
+    )  # fmt: skip
     parser.add_argument('--audit-budget', type=float, default=0.02, help='(%(default)s)')
     parser.add_argument(
         '--no-all-local', action='store_true', help='the robot does not hold the last stage'
@@ -101,15 +117,18 @@ def _simulate(options: argparse.Namespace) -> int:
         if not low <= value <= high:
             raise UsageError(f'--{name.replace("_", "-")} {value:g} is outside {low:g} to {high:g}')
     study = _study(options)
+    policies = _policies(options, study)
+    if options.out is not None:
+        # Before minutes of work whose result could not be written.
+        options.out.mkdir(parents=True, exist_ok=True)
     out = console()
-    result = study.result(options.policy)
+    result, runs = study.result(policies)
     result['table'] = options.table
     _print(result, out)
     if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(result, indent=1, allow_nan=False)
         (options.out / 'simulate.json').write_text(text + '\n', encoding='utf-8')
-        study.picture(options.policy).savefig(options.out / 'simulate.png')
+        study.picture(runs).savefig(options.out / 'simulate.png')
         out.print(f'written: {options.out}/simulate.json, {options.out}/simulate.png')
     return 0
 
@@ -141,7 +160,7 @@ def _study(options: argparse.Namespace) -> Study:
         split=options.split, threshold=options.threshold, target_disagreement=options.target,
         weights=options.cost_weights, audit_budget=options.audit_budget,
         deadline_ms=options.deadline_ms, all_local=not options.no_all_local,
-        profile=options.profile, seed=options.seed,
+        profile=options.profile, index=options.index, seed=options.seed,
         stage_ms={int(k): float(v) for k, v in times.get('stage_ms', {}).items()},
         exit_ms={int(k): float(v) for k, v in times.get('exit_ms', {}).items()},
     )  # fmt: skip
@@ -149,6 +168,22 @@ def _study(options: argparse.Namespace) -> Study:
         Part.parse(text) for text in options.schedule or _usual(table.conditions)
     ]
     return Study(table, facts, schedule, settings, calibration, options.streams, options.period_ms)
+
+
+def _policies(options: argparse.Namespace, study: Study) -> list[str]:
+    """The policies asked for, or the usual ones that this robot can follow."""
+    from sparse_split_ros.policy.splitee import LEARNERS
+
+    # Where nothing can be split, the robot has to hold the last stage whatever is said.
+    unable = LEARNERS if options.no_all_local and study.facts.splits else ()
+    wanted: list[str] = options.policy or [name for name in _USUAL if name not in unable]
+    for name in wanted:
+        if name in unable:
+            raise UsageError(
+                f'policy {name} may compute the whole network on the robot: leave out '
+                '--no-all-local or choose joint or fixed'
+            )
+    return wanted
 
 
 def _usual(conditions: tuple[str, ...]) -> list[str]:
@@ -160,29 +195,30 @@ def _usual(conditions: tuple[str, ...]) -> list[str]:
 def _print(result: dict[str, Any], out: Any) -> None:
     from rich.table import Table
 
-    title = (
+    out.print(
         f'SIMULATED: robot profile x{result["robot_profile"]:g}, deadline '
         f'{result["deadline_ms"]:g} ms, target {result["target_disagreement"]:.2%}, '
         f'{result["streams"]} stream(s)'
     )
-    table = Table(title=title)
-    for heading in (
-        'part', 'policy', 'cost', 'saved', 'over best', 'accuracy', 'differs', 'local', 'offboard',
-        'fallback', 'bytes', 'adapted',
-    ):  # fmt: skip
-        table.add_column(heading, justify='left' if heading in ('part', 'policy') else 'right')
     for part in result['parts']:
-        shown = f'{part["name"]}, {part["frames"]} frames'
-        for number, (name, row) in enumerate(part['policies'].items()):
+        table = Table(
+            title=f'{part["name"]}, {part["frames"]} frames', title_justify='left', box=None,
+            header_style='dim', padding=(0, 1, 0, 0), pad_edge=False,
+        )  # fmt: skip
+        # As wide as the longest name, so that parts stand below each other; 80 columns suffice.
+        table.add_column('policy', no_wrap=True, min_width=max(map(len, part['policies'])))
+        for heading, width in _COLUMNS.items():
+            table.add_column(heading, justify='right', no_wrap=True, min_width=width)
+        for name, row in part['policies'].items():
             adapted = row['frames_to_adapt']
             table.add_row(
-                shown if number == 0 else '', name, f'{row["cost"]:.1f}',
-                f'{row["cost_saved"]:.0%}', f'{row["cost_over_best"]:+.0%}',
-                f'{row["accuracy"]:.2%}', f'{row["disagreement"]:.2%}', f'{row["local"]:.1%}',
-                f'{row["offboard"]:.1%}', f'{row["fallback"]:.1%}', f'{row["bytes"]:.0f}',
+                name, f'{row["cost"]:.1f}', f'{row["cost_saved"]:.0%}',
+                f'{row["cost_over_best"]:+.0%}', f'{row["accuracy"]:.2%}',
+                f'{row["disagreement"]:.2%}', f'{row["local"]:.1%}', f'{row["offboard"]:.1%}',
+                f'{row["fallback"]:.1%}', f'{row["bytes"]:.0f}',
                 '-' if adapted is None else f'{adapted:.0f}',
             )  # fmt: skip
-        table.add_section()
-    out.print(table)
+        out.print()
+        out.print(table)
     speeds = ', '.join(f'{name} {n:,}' for name, n in result['frames_per_minute'].items())
-    out.print(f'frames per minute of computing: {speeds}')
+    out.print(f'\nframes per minute of computing: {speeds}')

@@ -202,8 +202,10 @@ class Oracle:
         if link.state is TailState.UP:
             for split, codec in self._names.items():
                 # The head needs an exit to fall back to.
-                spent = self._costs.compute_ms(split, (self._nearest(split),))
-                options.append((self._costs.offload(split, codec, spent, link), split, codec))
+                exits = (self._nearest(split),)
+                spent = self._costs.compute_ms(split, exits)
+                cost = self._costs.offload(split, codec, spent, link, exits)
+                options.append((cost, split, codec))
         for _, stage, codec in sorted(options):
             if codec and self._offboard(stage):
                 return self._plan(stage, self._nearest(stage), NEVER, codec)

@@ -12,7 +12,9 @@ import csv
 import math
 import os
 import random
+from copy import copy
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,14 @@ PRESETS: dict[str, LinkSpec] = {
 }  # fmt: skip
 
 
+# What a YAML file may hold besides numbers.
+_KINDS: dict[str, tuple[type, str]] = {
+    'preset': (str, 'a name'),
+    'name': (str, 'a name'),
+    'present': (bool, 'true or false'),
+}
+
+
 def load_spec(name_or_path: str | os.PathLike[str]) -> LinkSpec:
     """A preset by name, or a YAML file of LinkSpec's fields, which may start from a ``preset``."""
     if str(name_or_path) in PRESETS:
@@ -89,13 +99,16 @@ def load_spec(name_or_path: str | os.PathLike[str]) -> LinkSpec:
     known = {item.name for item in fields(LinkSpec)}
     if not isinstance(values, dict) or not set(values) <= known | {'preset'}:
         raise LinkModelError(f'{path}: expected only the keys preset, {", ".join(sorted(known))}')
+    for key, value in values.items():
+        kind, what = _KINDS.get(key, (Real, 'a number'))
+        # To Python true is a number as well.
+        if not isinstance(value, kind) or (kind is Real and isinstance(value, bool)):
+            raise LinkModelError(f'{path}: {key} is {value!r}, expected {what}')
     base = values.pop('preset', None)
     if base is not None and base not in PRESETS:
         raise LinkModelError(f'{path}: preset {base!r}, choose one of {", ".join(PRESETS)}')
     try:
         return replace(PRESETS[base] if base else LinkSpec(path.stem), **values)
-    except TypeError as error:
-        raise LinkModelError(f'{path}: expected numbers, found {values}') from error
     except LinkModelError as error:
         raise LinkModelError(f'{path}: {error}') from error
 
@@ -154,8 +167,9 @@ class LinkModel:
 class TraceModel:
     """A recorded link: a CSV file with the columns time_s, rtt_ms, loss and rate_mbit.
 
-    Rows are in time order, each valid until the next; the trace repeats at its end. ``rate_mbit``
-    may be left out or empty, ``loss`` too.
+    Rows are in time order from any first moment, each valid until the next and the last for as long
+    as the one before it; then the trace repeats. ``loss`` is of round trips. ``rate_mbit`` may be
+    left out or empty, ``loss`` too.
     """
 
     def __init__(self, path: str | os.PathLike[str], seed: int = 0) -> None:
@@ -165,7 +179,7 @@ class TraceModel:
         try:
             with Path(path).open(newline='', encoding='utf-8') as file:
                 for row in csv.DictReader(file):
-                    self._times.append(float(row['time_s']))
+                    self._times.append(_finite(row, 'time_s'))
                     self._rows.append(_trace_row(row))
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise LinkModelError(
@@ -173,26 +187,46 @@ class TraceModel:
             ) from error
         if not self._rows or sorted(self._times) != self._times or self._times[0] < 0:
             raise LinkModelError(f'{path}: expected rows of ascending time_s >= 0')
+        self._times = [moment - self._times[0] for moment in self._times]
+        last = self._times[-1]
+        self._span = 2 * last - self._times[-2] if last else 1.0
         self.name = Path(path).name
+
+    def seeded(self, seed: int) -> TraceModel:
+        """The same recording with its losses drawn anew."""
+        other = copy(self)
+        other._random = random.Random(seed)
+        return other
 
     def mean(self) -> LinkSpec:
         """A steady link of this trace's mean round trip, rate and loss."""
         rtt, loss, rate = (sum(column) / len(column) for column in zip(*self._rows))
-        return LinkSpec(self.name, rate, delay_ms=rtt / 2, loss=loss / 2)
+        return LinkSpec(self.name, rate, delay_ms=rtt / 2, loss=_each_way(loss))
 
     def send(self, size: int, now: float, *, back: bool = False) -> float | None:
         """As :meth:`LinkModel.send`; half of the round trip is spent each way."""
-        span = self._times[-1] or 1.0
-        at = bisect.bisect_right(self._times, now % span if now > span else now) - 1
-        rtt_ms, loss, rate_mbit = self._rows[max(at, 0)]
-        if loss and self._random.random() < loss:
+        at = bisect.bisect_right(self._times, now % self._span) - 1
+        rtt_ms, loss, rate_mbit = self._rows[at]
+        if loss and self._random.random() < _each_way(loss):
             return None
         return now + rtt_ms / 2e3 + size * 8e-6 / rate_mbit
 
 
+def _each_way(loss: float) -> float:
+    """The loss of one way, of which two make this loss of round trips."""
+    return 1 - math.sqrt(1 - loss)
+
+
 def _trace_row(row: dict[str, Any]) -> tuple[float, float, float]:
-    rtt = float(row['rtt_ms'])
+    rtt = _finite(row, 'rtt_ms')
     loss, rate = float(row.get('loss') or 0.0), float(row.get('rate_mbit') or math.inf)
     if not (rtt >= 0 and 0 <= loss <= 1 and rate > 0):
         raise ValueError(f'rtt_ms {rtt}, loss {loss}, rate_mbit {rate}')
     return rtt, loss, rate
+
+
+def _finite(row: dict[str, Any], name: str) -> float:
+    value = float(row[name])
+    if not math.isfinite(value):
+        raise ValueError(f'{name} {value}, expected a finite number')
+    return value

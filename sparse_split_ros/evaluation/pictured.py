@@ -153,6 +153,8 @@ class PictureReplay(Replay):
         answered = route is Route.OFFBOARD
         missed = not answered
         classes = self._world.engine.bundle.classes
+        # No bundle estimates what coding a picture takes.
+        joules = self._world.costs.watts * self._coding_ms / 1e3
         self._close(
             replace(
                 self._known(view),
@@ -171,6 +173,6 @@ class PictureReplay(Replay):
                 prepare=self._world.robot.prepare,
                 codec=self._pictures.name,
                 full=classes[view.full],
-                cost=self._charge(latency, size, self._coding_ms, missed=missed),
+                cost=self._charge(latency, size, joules, missed=missed),
             )
         )

@@ -166,8 +166,8 @@ class Replay(ABC):
         """The last word on a frame."""
         self._outcomes[outcome.index] = outcome
 
-    def _charge(self, latency_ms: float, sent: int, compute_ms: float, *, missed: bool) -> float:
-        return self._world.costs.charge(latency_ms, sent, compute_ms, missed=missed)
+    def _charge(self, latency_ms: float, sent: int, joules: float, *, missed: bool) -> float:
+        return self._world.costs.charge(latency_ms, sent, joules, missed=missed)
 
 
 class HeadReplay(Replay):
@@ -327,7 +327,11 @@ class HeadReplay(Replay):
         view: View = decision.header
         times, route = decision.times, decision.route
         missed = route is Route.FALLBACK or times.total > 1e3 * self._world.deadline
-        cost = self._charge(times.total, decision.payload_bytes, times.compute, missed=missed)
+        joules = self._world.costs.joules(
+            times.compute, decision.stage_ms, decision.exit_ms,
+            decision.plan.split if decision.payload_bytes else None,
+        )  # fmt: skip
+        cost = self._charge(times.total, decision.payload_bytes, joules, missed=missed)
         self._close(
             replace(
                 self._known(view),

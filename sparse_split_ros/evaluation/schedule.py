@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,13 @@ class Study:
                 f'the table has exits at stages {self.table.stages}, the bundle at {exits}: make '
                 'the table from this bundle'
             )
+        for name in ('prediction', 'coded'):
+            said, classes = getattr(self.table, name), self.facts.classes
+            if said.size and (said.min() < 0 or said.max() >= classes):
+                raise TableError(
+                    f'{name} of the table from {said.min()} to {said.max()}, the bundle has '
+                    f'{classes} classes: make the table from this bundle'
+                )
         for part in self.schedule:
             self.table.only(part.condition)
 
@@ -126,8 +133,11 @@ class Study:
             found.append((final, able[0] if able else final))
         return found
 
-    def result(self, policies: Sequence[str]) -> dict[str, Any]:
-        """Every policy's figures per part, means over the streams, ready for JSON."""
+    def result(self, policies: Sequence[str]) -> tuple[dict[str, Any], dict[str, Run]]:
+        """Every policy's figures per part, means over the streams, ready for JSON.
+
+        And its run on the first stream, for :meth:`picture`.
+        """
         references = [self.references(stream) for stream in range(self.streams)]
         parts: list[dict[str, Any]] = [
             {
@@ -139,12 +149,12 @@ class Study:
             }
             for number, part in enumerate(self.schedule)
         ]
-        speed = {}
+        speed, shown = {}, {}
         for name in policies:
             start = time.perf_counter()
             runs = [self.run(name, stream) for stream in range(self.streams)]
             taken = time.perf_counter() - start
-            speed[name] = round(60 * sum(map(len, runs)) / taken)
+            speed[name], shown[name] = round(60 * sum(map(len, runs)) / taken), runs[0]
             first = 0
             for number, part in enumerate(self.schedule):
                 rows = []
@@ -155,7 +165,7 @@ class Study:
                 parts[number]['policies'][name] = {
                     key: _mean([row[key] for row in rows]) for key in rows[0]
                 }
-        return {
+        result = {
             'simulated': True,
             'robot_profile': self.settings.profile,
             'deadline_ms': self.settings.deadline_ms,
@@ -165,16 +175,16 @@ class Study:
             'frames_per_minute': speed,
             'parts': parts,
         }
+        return result, shown
 
-    def picture(self, policies: Sequence[str], window: int = 100) -> Figure:
-        """Cost, what is sent and disagreement over the frames of the first stream."""
+    def picture(self, runs: Mapping[str, Run], window: int = 100) -> Figure:
+        """Cost, what is sent and disagreement over the frames of the first stream, by policy."""
         from matplotlib.figure import Figure as NewFigure
 
         figure = NewFigure(figsize=(9, 7), dpi=120)
         axes = figure.subplots(3, 1, sharex=True)
         kernel = np.ones(window) / window
-        for name in policies:
-            run = self.run(name)
+        for name, run in runs.items():
             for axis, values in zip(axes, (run.cost, 100.0 * (run.sent > 0))):
                 axis.plot(np.convolve(values, kernel, 'valid'), label=name, lw=1.2)
             axes[2].plot(100 * run.disagreement(), label=name, lw=1.2)

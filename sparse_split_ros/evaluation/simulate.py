@@ -169,9 +169,10 @@ class Simulation:
         self._columns(segments)
         now, index = 0.0, 0
         model: LinkModel | TraceModel | None = None
-        for segment in segments:
+        for number, segment in enumerate(segments):
             if isinstance(segment.link, TraceModel):
-                model = segment.link
+                # Of its own, or what other runs drew from it would change this one.
+                model = segment.link.seeded(1000 * self._seed + number)
             elif isinstance(model, LinkModel):
                 model.change(segment.link, now)
             else:
@@ -389,7 +390,11 @@ class Simulation:
         self._answer[i] = int(scores.argmax())
         self._sent[i], self._latency[i] = frame.size, latency
         missed = route is Route.FALLBACK or latency > self._truth.deadline_ms
-        self._cost[i] = self._truth.charge(latency, frame.size, frame.compute_ms, missed=missed)
+        joules = self._truth.joules(
+            frame.compute_ms, frame.stage_ms, frame.exit_ms,
+            frame.plan.split if frame.size else None,
+        )  # fmt: skip
+        self._cost[i] = self._truth.charge(latency, frame.size, joules, missed=missed)
         start = time.perf_counter_ns() if self._timed else 0
         self.policy.observe(decision)
         if self._timed:
@@ -467,7 +472,7 @@ def hindsight(
             known = 0.0 if math.isnan(link.rtt_ms) else link.rtt_ms
             late = spent + truth.tail_ms[stage] + known > truth.deadline_ms
             options = [
-                (stage, name, truth.offload(stage, name, spent, link))
+                (stage, name, truth.offload(stage, name, spent, link, (stage,)))
                 for name in facts.codings[stage]
                 if not late and link.state is TailState.UP
             ]
@@ -498,15 +503,15 @@ def hindsight(
 def time_to_adapt(run: Run, change: int, best: float, gap: float, window: int = 100) -> int | None:
     """Frames after ``change`` until the mean cost over ``window`` frames stays near the best.
 
-    Near is within 5 % of ``gap``, the difference between always-final and the best. None when the
-    run ends before.
+    Near is within 5 % of ``gap``, the difference between always-final and the best; it stays so for
+    ``window`` such means. None when the run ends before.
     """
     cost = run.cost[change:]
     if len(cost) < window:
         return None
     mean = np.convolve(cost, np.ones(window) / window, 'valid')
     near = mean <= best + 0.05 * gap
-    for start in np.flatnonzero(near):
+    for start in range(len(near) - window + 1):
         if near[start : start + window].all():
-            return int(start)
+            return start
     return None

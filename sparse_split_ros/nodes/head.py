@@ -64,6 +64,8 @@ from sparse_split_ros.runtime.engine import load_engine
 from sparse_split_ros.runtime.head import Head, Step, compute, slowed
 from sparse_split_ros.runtime.preprocess import fit, normalise
 
+# What becomes of stamps that are of no use.
+_COPIED = '; answers copy them as they are'
 # How long a worker may take to finish its frame at shutdown, within the 2 s a node has to end.
 _LAST_FRAME_S = 1.0
 
@@ -386,15 +388,15 @@ class HeadNode(StoppableNode):
         stamp = (header.stamp.sec, header.stamp.nanosec)
         camera = self.settings.cameras[source] or 'the camera'
         if stamp == (0, 0):
-            self._say_once(f'zero {source}', f'{camera} sends images with zero stamps')
+            self._say_once(f'zero {source}', f'{camera} sends images with zero stamps{_COPIED}')
         elif stamp == self._last_stamps[source]:
-            self._say_once(f'same {source}', f'{camera} repeats stamps, first {stamp}')
+            self._say_once(f'same {source}', f'{camera} repeats stamps, first {stamp}{_COPIED}')
         self._last_stamps[source] = stamp
 
     def _say_once(self, key: str, text: str) -> None:
         if key not in self._warned_of:
             self._warned_of.add(key)
-            self.get_logger().warning(f'{text}; answers copy them as they are')
+            self.get_logger().warning(text)
 
     def _say_state(self) -> None:
         """One line per change of the tail's state."""
@@ -432,6 +434,12 @@ class HeadNode(StoppableNode):
             link, waiting = tracker.link(), len(tracker)
             decided = self.head.diagnosed()
         self._say_feedback(str(decided.get('feedback', 'ok')))
+        if decided.get('policy_rejected'):
+            self._say_once(
+                'rejected',
+                'a confidence was no number from 0 to 1: the policy learns nothing from such '
+                'frames, which policy_rejected in /diagnostics counts; check the bundle',
+            )
         recent = [item for item in list(self._recent) if now - item[0] < 5.0]
         totals = sorted(total for _, total in recent)
         silent = now - self._last_image

@@ -82,7 +82,7 @@ def held_stages(values: Mapping[str, Any], bundle: Bundle) -> range | None:
 
 
 class Memory:
-    """Keeps what a policy learned in a directory, one file per node and policy.
+    """Keeps what a policy learned in a directory, one file per node, policy and bundle.
 
     A thread of its own saves, because a disk may take longer than a frame has. ``lock`` guards the
     policy, and ``complain`` takes what went wrong, in words.
@@ -114,7 +114,7 @@ class Memory:
             self._kept = None
             if not isinstance(policy, Learned):
                 return ''
-            path = self._directory / f'{self._node}-{name}.json'
+            path = self._directory / f'{self._node}-{name}-{self._fingerprint[:8]}.json'
             keeper = StateKeeper(path, name, self._fingerprint)
             well, text = keeper.restore(policy)
             self._kept = keeper, policy

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,8 +95,9 @@ class CostModel:
 
     Stage and exit times are running means of what was measured on this robot, from MACs until then.
     ``profile`` multiplies them, to study a robot that many times slower: such figures are simulated
-    and have to be labelled so. ``watts`` is what the robot draws while it computes, replaced by a
-    reading where one exists; ``joules_per_byte`` is the radio's.
+    and have to be labelled so. Energy is the bundle's estimate; ``watts``, what the robot draws
+    while it computes, counts where there is none, or once it was set to a reading.
+    ``joules_per_byte`` is the radio's.
     """
 
     def __init__(
@@ -119,7 +120,8 @@ class CostModel:
         self.deadline_ms = deadline_ms
         self.profile = profile
         self.overhead_ms = overhead_ms
-        self.watts = watts
+        self._watts = watts
+        self._energy = facts.energy
         self.joules_per_byte = joules_per_byte
         self._facts = facts
         macs = facts.macs
@@ -140,6 +142,15 @@ class CostModel:
             self.stage_ms[stage] = profile * ms
         for stage, ms in (exit_ms or {}).items():
             self.exit_ms[stage] = profile * ms
+
+    @property
+    def watts(self) -> float:
+        """What the robot draws while it computes; a reading goes before any estimate."""
+        return self._watts
+
+    @watts.setter
+    def watts(self, reading: float) -> None:
+        self._watts, self._energy = reading, None
 
     def measured(self, stage_ms: Mapping[int, float], exit_ms: Mapping[int, float]) -> None:
         """A frame's stages and exits took this long on the robot, its profile included."""
@@ -171,17 +182,26 @@ class CostModel:
     def local(self, stop: int, evaluated: tuple[int, ...]) -> float:
         """Expected cost of an answer by the exit at ``stop``."""
         ms = self.compute_ms(stop, evaluated)
-        return self.charge(ms, 0.0, ms, missed=ms > self.deadline_ms)
+        joules = self.joules(ms, range(stop + 1), (exit_ for exit_ in evaluated if exit_ <= stop))
+        return self.charge(ms, 0.0, joules, missed=ms > self.deadline_ms)
 
-    def offload(self, split: int, codec: str, compute_ms: float, link: Link) -> float:
-        """Expected cost of asking the tail after this much time on the robot.
+    def offload(
+        self,
+        split: int,
+        codec: str,
+        compute_ms: float,
+        link: Link,
+        evaluated: tuple[int, ...] = (),
+    ) -> float:
+        """Expected cost of asking the tail after this much time on the robot and these exits.
 
         A frame that is lost or expected too late costs what a miss costs.
         """
         payload = self._facts.codings[split][codec].bytes + 40.0
         compute_ms += self.encode_ms[split]
+        joules = self.joules(compute_ms, range(split + 1), evaluated, split)
         if link.state is not TailState.UP:
-            return self.charge(compute_ms, 0.0, compute_ms, missed=True)
+            return self.charge(compute_ms, 0.0, joules, missed=True)
         rtt = _RTT_MS if math.isnan(link.rtt_ms) else link.rtt_ms
         if not (math.isnan(link.goodput) or math.isnan(self._size)):
             rtt = max(0.5, rtt + (payload - self._size) / link.goodput * 1e3)
@@ -190,16 +210,29 @@ class CostModel:
         loss = 0.0 if math.isnan(link.loss) else link.loss
         late = _late(self.deadline_ms - total, jitter)
         miss = loss + (1 - loss) * late
-        return (1 - miss) * self.charge(total, payload, compute_ms, missed=False) + (
-            miss * self.charge(self.deadline_ms, payload, compute_ms, missed=True)
+        return (1 - miss) * self.charge(total, payload, joules, missed=False) + (
+            miss * self.charge(self.deadline_ms, payload, joules, missed=True)
         )
 
-    def charge(
-        self, latency_ms: float, sent_bytes: float, compute_ms: float, *, missed: bool
+    def joules(
+        self,
+        compute_ms: float,
+        stages: Iterable[int],
+        exits: Iterable[int],
+        encoder: int | None = None,
     ) -> float:
-        """What one frame cost, expected or real."""
+        """What the robot spends on these stages and exits and a split's encoder in this time."""
+        energy = self._energy
+        if energy is None:
+            return self._watts * compute_ms / 1e3
+        joules = sum(energy.stages[stage] for stage in stages)
+        joules += sum(energy.exits[stage] for stage in exits)
+        return joules + (0.0 if encoder is None else energy.encoders.get(encoder, 0.0))
+
+    def charge(self, latency_ms: float, sent_bytes: float, joules: float, *, missed: bool) -> float:
+        """What one frame cost, expected or real; ``joules`` without what sending took."""
         weights = self.weights
-        joules = self.watts * compute_ms / 1e3 + self.joules_per_byte * sent_bytes
+        joules += self.joules_per_byte * sent_bytes
         cost = weights.ms * latency_ms + weights.kilobyte * sent_bytes / 1e3
         cost += weights.joule * joules
         return cost + weights.ms * weights.miss * self.deadline_ms * missed

@@ -120,6 +120,9 @@ def _with_codec(facts: Facts, codec: str) -> Facts:
 
 def _fixed(facts: Facts, settings: Settings) -> FixedPolicy:
     split, threshold, codec = facts.default
+    if split not in (*facts.splits, facts.final):
+        # The bundle's own split lies before its first exit, and nobody asked for it.
+        split = (facts.splits or (facts.final,))[-1]
     split = split if settings.split < 0 else settings.split
     codec = settings.codec or codec
     if split != facts.final:

@@ -26,12 +26,43 @@ class Coding:
 
 
 @dataclass(frozen=True)
+class Energy:
+    """Joules for one frame on the robot by stage, as the exporter estimated (networks/account.py).
+
+    They are of arithmetic and memory alone, and the same on every robot.
+    """
+
+    stages: Mapping[int, float]
+    exits: Mapping[int, float]
+    encoders: Mapping[int, float]
+
+    @classmethod
+    def of(cls, bundle: Any) -> Energy | None:
+        """What a loaded bundle says; None where it lacks a part, as older ones do.
+
+        Some parts by estimate and others by their time would not add up.
+        """
+        try:
+            return cls(
+                {k: _joules(stage) for k, stage in enumerate(bundle.stages)},
+                {exit_.stage: _joules(exit_) for exit_ in bundle.exits},
+                {split.stage: _joules(split) for split in bundle.splits if split.encoder},
+            )
+        except KeyError:
+            return None
+
+
+def _joules(part: Any) -> float:
+    return float(part.account['energy_uj']) * 1e-6
+
+
+@dataclass(frozen=True)
 class Facts:
     """A bundle as policies see it.
 
     ``macs`` per stage and ``exits`` stage -> MACs of the exit there; ``codings`` split -> codec ->
     Coding. ``fingerprint`` is the bundle's, hexadecimal; learned state is bound to it. ``default``
-    is the bundle's own (split, threshold, codec).
+    is the bundle's own (split, threshold, codec), ``energy`` None where it does not say.
     """
 
     fingerprint: str
@@ -40,6 +71,7 @@ class Facts:
     exits: Mapping[int, int]
     codings: Mapping[int, Mapping[str, Coding]] = field(default_factory=dict)
     default: tuple[int, float, str] = (0, 0.9, '')
+    energy: Energy | None = None
 
     def __post_init__(self) -> None:
         if self.final not in self.exits:
@@ -82,6 +114,7 @@ class Facts:
                 for split in bundle.splits
             },
             default=(bundle.defaults.split, bundle.defaults.threshold, bundle.defaults.codec),
+            energy=Energy.of(bundle),
         )
 
 

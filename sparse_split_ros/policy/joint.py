@@ -241,7 +241,10 @@ class JointPolicy:
             elif only_own:
                 continue
             else:
-                cost = own + item.rest * self.costs.offload(item.arm.split, item.codec, spent, link)
+                evaluated = tuple(self._early[exit_] for exit_ in item.arm.exits)
+                cost = own + item.rest * self.costs.offload(
+                    item.arm.split, item.codec, spent, link, evaluated
+                )
             if item.arm == before:
                 cost *= _STICKY
             if cost < least:

@@ -166,10 +166,14 @@ class Saved:
         # These came after the others: what was saved before them goes on from nothing there.
         blank: dict[str, Any] = {'first': np.zeros((exits, BINS)), 'seen': 0, 'labelled': 0}
         item = blank | dict(item)
-        self.columns = [np.asarray(item[key], float) for key in _COLUMNS]
+        # Without early exits a column is an empty list, which has no width of its own.
+        self.columns = [
+            np.asarray(item[key], float).reshape(len(item[key]), BINS) for key in _COLUMNS
+        ]
         if any(c.shape != (exits, BINS) or not np.isfinite(c).all() for c in self.columns):
             raise PolicyError(f'saved state of scene {name!r} has the wrong shape')
-        self.live = np.asarray(item['live'], np.int64).reshape(-1, exits)[:_SAMPLE]
+        live = item['live']
+        self.live = np.asarray(live, np.int64).reshape(len(live), exits)[:_SAMPLE]
         self.weights = np.asarray(item['weights'], float)[:_SAMPLE]
         self.numbers = [float(item[key]) for key in _NUMBERS]
         self.seen, self.labelled = (float(item[key]) for key in _PROGRESS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -93,6 +94,8 @@ class StateKeeper:
         self._policy = policy
         self._fingerprint = fingerprint
         self._complained = False
+        # A refused file that could not be moved aside: it is worth more than what comes after it.
+        self._blocked = False
 
     def restore(self, policy: Learned) -> tuple[bool, str]:
         """Whether all is well, and what became of the saved state in words; blank is safe."""
@@ -103,17 +106,28 @@ class StateKeeper:
             policy.restore(state)
         except Exception as error:
             # A file may be JSON of any shape, and a policy stumble over it anywhere.
-            aside = self._path.with_name(f'{self._path.name}.refused')
-            with contextlib.suppress(OSError):
-                self._path.replace(aside)
-            return False, f'policy state refused: {_said(error)}; kept as {aside.name}'
+            return False, f'policy state refused: {_said(error)}; {self._moved_aside()}'
         return True, f'{self._path}: policy state restored'
+
+    def _moved_aside(self) -> str:
+        """Give the refused file a name that is free; what came of it in words."""
+        name = f'{self._path.name}.refused'
+        names = chain([name], (f'{name}.{number}' for number in count(2)))
+        try:
+            aside = next(path for path in map(self._path.with_name, names) if not path.exists())
+            self._path.replace(aside)
+        except OSError as error:
+            self._blocked = True
+            return f'it cannot be moved aside ({error.strerror}), so nothing is saved: move it away'
+        return f'kept as {aside.name}'
 
     def save(self, state: dict[str, Any]) -> str:
         """Write a policy's state; what went wrong in words the first time it does, else nothing.
 
         The state is a copy, so that a caller needs its lock only to get it and not for the disk.
         """
+        if self._blocked:
+            return ''
         try:
             save_state(self._path, state, policy=self._policy, fingerprint=self._fingerprint)
         except StateError as error:

@@ -31,6 +31,8 @@ _MAX_FILE_BYTES = 1 << 30
 _MAX_ELEMENTS = 1 << 26
 _ROWS = re.compile(r'\[\n[-\s\d.,e+]+\]')
 """A list of numbers, one per line; a string has no line breaks in JSON."""
+_TIMES = frozenset({'stage_ms', 'exit_ms', 'encoder_ms', 'decoder_ms'})
+"""What `PROFILE` has of an engine: ms by stage."""
 
 
 class BundleError(Exception):
@@ -179,12 +181,20 @@ class Bundle:
         return data
 
     def profile(self) -> dict[str, Any]:
-        """Stage times of this machine (`sparse-split profile`), or {} when never measured."""
+        """Stage times of this machine (`sparse-split profile`), or {} when never measured.
+
+        Raises BundleError for what is no profile of this bundle.
+        """
         path = self.path / PROFILE
         if not path.is_file():
             return {}
-        profile = _json(path, _read(path, _MAX_MANIFEST_BYTES))
-        return _Value(profile, str(path)).mapping()
+        try:
+            root = _Value(_json(path, _read(path, _MAX_MANIFEST_BYTES)), str(path))
+            _check_profile(root, {str(stage) for stage in range(len(self.stages))})
+        except BundleError as error:
+            again = f'sparse-split profile {self.path}'
+            raise BundleError(f'{error}; measure again: {again}') from error
+        return root.mapping()
 
 
 def write_manifest(directory: str | os.PathLike[str], manifest: Mapping[str, Any]) -> Bundle:
@@ -384,6 +394,20 @@ def _parse(directory: Path, raw: bytes) -> Bundle:
         graph=None if graph is None else graph.file(files),
         weights=None if weights is None else weights.file(files),
     )
+
+
+def _check_profile(root: _Value, stages: set[str]) -> None:
+    """Raise BundleError unless all that is read of profile.json is what it should be."""
+    if 'machine' in root.mapping():
+        root.get('machine').mapping()
+    engines = root.get('engines') if 'engines' in root.mapping() else _Value({}, '')
+    for times in map(engines.get, engines.mapping()):
+        for name in _TIMES & times.mapping().keys():
+            part = times.get(name)
+            if not part.mapping().keys() <= stages:
+                raise part.fail(f'ms of stages 0 to {len(stages) - 1}')
+            for stage in part.mapping():
+                part.get(stage).number(0)
 
 
 def _files(value: _Value) -> dict[str, str]:
