@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_split_ros.data.weather import CONDITIONS
 from sparse_split_ros.evaluation.link_model import PRESETS, LinkSpec
 from sparse_split_ros.evaluation.simulate import (
     Fixed,
@@ -607,7 +608,7 @@ def make_tables(options: argparse.Namespace) -> None:
     engine = load_engine(Bundle.load(bundle_path(options.bundle)))
     for path, split, names, every in (
         (options.calibration, 'select', CALIBRATED, 2),
-        (options.report, 'report', REPORTED, options.every),
+        (options.report, 'report', options.distortions, options.every),
     ):
         if Path(path).exists():
             continue
@@ -639,6 +640,10 @@ def main() -> int:
         default='gtsrb',
         help='by name (%(default)s); one of tracks is shuffled by track, others by image',
     )
+    parser.add_argument(
+        '--distortions', nargs='+', default=REPORTED, choices=CONDITIONS,
+        help='of the report table that is made, each at severities 1, 3 and 5',
+    )  # fmt: skip
     parser.add_argument('--every', type=int, default=1, help='report images to take: every N-th')
     parser.add_argument('--out', type=Path, help='write the tables as JSON')
     parser.add_argument('--pictures', type=Path, help='draw into this folder')
