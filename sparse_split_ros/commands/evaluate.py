@@ -26,7 +26,8 @@ The networks really run; the link, the robot's speed and so all times are simula
 and seed give the same files, whatever the number of jobs.
 
 SOURCE is a ROS 2 bag (mcap or sqlite3, compressed or not), a folder of such bags, a folder of
-images whose folders name the classes, an .npz of images and labels, or 'drive', the drawn one.
+images whose folders name the classes, DATA/gtsrb/GTSRB (after `sparse-split download gtsrb`), an
+.npz of images and labels, or 'drive', the drawn one.
 Several sources are evaluated one by one, each from a blank start, and counted together.
 """
 
