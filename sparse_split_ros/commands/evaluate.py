@@ -107,7 +107,10 @@ def _add_evaluate(commands: Commands) -> None:
         help='.yaml or .json from class names of the source to those of the bundle, or a .csv of '
         'frame (or stamp_ns) and label',
     )  # fmt: skip
-    data.add_argument('--bundle', default='gtsrb32', help='a shipped name or a folder')
+    data.add_argument(
+        '--bundle', default='gtsrb32',
+        help='a shipped name or a folder; with --decisions that of the run (%(default)s)',
+    )  # fmt: skip
     data.add_argument('--engine', default='auto', help='(%(default)s)')
     run = parser.add_argument_group('the run')
     run.add_argument(
@@ -229,7 +232,7 @@ def _score(options: argparse.Namespace, out: Path | None, console: Console) -> i
     from sparse_split_ros.evaluation.tables import summary_table
 
     bag = Path(options.decisions)
-    live = score(bag, options.deadline)
+    live = score(bag, options.deadline, options.bundle)
     if options.json:
         print(json.dumps(live.summary, indent=1, allow_nan=False, ensure_ascii=False))
     else:
@@ -239,6 +242,11 @@ def _score(options: argparse.Namespace, out: Path | None, console: Console) -> i
 
         page = write_recorded(live, bag, out)
         console.print(f'report: {page}', soft_wrap=True, highlight=False)
+    if live.summary['unknown_labels'] is None and live.summary['labelled']:
+        print(
+            'labels are not held against the classes: name the bundle of the run by --bundle',
+            file=sys.stderr,
+        )
     for problem in live.summary['errors']:
         print(f'error: {problem}', file=sys.stderr)
     return 1 if live.summary['errors'] else 0
