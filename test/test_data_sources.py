@@ -185,7 +185,7 @@ def test_an_endless_camera_needs_a_limit(tmp_path: Path) -> None:
 
 
 def test_a_missing_source_is_an_error_at_once() -> None:
-    with pytest.raises(SourceError, match="'nowhere' does not exist.*camera such as /dev/video0"):
+    with pytest.raises(SourceError, match=r"'nowhere' does not exist.*camera such as /dev/video0"):
         open_source('nowhere')
 
 

@@ -1,6 +1,5 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
-import itertools
 import copy
 import itertools
 

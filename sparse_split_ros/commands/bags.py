@@ -18,8 +18,8 @@ def add(commands: Commands) -> None:
         description=(
             'Writes a ROS 2 bag with /image, and /ground_truth and /scene where they are known.\n'
             'SOURCE is a folder of images (folders inside it name the classes), a video, another\n'
-            'bag, a camera such as /dev/video0, the GTSRB as `sparse-split download gtsrb` left it\n'
-            'in DATA (tracks in the order of time), an .npz of images and labels, or the word\n'
+            'bag, a camera such as /dev/video0, the GTSRB as `sparse-split download gtsrb` left\n'
+            'it in DATA (tracks in the order of time), an .npz of images and labels, or the word\n'
             "'drive' for the drawn one."
         ),
         epilog=(

@@ -67,9 +67,9 @@ def _add_evaluate(commands: Commands) -> None:
     what.add_argument(
         '--policies', nargs='+', default=[], metavar='NAME', help='others beside it, some of '
         'full-local jpeg-offload webp-offload fixed branchynet splitee splitee-s isplitee joint '
-        'oracle',
+        'oracle, and splitee-paired',
     )  # fmt: skip
-    what.add_argument('--baselines', action='store_true', help='all of them beside it')
+    what.add_argument('--baselines', action='store_true', help='all of them but splitee-paired')
     what.add_argument('--threshold', type=float, default=-1.0, help="for fixed (the bundle's)")
     what.add_argument('--split', type=int, default=-1, help="for fixed (the bundle's)")
     what.add_argument('--codec', default='', help="of the features (the policy's choice)")
