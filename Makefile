@@ -16,7 +16,7 @@ help:
 	@echo 'make demo    the whole system on this machine: drive, head, tail, report/index.html'
 	@echo 'make test    the tests        (TORCH=0: without those that need torch)'
 	@echo 'make lint    ruff and mypy'
-	@echo 'make bench   the benchmarks behind benchmarks/RESULTS.md'
+	@echo 'make bench   those benchmarks behind benchmarks/RESULTS.md that need no data'
 
 demo: $(VENV)/.run
 	$(BIN)/python -m sparse_split_ros.cli demo --drive build/drive $(ARGS)

@@ -26,7 +26,8 @@ SPLIT = Path(get_package_share_directory('sparse_split_ros')) / 'launch' / 'spli
 
 ARGUMENTS = (
     ('bag', None, 'The bag to play: a directory'),
-    ('image', '/image', "The bag's image topic"),
+    ('image', '/image', "The bag's image topic, without /compressed"),
+    ('image_transport', 'raw', 'How the bag holds it: raw or compressed'),
     ('ground_truth', '/ground_truth', "The bag's topic of true classes"),
     ('scene', '/scene', "The bag's topic of true scenes"),
     ('rate', '1.0', 'Speed against the recorded one'),
@@ -38,15 +39,17 @@ ARGUMENTS = (
 def play(context: LaunchContext) -> list:
     """The player, paused until somebody listens, and the end of everything at its end."""
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    # As the head reads it.
+    image = given['image'] + ('/compressed' if given['image_transport'] == 'compressed' else '')
     command = ['ros2', 'bag', 'play', given['bag'], '--clock', '--rate', given['rate']]
     command += ['--start-paused', '--disable-keyboard-controls']
     command += ['--loop'] if given['loop'].lower() in ('true', '1') else []
-    command += ['--topics', given['image'], given['ground_truth'], given['scene']]
+    command += ['--topics', image, given['ground_truth'], given['scene']]
     player = ExecuteProcess(cmd=command, output='screen')
     resume = Node(
         package='sparse_split_ros',
         executable='resume_bag',
-        parameters=[{'topic': given['image']}],
+        parameters=[{'topic': image}],
         output='screen',
     )
     end = OnProcessExit(target_action=player, on_exit=[EmitEvent(event=Shutdown())])
@@ -64,6 +67,7 @@ def generate_launch_description() -> LaunchDescription:
         launch_arguments={
             'role': LaunchConfiguration('role'),
             'image': LaunchConfiguration('image'),
+            'image_transport': LaunchConfiguration('image_transport'),
             'use_sim_time': 'true',
         }.items(),
     )

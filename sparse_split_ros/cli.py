@@ -93,7 +93,9 @@ def _missing(error: ModuleNotFoundError) -> str:
         'cyclonedds': 'embedded', 'zenoh': 'embedded',
     }  # fmt: skip
     extra = extras.get((error.name or '').partition('.')[0])
-    how = f"pip install 'sparse_split_ros[{extra}]'" if extra else f'pip install {error.name}'
+    how = f'pip install {error.name}'
+    if extra:
+        how = f"pip install '.[{extra}]' in the source tree of sparse_split_ros"
     return f'{error.name} is not installed and this command needs it: {how}'
 
 

@@ -26,8 +26,8 @@ def torchvision() -> ModuleType:
         return importlib.import_module('torchvision')
     except ModuleNotFoundError as error:
         raise VisionError(
-            f'torchvision is needed for this and cannot be imported ({error}): pip install '
-            "'sparse_split_ros[vision]'"
+            f'torchvision is needed for this and cannot be imported ({error}): '
+            "pip install '.[vision]' in the source tree of sparse_split_ros"
         ) from error
     except RuntimeError as error:
         if 'torchvision::nms' not in str(error):

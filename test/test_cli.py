@@ -131,13 +131,23 @@ def test_a_missing_package_is_named_with_the_way_to_get_it(
     monkeypatch.setitem(sys.modules, 'torch', None)
     monkeypatch.delitem(sys.modules, 'sparse_split_ros.training.joint', raising=False)
     assert run('train', 'recipe.yaml') == 2
-    assert "pip install 'sparse_split_ros[train]'" in capsys.readouterr().err
+    assert "pip install '.[train]' in the source tree" in capsys.readouterr().err
 
 
 def test_inspect_prints_the_stage_table(bundle: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv('COLUMNS', '160')
     assert run('inspect', bundle) == 0
     assert 'fingerprint' in capsys.readouterr().out
+
+
+def test_the_help_of_inspect_explains_every_column(capsys) -> None:
+    from sparse_split_ros.runtime.inspect import _ACCOUNT, _COLUMNS
+
+    assert run('inspect', '--help') == 0
+    said = capsys.readouterr().out
+    unsaid = {'part', 'shape', 'params'}  # say it themselves
+    columns = {*_COLUMNS, *_ACCOUNT.values(), 'all'} - unsaid
+    assert [name for name in columns if not re.search(rf'^  {name}\b.*  ', said, re.M)] == []
 
 
 def test_inspect_sums_what_the_parts_cost(capsys, monkeypatch) -> None:

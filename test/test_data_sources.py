@@ -102,6 +102,25 @@ def test_labels_of_tracks_are_the_names_of_the_classes(packed: Path) -> None:
     assert {frame.label for frame in open_source(packed)} == {CLASSES[3], CLASSES[7]}
 
 
+@pytest.mark.parametrize('inside', ['', 'gtsrb/GTSRB'])
+def test_the_original_tracks_are_a_source(tmp_path: Path, inside: str) -> None:
+    for track in range(10):
+        for frame in range(2):
+            folder = tmp_path / 'gtsrb' / 'GTSRB' / 'Training' / '00007'
+            save(folder / f'{track:05d}_{frame:05d}.ppm', 10 * track + frame)
+    shown = {
+        split: [int(f.image[0, 0, 0]) for f in open_source(tmp_path / inside, split=split)]
+        for split in ('train', 'select', 'report', 'all')
+    }
+    assert {split: len(seen) for split, seen in shown.items()} == {
+        'train': 14, 'select': 2, 'report': 4, 'all': 20,
+    }  # fmt: skip
+    assert all(seen == sorted(seen) for seen in shown.values())
+    assert {frame.label for frame in open_source(tmp_path / inside)} == {CLASSES[7]}
+    with pytest.raises(SourceError, match="unknown split 'most'"):
+        open_source(tmp_path / inside, split='most')
+
+
 def test_the_division_does_not_depend_on_the_order_of_the_rows() -> None:
     labels, tracks = np.repeat([1, 2], 30), np.tile(np.repeat(np.arange(10), 3), 2)
     order = np.random.default_rng(1).permutation(60)
@@ -166,7 +185,7 @@ def test_an_endless_camera_needs_a_limit(tmp_path: Path) -> None:
 
 
 def test_a_missing_source_is_an_error_at_once() -> None:
-    with pytest.raises(SourceError, match="'nowhere' does not exist"):
+    with pytest.raises(SourceError, match=r"'nowhere' does not exist.*camera such as /dev/video0"):
         open_source('nowhere')
 
 

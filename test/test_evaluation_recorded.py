@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bundles import make_bundle
 from processes import Peer, Process, node, private_domain, ready
 from replays import make_world, replayed
 
 from sparse_split_ros.data.bags import BagError, Frame, Recording, write_bag
+from sparse_split_ros.evaluation.ledger import DECISION_KEYS
 from sparse_split_ros.evaluation.recorded import score
 from sparse_split_ros.evaluation.stream import Source
 from sparse_split_ros.nodes.messages import named
@@ -94,6 +96,39 @@ def test_offline_and_live_agree_frame_by_frame_in_lock_step(tmp_path: Path) -> N
         assert there.confidence == pytest.approx(here.confidence, rel=1e-3)
     assert live.summary['accuracy'] == offline.summary['accuracy']
     assert live.summary['route_share'] == offline.summary['route_share']
+
+
+def test_labels_of_a_live_run_are_classes_of_its_bundle_or_not_known(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / 'bundle', classes=3)
+    shown = (('class 1', '1'), ('2', 'class 2'), ('owl', 'class 0'))
+
+    def said(sec: int, **values: object) -> DiagnosticArray:
+        held = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+        header = Header(stamp=TimeMsg(sec=sec), frame_id='camera')
+        return DiagnosticArray(header=header, status=[DiagnosticStatus(values=held)])
+
+    plain = {**dict.fromkeys(DECISION_KEYS, '0'), 'route': 'local', 'reason': 'confident'}
+    counted = {'received': 3, 'accepted': 3, 'fingerprint': bundle.fingerprint.hex()}
+    with Recording(tmp_path / 'bag') as bag:
+
+        def write(topic: str, message: object) -> None:
+            kind = 'diagnostic_msgs/msg/DiagnosticArray'
+            if isinstance(message, Classification):
+                kind = 'vision_msgs/msg/Classification'
+            bag.write(topic, kind, 1, bytes(serialize_message(message)))
+
+        write('/diagnostics', said(9, **counted))
+        for sec, (label, answer) in enumerate(shown):
+            header = Header(stamp=TimeMsg(sec=sec), frame_id='camera')
+            write('/ground_truth', named(header, label))
+            name = bundle.classes[int(answer)] if answer.isdecimal() else answer
+            write('/decision', said(sec, **{**plain, 'class': name}))
+            write('/classification', named(header, answer))
+    known = score(tmp_path / 'bag', bundle=str(bundle.path)).summary
+    assert (known['labelled'], known['accuracy'], known['errors']) == (2, 1.0, [])
+    assert known['unknown_labels'] == {'owl': 1}
+    other = score(tmp_path / 'bag', bundle='gtsrb32').summary
+    assert (other['labelled'], other['unknown_labels']) == (3, None)
 
 
 def test_a_bag_without_decisions_says_how_to_make_one(tmp_path: Path) -> None:

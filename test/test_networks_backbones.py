@@ -207,7 +207,7 @@ def test_a_missing_torchvision_is_named_with_its_remedy(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, 'torchvision', None)
     vision.torchvision.cache_clear()
     try:
-        with pytest.raises(ValueError, match=r"unknown network 'resnet18'.*sparse_split_ros\[vis"):
+        with pytest.raises(ValueError, match=r"unknown network 'resnet18'.*'\.\[vision\]'"):
             build('resnet18', 4)
         assert build('compact', 4).input_shape == (3, 32, 32)
     finally:

@@ -18,7 +18,9 @@ import time
 from array import array
 from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 from typing import TYPE_CHECKING
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -748,6 +750,36 @@ def test_signals_end_a_process_quietly_within_two_seconds(number: signal.Signals
     assert time.monotonic() - start < 2.0
     assert (process.returncode, out) == (0, 'done\n'), err
     assert 'Traceback' not in err
+
+
+# Launch files
+
+
+@pytest.mark.parametrize(
+    ('transport', 'topic'), [('raw', '/camera'), ('compressed', '/camera/compressed')]
+)
+def test_a_replay_plays_and_awaits_the_topic_that_the_head_reads(
+    monkeypatch: pytest.MonkeyPatch, transport: str, topic: str
+) -> None:
+    parts = ('actions', 'event_handlers', 'events', 'launch_description_sources', 'substitutions')
+    names = ['launch', *(f'launch.{part}' for part in parts), 'launch_ros', 'launch_ros.actions']
+    fake = {name: MagicMock() for name in [*names, 'ament_index_python.packages']}
+    fake['ament_index_python.packages'].get_package_share_directory.return_value = '/share'
+    given = {'bag': 'flown', 'image': '/camera', 'image_transport': transport}
+    fake['launch.substitutions'].LaunchConfiguration = lambda name: MagicMock(
+        perform=lambda context: given.get(name, name)
+    )
+    for name, module in fake.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    launch_file = run_path(str(Path(__file__).parents[1] / 'launch' / 'replay.launch.py'))
+    launch_file['play'](None)
+    command = fake['launch.actions'].ExecuteProcess.call_args.kwargs['cmd']
+    assert command[command.index('--topics') + 1] == topic
+    node = fake['launch_ros.actions'].Node.call_args.kwargs
+    assert node['parameters'] == [{'topic': topic}]
+    launch_file['generate_launch_description']()
+    included = fake['launch.actions'].IncludeLaunchDescription.call_args.kwargs
+    assert 'image_transport' in dict(included['launch_arguments'])
 
 
 def test_the_contract_holds_on_the_other_runtime() -> None:

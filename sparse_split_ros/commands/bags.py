@@ -18,13 +18,14 @@ def add(commands: Commands) -> None:
         description=(
             'Writes a ROS 2 bag with /image, and /ground_truth and /scene where they are known.\n'
             'SOURCE is a folder of images (folders inside it name the classes), a video, another\n'
-            'bag, a camera such as /dev/video0, the packed GTSRB .npz (tracks in the order of\n'
-            "time) or the word 'drive' for the drawn one."
+            'bag, a camera such as /dev/video0, the GTSRB as `sparse-split download gtsrb` left\n'
+            'it in DATA (tracks in the order of time), an .npz of images and labels, or the word\n'
+            "'drive' for the drawn one."
         ),
         epilog=(
             'examples:\n'
             '  sparse-split make-bag photos/ photos.mcap\n'
-            '  sparse-split make-bag gtsrb32_train.npz tracks.mcap --split report\n'
+            '  sparse-split make-bag DATA/gtsrb/GTSRB tracks.mcap --split report\n'
             '  sparse-split make-bag drive drive.mcap --seed 7\n'
             '  sparse-split make-bag /dev/video0 camera.mcap --limit 900'
         ),

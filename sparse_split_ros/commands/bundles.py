@@ -17,7 +17,27 @@ def add(commands: Commands) -> None:
         help='the stage table of a bundle',
         description=(
             'Prints what each stage, exit and split of a bundle weighs, costs and achieves, after\n'
-            'checking every file of it against its hash.'
+            'checking every file of it against its hash. k, M and G are thousands, millions and\n'
+            'billions.\n\n'
+            'stages, exits and splits:\n'
+            '  bytes       of the ONNX file\n'
+            '  MACs        multiply-adds of the part alone\n'
+            '  of all      of the part and the stages before it, as a share of the whole network\n'
+            '  ms          median of the part alone on this machine, on one thread and the engine\n'
+            '              of auto; empty until `sparse-split profile` has measured it\n'
+            '  payload     mean bytes of the coded features, without the preamble, and codec\n'
+            '  accuracy    of the exit on the part of the data that is kept for the report\n\n'
+            'for one image, where the bundle says it:\n'
+            '  MACs        multiply-adds\n'
+            '  weights     bytes of float32 weights\n'
+            '  if dense    the column to its left, of dense layers of the same shapes\n'
+            '  one by one  bytes of as many weights stored one by one, in the smaller of CSR and\n'
+            '              a bit mask\n'
+            '  values      most bytes that are alive at one time\n'
+            "  training    bytes of a training step at the recipe's batch size, an estimate\n"
+            '  µJ          energy, an estimate\n'
+            '  all         the sum, of values the most. It counts every exit; an answer of the\n'
+            '              whole network needs the stages and the last exit alone'
         ),
         epilog='examples:\n  sparse-split inspect gtsrb32\n  sparse-split inspect runs/mine/bundle',
     )

@@ -26,7 +26,8 @@ The networks really run; the link, the robot's speed and so all times are simula
 and seed give the same files, whatever the number of jobs.
 
 SOURCE is a ROS 2 bag (mcap or sqlite3, compressed or not), a folder of such bags, a folder of
-images whose folders name the classes, an .npz of images and labels, or 'drive', the drawn one.
+images whose folders name the classes, DATA/gtsrb/GTSRB (after `sparse-split download gtsrb`), an
+.npz of images and labels, or 'drive', the drawn one.
 Several sources are evaluated one by one, each from a blank start, and counted together.
 """
 
@@ -66,9 +67,9 @@ def _add_evaluate(commands: Commands) -> None:
     what.add_argument(
         '--policies', nargs='+', default=[], metavar='NAME', help='others beside it, some of '
         'full-local jpeg-offload webp-offload fixed branchynet splitee splitee-s isplitee joint '
-        'oracle',
+        'oracle, and splitee-paired',
     )  # fmt: skip
-    what.add_argument('--baselines', action='store_true', help='all of them beside it')
+    what.add_argument('--baselines', action='store_true', help='all of them but splitee-paired')
     what.add_argument('--threshold', type=float, default=-1.0, help="for fixed (the bundle's)")
     what.add_argument('--split', type=int, default=-1, help="for fixed (the bundle's)")
     what.add_argument('--codec', default='', help="of the features (the policy's choice)")
@@ -106,7 +107,10 @@ def _add_evaluate(commands: Commands) -> None:
         help='.yaml or .json from class names of the source to those of the bundle, or a .csv of '
         'frame (or stamp_ns) and label',
     )  # fmt: skip
-    data.add_argument('--bundle', default='gtsrb32', help='a shipped name or a folder')
+    data.add_argument(
+        '--bundle', default='gtsrb32',
+        help='a shipped name or a folder; with --decisions that of the run (%(default)s)',
+    )  # fmt: skip
     data.add_argument('--engine', default='auto', help='(%(default)s)')
     run = parser.add_argument_group('the run')
     run.add_argument(
@@ -228,7 +232,7 @@ def _score(options: argparse.Namespace, out: Path | None, console: Console) -> i
     from sparse_split_ros.evaluation.tables import summary_table
 
     bag = Path(options.decisions)
-    live = score(bag, options.deadline)
+    live = score(bag, options.deadline, options.bundle)
     if options.json:
         print(json.dumps(live.summary, indent=1, allow_nan=False, ensure_ascii=False))
     else:
@@ -238,6 +242,11 @@ def _score(options: argparse.Namespace, out: Path | None, console: Console) -> i
 
         page = write_recorded(live, bag, out)
         console.print(f'report: {page}', soft_wrap=True, highlight=False)
+    if live.summary['unknown_labels'] is None and live.summary['labelled']:
+        print(
+            'labels are not held against the classes: name the bundle of the run by --bundle',
+            file=sys.stderr,
+        )
     for problem in live.summary['errors']:
         print(f'error: {problem}', file=sys.stderr)
     return 1 if live.summary['errors'] else 0

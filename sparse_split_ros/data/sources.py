@@ -21,7 +21,13 @@ import numpy.typing as npt
 
 from sparse_split_ros.data.bags import Frame, read_bag, write_bag
 from sparse_split_ros.data.drive import Drive, render_drive
-from sparse_split_ros.data.gtsrb import GtsrbError, load_packed
+from sparse_split_ros.data.gtsrb import (
+    GtsrbError,
+    checked,
+    divide_tracks,
+    load_packed,
+    training_files,
+)
 from sparse_split_ros.data.images import ImageError, decode_file
 from sparse_split_ros.data.signs import CLASSES
 
@@ -51,8 +57,9 @@ def open_source(
     """Stream the frames of a source, images as (H, W, 3) uint8 RGB.
 
     `spec` is a bag (its directory or storage file), a folder of images (of which folders inside
-    are the labels), an image, a video, a camera ('0' or '/dev/video0'), the packed GTSRB .npz
-    (tracks one after the other, each in time order) or the word 'drive' for the drawn drive.
+    are the labels), an image, a video, a camera ('0' or '/dev/video0'), the GTSRB as its
+    original images (a data directory, or gtsrb/GTSRB in it) or packed as an .npz (tracks one after
+    the other, each in time order), or the word 'drive' for the drawn drive.
     `image_topic` matters to bags, `split` (train, select, report, all) to GTSRB, `seed` to the
     drive; `rate` in Hz stamps what has no stamps. At most `limit` frames are given.
 
@@ -106,12 +113,15 @@ def _frames(
     if not path.exists():
         raise SourceError(
             f"source '{spec}' does not exist: expected a bag, a folder of images, an image, a "
-            "video, a camera number, a GTSRB .npz or 'drive'"
+            "video, a camera such as /dev/video0, the GTSRB, an .npz of images or 'drive'"
         )
     suffix = path.suffix.lower()
     if path.is_dir():
         if (path / 'metadata.yaml').exists():
             return read_bag(path, image_topic)
+        for originals in (path / 'gtsrb' / 'GTSRB', path):
+            if originals.name == 'GTSRB' and (originals / 'Training').is_dir():
+                return _original_tracks(originals, split, rate)
         return _folder(path, rate)
     if suffix in BAG_SUFFIXES:
         return read_bag(path, image_topic)
@@ -222,6 +232,22 @@ def _tracks(path: Path, split: str, rate: float) -> Iterator[Frame]:
     return (
         Frame(_stamp(index, rate), 'camera', packed.images[at], CLASSES[packed.labels[at]])
         for index, at in enumerate(order)
+    )
+
+
+def _original_tracks(path: Path, split: str, rate: float) -> Iterator[Frame]:
+    try:
+        files, labels, tracks = training_files(path)
+        chosen = np.ones(len(files), bool)
+        if split != 'all':
+            chosen = divide_tracks(labels, tracks) == checked(split)
+    except GtsrbError as error:
+        raise SourceError(str(error)) from error
+    if not chosen.any():
+        raise SourceError(f"{path} has no frames in its split '{split}'")
+    return (
+        Frame(_stamp(index, rate), 'camera', _load(files[at]), CLASSES[labels[at]])
+        for index, at in enumerate(np.flatnonzero(chosen))
     )
 
 

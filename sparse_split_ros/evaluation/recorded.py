@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from sparse_split_ros.data.bags import CLASSIFICATION, BagError, read_bag, read_
 from sparse_split_ros.evaluation.ledger import DECISION_KEYS, Key, Ledger
 from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
 from sparse_split_ros.evaluation.provenance import machine, versions
-from sparse_split_ros.evaluation.stream import Source
+from sparse_split_ros.evaluation.stream import Source, class_meant
+from sparse_split_ros.runtime.bundle import Bundle, BundleError, bundle_path
 
 _DIAGNOSTICS = 'diagnostic_msgs/msg/DiagnosticArray'
 
@@ -39,21 +41,33 @@ class _Heard:
     head: dict[str, str]
 
 
-def score(path: Path, deadline_ms: float = 100.0) -> Live:
-    """The figures of a recorded run. Raises BagError where no decision was recorded."""
+def score(path: Path, deadline_ms: float = 100.0, bundle: str = '') -> Live:
+    """The figures of a recorded run. Raises BagError where no decision was recorded.
+
+    Labels and answers are classes of `bundle` by name or by number, if it is the one that the head
+    ran; labels that are no class of it are not known. Without it both are taken as they are.
+    """
     heard = _heard(path)
     if not heard.decisions:
         raise BagError(
             f'bag {path} holds no decisions: record decision, classification and ground_truth of a '
             'running head with `sparse-split record`'
         )
+    classes = _classes(bundle, heard.head)
+    unknown: dict[str, int] = {}
+    labels: dict[Key, str | None] = dict(heard.truths)
+    if classes:
+        labels = {key: class_meant(name, classes) for key, name in heard.truths.items()}
+        for key, label in labels.items():
+            if label is None:
+                unknown[heard.truths[key]] = unknown.get(heard.truths[key], 0) + 1
     ledger = Ledger()
     # An image with a truth and no decision was sent, and lost or overtaken on the way.
     order = sorted(heard.decisions.keys() | heard.truths.keys())
     start = min(received for received, _ in heard.decisions.values())
     for index, key in enumerate(order):
         since = (key[0] - order[0][0]) + (key[1] - order[0][1]) * 1e-9
-        frame = Outcome(index, since, label=heard.truths.get(key), scene=heard.scenes.get(key))
+        frame = Outcome(index, since, label=labels.get(key), scene=heard.scenes.get(key))
         if key in heard.decisions:
             received, values = heard.decisions[key]
             published = (received - start) * 1e-9 - float(values['total_ms']) / 1e3
@@ -63,7 +77,7 @@ def score(path: Path, deadline_ms: float = 100.0) -> Live:
             ledger.decide(key, values)
         if key in heard.answers:
             received, name = heard.answers[key]
-            ledger.answer(key, name, (received - start) * 1e-9)
+            ledger.answer(key, class_meant(name, classes) or name, (received - start) * 1e-9)
     outcomes = ledger.outcomes()
     head = heard.head
     names = ('received', 'accepted', 'dropped', 'rejected', 'failed')
@@ -86,12 +100,22 @@ def score(path: Path, deadline_ms: float = 100.0) -> Live:
         'seed': None,
         'sources': [{'name': path.name, 'sha256': Source(str(path)).fingerprint(),
                      'frames': len(order), 'weather': None}],
+        'unknown_labels': unknown if classes else None,
         'errors': ledger.problems(counts),
         'baselines': {},
         'machine': machine(),
         'versions': versions(),
     }  # fmt: skip
     return Live(summary, outcomes)
+
+
+def _classes(bundle: str, head: Mapping[str, str]) -> tuple[str, ...]:
+    """The classes of a bundle, if it is the one that the head ran; else none."""
+    try:
+        found = Bundle.load(bundle_path(bundle))
+    except BundleError:
+        return ()
+    return found.classes if found.fingerprint.hex() == head.get('fingerprint') else ()
 
 
 def images_of(path: Path, outcomes: list[Outcome]) -> dict[int, NDArray[np.uint8]]:

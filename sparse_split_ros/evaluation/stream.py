@@ -214,7 +214,6 @@ class Stream:
         self._source = source
         self._bundle = bundle
         self._engine = engine
-        self._classes = frozenset(bundle.classes)
 
     def chunks(self, skip: int = 0) -> Iterator[list[View]]:
         """All views but the first ``skip``, which is a multiple of CHUNK.
@@ -264,19 +263,24 @@ class Stream:
         return View(index, time, self._label(frame, index), frame.scene, shown, x)
 
     def _label(self, frame: Frame, index: int) -> str | None:
-        """The class of the bundle that a source means: by name, or by its number."""
+        """The class of the bundle that a source means; what is none is counted."""
         name = self._source.truth.of(frame, index)
-        if name is None or name in self._classes:
-            return name
-        if name.isdecimal() and int(name) < len(self._bundle.classes):
-            return self._bundle.classes[int(name)]
-        self.unknown_labels[name] = self.unknown_labels.get(name, 0) + 1
-        return None
+        meant = None if name is None else class_meant(name, self._bundle.classes)
+        if name is not None and meant is None:
+            self.unknown_labels[name] = self.unknown_labels.get(name, 0) + 1
+        return meant
 
     def _complete(self, views: Sequence[View]) -> None:
         x = np.concatenate([view.x for view in views])
         for view, answer in zip(views, full_network(self._engine, x).argmax(1)):
             view.full = int(answer)
+
+
+def class_meant(label: str, classes: Sequence[str]) -> str | None:
+    """The class that a label means, by name or by its number; None for no class."""
+    if label in classes:
+        return label
+    return classes[int(label)] if label.isdecimal() and int(label) < len(classes) else None
 
 
 def full_network(engine: Engine, x: Array) -> Array:

@@ -103,7 +103,7 @@ TAIL = (
 )
 
 PLAYER = (
-    Spec('source', '', "A bag, image folder, video, .npz of tracks, camera device, or 'drive'"),
+    Spec('source', '', "A bag, image folder, video, GTSRB, .npz, /dev/video0, or 'drive'"),
     Spec('image_topic', '', "Image topic of a bag, empty: the only one"),
     Spec('rate', 1.0, 'Speed against the recorded one', 0.01, 1000.0),
     Spec('loop', False, 'Start again at the end'),

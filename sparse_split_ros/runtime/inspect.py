@@ -41,7 +41,7 @@ def inspect(bundle_or_path: str | os.PathLike[str], console: Console | None = No
 
 
 def stage_table(bundle: Bundle) -> Table:
-    """One row per stage, exit and split; MACs of an exit or a split include the stages before it.
+    """One row per stage, exit and split; `of all` includes the stages before it.
 
     bytes are of the ONNX file. ms is the median of each part alone on this machine, where
     `sparse-split profile` measured it.
