@@ -74,6 +74,7 @@ class Bench:
         self.deadline_ms: float = options.deadline_ms
         self.profiles: list[float] = options.profiles
         self.target: float = options.target
+        self.alpha: float = options.alpha
         self.memory_frames: int = options.memory_frames
         skill = (3.6, 4.4, 5.4, 6.4)
         if options.report:
@@ -210,7 +211,7 @@ def published(bench: Bench) -> dict[str, Any]:
     for name, kind, costs, threshold in (
         ('SplitEE', OneArm, AbstractCosts.splitee(arms), 0.9),
         ('SplitEE-S', SideObservations, AbstractCosts.splitee(arms), 0.9),
-        ('I-SplitEE', SideObservations, AbstractCosts.i_splitee(arms), 0.5),
+        ('I-SplitEE', SideObservations, AbstractCosts.i_splitee(arms), bench.alpha),
     ):
         saved, lost = [], []
         for stream in range(bench.streams):
@@ -630,6 +631,9 @@ def main() -> int:
     parser.add_argument('--deadline-ms', type=float, default=120.0)
     parser.add_argument('--profiles', type=float, nargs='+', default=[1.0, 10.0, 15.0])
     parser.add_argument('--target', type=float, default=0.01, help='of the table joint')
+    parser.add_argument(
+        '--alpha', type=float, default=0.5, help="I-SplitEE's threshold in the table published"
+    )
     parser.add_argument('--conditions', nargs='+', help='of the report table, all by default')
     parser.add_argument('--bundle', default='gtsrb32')
     parser.add_argument('--calibration', help='table of the selection split, .npz')
