@@ -286,7 +286,7 @@ def test_erk_divides_one_density_so_that_large_layers_are_the_sparsest():
 
     for density, kind, width in ((0.1, 'tap-regular', 1), (0.2, 'random-regular', None)):
         sparse = network()
-        specs = sparsify(sparse, density, kind, width=width, nearest=True, allocation='erk')
+        specs = sparsify(sparse, density, kind, width=width, allocation='erk')
         weights = sum(layer.weight.numel() for layer in sparse[1:])
         whole = sum(layer.weight.numel() for layer in network()[1:])
         assert 0.8 * density * whole < weights <= density * whole

@@ -235,12 +235,12 @@ def sparsify(
 
     Each gets a pattern, seeded by `seed` and by its own name, and new weights. `density` is that of
     each layer; with `allocation` 'erk' it is that of all together at most, and the densities are in
-    proportion to `patterns.erk`, of those whose shape allows any. Dense stay: the first convolution
-    (first linear layer, where there is none) and the last linear layer in order of registration,
-    unless `ends`; layers whose name matches an item of `keep` ('exits.*'); grouped convolutions. A
-    layer whose shape forbids the density takes the `nearest` one, and stays dense where that is 1.
-    What has one tap gets a block-regular pattern where tap-regular ones are asked for. Returns the
-    patterns by layer name.
+    proportion to `patterns.erk`, of those whose shape allows any, each the `nearest` that can be.
+    Dense stay: the first convolution (first linear layer, where there is none) and the last linear
+    layer in order of registration, unless `ends`; layers whose name matches an item of `keep`
+    ('exits.*'); grouped convolutions. A layer whose shape forbids the density takes the `nearest`
+    one, and stays dense where that is 1. What has one tap gets a block-regular pattern where
+    tap-regular ones are asked for. Returns the patterns by layer name.
 
     Raises SparsityError, naming the layer, for an infeasible density without `nearest`, for an item
     of `keep` that no layer matches, and where nothing would become sparse; `module` is then as it
@@ -288,6 +288,7 @@ def sparsify(
         return kept / max(1.0, whole)
 
     if allocation == 'erk':
+        nearest = True
         if (least := share(1e-9)) > density:
             raise SparsityError(
                 f'density {density:.4g} in all: the least that can be is {least:.4g}'
