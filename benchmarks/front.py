@@ -60,7 +60,6 @@ NETWORKS: dict[str, dict[str, Any]] = {
     'single 32': {'widths': (32, 64, 128), 'stem': 4, 'density': 1 / 16, **SINGLE},
     'tap 32 b1': {'widths': (32, 64, 128), 'stem': 4, 'density': 1 / 16, **TAPS_OF_1},
     'narrow 16': {'widths': (16, 32, 64), 'stem': 8},
-    'single 32 4': {'widths': (32, 64, 128), 'stem': 8, 'density': 1 / 4, **SINGLE},
     'block 32': {'widths': (32, 64, 128), 'stem': 16, 'density': 1 / 8},
     'tap 32': {'widths': (32, 64, 128), 'stem': 8, 'density': 1 / 8, **TAPS},
     'narrow 19': {'widths': (19, 38, 77), 'stem': 10},
@@ -94,7 +93,7 @@ GRANULARITY: dict[str, dict[str, Any]] = {
 _ALL = NETWORKS | GRANULARITY
 PAIRS = (
     ('single 16', 'narrow 8'), ('single 32', 'narrow 8'), ('tap 32 b1', 'narrow 8'),
-    ('tap 32 b1', 'single 32'), ('single 32 4', 'narrow 16'),
+    ('tap 32 b1', 'single 32'),
     ('late 16', 'narrow 16'), ('late 32', 'narrow 32'), ('dense 64', 'late 32'),
     ('block 32', 'narrow 16'), ('tap 32', 'narrow 16'), ('tap 32', 'block 32'),
     ('tap 48', 'narrow 22'), ('tap 64 b8', 'narrow 22'), ('block 64', 'narrow 24'),

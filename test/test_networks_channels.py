@@ -142,8 +142,8 @@ def test_predefined_sparse_layers_keep_their_channels() -> None:
 @pytest.mark.parametrize(
     ('channels', 'message'),
     [({'stages.9': 3}, "no channels to prune are called 'stages.9'"),
-     ({'stages.1.0': 0}, '0 channels, expected a whole number, 1 to 24'),
-     ({'stages.1.0': 99}, 'expected a whole number, 1 to 24'),
+     ({'stages.1.0': 0}, '0 channels, expected a whole number, 1 or more'),
+     ({'stages.1.0': 99}, 'expected 1 to 24 of its channels, found 99'),
      ({'stages.1.0': 4.5}, '4.5 channels')],
 )  # fmt: skip
 def test_channels_that_are_not_there_are_refused(channels: dict[str, int], message: str) -> None:

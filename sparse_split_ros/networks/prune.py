@@ -103,10 +103,10 @@ def prune(
         seconds = time.perf_counter() - start
         return Pruning(method, target, kept, total, seconds, channels=channels)
     masks = _masks(network, method, target, batch, seed)
-    if not _reaches(network, masks, target * total):
-        while target < 1 and not _reaches(network, masks, target * total):
-            target = min(1.0, 2 * target)
-            masks = _masks(network, method, target, batch, seed)
+    while target < 1 and not _reaches(network, masks, target * total):
+        target = min(1.0, 2 * target)
+        masks = _masks(network, method, target, batch, seed)
+    if target > given:
         raise PruneError(
             f'target {given:g} cannot be reached by {method}, which would leave an exit without a '
             f'way from the image, or a layer without a weight; {target:g} can'

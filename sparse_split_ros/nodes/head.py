@@ -317,6 +317,7 @@ class HeadNode(StoppableNode):
                 step = self.head.computed(ticket.sequence, computed, time.monotonic())
                 self._reschedule()
         except Exception:
+            # Nobody waits for this frame any more; the thread that asked says what went wrong.
             with self._state:
                 self.head.failed(ticket.sequence)
             raise

@@ -187,14 +187,17 @@ class JointPolicy:
 
     def _in_time(self, candidates: list[Candidate]) -> list[Candidate]:
         """Those that the robot computes before the deadline, or all where it computes none."""
-        costs, early = self.costs, self._early
+        costs = self.costs
         found = [
             item
             for item in candidates
-            if costs.compute_ms(item.arm.split, tuple(early[exit_] for exit_ in item.arm.exits))
-            <= costs.deadline_ms
+            if costs.compute_ms(item.arm.split, self._evaluated(item)) <= costs.deadline_ms
         ]
         return found or candidates
+
+    def _evaluated(self, item: Candidate) -> tuple[int, ...]:
+        """The stages of its early exits."""
+        return tuple(self._early[exit_] for exit_ in item.arm.exits)
 
     def _explored(self, state: SceneState, usual: Candidate) -> Candidate:
         """Look at exits that the usual arm leaves out: they are otherwise never seen.
@@ -241,9 +244,8 @@ class JointPolicy:
             elif only_own:
                 continue
             else:
-                evaluated = tuple(self._early[exit_] for exit_ in item.arm.exits)
                 cost = own + item.rest * self.costs.offload(
-                    item.arm.split, item.codec, spent, link, evaluated
+                    item.arm.split, item.codec, spent, link, self._evaluated(item)
                 )
             if item.arm == before:
                 cost *= _STICKY
@@ -263,7 +265,7 @@ class JointPolicy:
         for item in candidates:
             if not item.kept:
                 continue
-            stages = tuple(self._early[exit_] for exit_ in item.arm.exits)
+            stages = self._evaluated(item)
             own = sum(
                 share * costs.local(stage, stages) for share, stage in zip(item.stops, stages)
             )

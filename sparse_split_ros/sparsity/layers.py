@@ -21,9 +21,9 @@ import fnmatch
 import functools
 import hashlib
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -276,24 +276,9 @@ def sparsify(
             own_kind, inputs, outputs, density, own, own_width, parallelism, dither, nearest, taps
         )
 
-    def divided(scale: float) -> dict[str, float]:
-        return {k: min(1.0, scale * erk(layer.weight.shape)) for k, layer in sparse.items()}
-
-    def share(scale: float) -> float:
-        kept = whole = 0.0
-        for name, wanted in divided(scale).items():
-            with suppress(SparsityError):  # what stays dense is not counted
-                kept += spec(name, wanted).density * sparse[name].weight.numel()
-                whole += sparse[name].weight.numel()
-        return kept / max(1.0, whole)
-
     if allocation == 'erk':
         nearest = True
-        if (least := share(1e-9)) > density:
-            raise SparsityError(
-                f'density {density:.4g} in all: the least that can be is {least:.4g}'
-            )
-        densities = divided(largest(share, density))
+        densities = _divided(sparse, density, spec)
     elif allocation == 'uniform':
         densities = dict.fromkeys(sparse, density)
     else:
@@ -316,6 +301,28 @@ def sparsify(
         parent, _, child = name.rpartition('.')
         setattr(module.get_submodule(parent), child, replacement)
     return {name: layer.pattern.spec for name, layer in replacements.items()}
+
+
+def _divided(
+    layers: Mapping[str, nn.Module], density: float, spec: Callable[[str, float], PatternSpec]
+) -> dict[str, float]:
+    """The densities in proportion to `erk` that leave `density` of all that can be sparse."""
+    weights = {name: cast(Tensor, layer.weight) for name, layer in layers.items()}
+
+    def divided(scale: float) -> dict[str, float]:
+        return {name: min(1.0, scale * erk(weight.shape)) for name, weight in weights.items()}
+
+    def share(scale: float) -> float:
+        kept = whole = 0.0
+        for name, wanted in divided(scale).items():
+            with suppress(SparsityError):  # what stays dense is not counted
+                kept += spec(name, wanted).density * weights[name].numel()
+                whole += weights[name].numel()
+        return kept / max(1.0, whole)
+
+    if (least := share(1e-9)) > density:
+        raise SparsityError(f'density {density:.4g} in all: the least that can be is {least:.4g}')
+    return divided(largest(share, density))
 
 
 def _replacement(layer: nn.Linear | nn.Conv2d, pattern: Pattern) -> SparseLayer:
