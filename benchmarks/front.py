@@ -79,6 +79,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 The late ones are twice as wide after the first stage as the narrow ones are, at 1/4 there.
 """
 _QUARTER = {'widths': (32, 64, 128), 'stem': 16, 'density': 1 / 4, 'keep_dense': ('stages.[01].*',)}
+_HALF = _QUARTER | {'density': 1 / 2}
 GRANULARITY: dict[str, dict[str, Any]] = {
     'random-regular': {**_QUARTER, 'pattern': 'random-regular'},
     'clash-free-1': {**_QUARTER, 'pattern': 'clash-free-1'},
@@ -90,7 +91,12 @@ GRANULARITY: dict[str, dict[str, Any]] = {
     },
 }
 """The same network at the same density, 1/4 of stages 2 and 3, by patterns of every structure."""
-_ALL = NETWORKS | GRANULARITY
+GRANULARITY_OF_HALF: dict[str, dict[str, Any]] = {
+    'random-regular 1/2': {**_HALF, 'pattern': 'random-regular'},
+    'n:m 2:4': {**_HALF, 'pattern': 'n:m', 'block_width': 4},
+    'block 8 1/2': {**_HALF, 'pattern': 'block-regular', 'block_width': 8},
+}
+_ALL = NETWORKS | GRANULARITY | GRANULARITY_OF_HALF
 PAIRS = (
     ('single 16', 'narrow 8'), ('single 32', 'narrow 8'), ('tap 32 b1', 'narrow 8'),
     ('tap 32 b1', 'single 32'),
@@ -99,8 +105,10 @@ PAIRS = (
     ('tap 48', 'narrow 22'), ('tap 64 b8', 'narrow 22'), ('block 64', 'narrow 24'),
     ('tap 64', 'narrow 24'), ('tap 64', 'block 64'), ('block 128', 'narrow 32'),
     ('dense 64', 'tap 48'), ('dense 64', 'narrow 32'),
+    *((name, 'random-regular') for name in list(GRANULARITY)[1:]),
+    *((name, 'random-regular 1/2') for name in list(GRANULARITY_OF_HALF)[1:]),
 )  # fmt: skip
-"""Of about equal MACs; then what eight times fewer, and half the width, cost a dense one."""
+"""Of about equal MACs; what eight times fewer, and half the width, cost a dense one; structure."""
 CONDITIONS = (
     'dusk', 'night', 'darkness', 'brightness', 'glare', 'fog', 'rain', 'snow', 'motion_blur',
     'sensor_noise',

@@ -21,7 +21,7 @@ import fnmatch
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -376,19 +376,21 @@ class _GatheredConv(torch.autograd.Function):
         x, weight, channels, readers = ctx.saved_tensors
         geometry, piece = ctx.geometry, _piece(x, channels)
         groups = len(channels) // weight.shape[1]
-        cast = weight.to(gradient.dtype)
+        kernel = weight.to(gradient.dtype)
         to_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         for start, g in zip(range(0, max(1, len(x)), piece), torch.split(gradient, piece)):
             part = x[start : start + piece]
-            gathered = part.index_select(1, channels).to(g.dtype)
-            by_input, by_weight = _conv_gradients(
-                g, gathered, cast, geometry, groups, to_x is not None, to_weight is not None
-            )
-            if to_x is not None and by_input is not None:
+            # One after the other, for the gathered copy and its gradient are the most of the peak.
+            if to_weight is not None:
+                gathered = part.to(g.dtype).index_select(1, channels)
+                to_weight += _conv_by_weight(g, gathered, kernel, geometry, groups)
+                del gathered
+            if to_x is not None:
+                shape = (len(part), len(channels), *part.shape[2:])
+                by_input = _conv_by_input(g, shape, kernel, geometry, groups)
                 to_x[start : start + piece] = _sum_readers(by_input, readers, x.shape[1])
-            if to_weight is not None and by_weight is not None:
-                to_weight += by_weight
+                del by_input
         return to_x, to_weight, None, None, None
 
 
@@ -406,15 +408,13 @@ class _ScatteredConv(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, places = ctx.saved_tensors
         dense = _scatter(weight.to(gradient.dtype), places, x.shape[1])
-        wanted = ctx.needs_input_grad
-        by_input, by_weight = _conv_gradients(
-            gradient, x.to(gradient.dtype), dense, ctx.geometry, 1, wanted[0], wanted[1]
-        )
-        if by_input is not None:
-            by_input = by_input.to(x.dtype)
-        if by_weight is not None:
-            by_weight = _taken(by_weight, places, weight).to(weight.dtype)
-        return by_input, by_weight, None, None
+        to_x = to_weight = None
+        if ctx.needs_input_grad[1]:
+            full = _conv_by_weight(gradient, x.to(gradient.dtype), dense, ctx.geometry)
+            to_weight = _taken(full, places, weight).to(weight.dtype)
+        if ctx.needs_input_grad[0]:
+            to_x = _conv_by_input(gradient, x.shape, dense, ctx.geometry).to(x.dtype)
+        return to_x, to_weight, None, None
 
 
 class _GatheredLinear(torch.autograd.Function):
@@ -470,22 +470,37 @@ class _ScatteredLinear(torch.autograd.Function):
         return to_x, to_weight, None
 
 
-def _conv_gradients(
+def _conv_by_weight(
+    gradient: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry, groups: int = 1
+) -> Tensor:
+    """The gradient of a convolution of x by its weight, of which only the shape counts."""
+    stride, padding, dilation = geometry
+    by_weight: Tensor
+    _, by_weight, _ = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, stride, padding, dilation, False, (0, 0), groups,
+        (False, True, False),
+    )  # fmt: skip
+    return by_weight
+
+
+def _conv_by_input(
     gradient: Tensor,
-    x: Tensor,
+    shape: Sequence[int],
     weight: Tensor,
     geometry: _Geometry,
-    groups: int,
-    for_x: bool,
-    for_weight: bool,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of a convolution by its input and by its weight, those that are wanted."""
+    groups: int = 1,
+) -> Tensor:
+    """The gradient of a convolution by its input, of which only the `shape` counts."""
     stride, padding, dilation = geometry
-    by_x, by_weight, _ = torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, stride, padding, dilation, False, (0, 0), groups,
-        (for_x, for_weight, False),
+    # With an input that is not in memory it is the weight that says how to lay the gradient out.
+    if gradient.is_contiguous(memory_format=torch.channels_last):
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    by_input: Tensor
+    by_input, _, _ = torch.ops.aten.convolution_backward(
+        gradient, gradient.new_empty(1).expand(shape), weight, None, stride, padding, dilation,
+        False, (0, 0), groups, (True, False, False),
     )  # fmt: skip
-    return by_x, by_weight
+    return by_input
 
 
 def _scatter(weight: Tensor, places: Tensor, inputs: int) -> Tensor:
