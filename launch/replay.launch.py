@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
@@ -36,11 +37,43 @@ ARGUMENTS = (
 )
 
 
+KINDS = {'raw': 'sensor_msgs/msg/Image', 'compressed': 'sensor_msgs/msg/CompressedImage'}
+
+
+def arguments(context: LaunchContext) -> tuple[dict[str, str], str]:
+    """What was given, and the image topic as the head reads it."""
+    given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    suffix = '/compressed' if given['image_transport'] == 'compressed' else ''
+    return given, given['image'] + suffix
+
+
+def check(context: LaunchContext) -> list:
+    """Nothing, or one error before anything starts, where there would be nothing to see."""
+    given, image = arguments(context)
+    bag, transport = Path(given['bag']), given['image_transport']
+    if transport not in KINDS:
+        raise ValueError(f'image_transport is {transport!r}, choose one of {", ".join(KINDS)}')
+    if not bag.exists():
+        raise ValueError(f'bag {bag} does not exist')
+    # The player opens single files, too. Not read with rosbags: that may be in a virtual
+    # environment, and `ros2 launch` outside it.
+    if not (bag / 'metadata.yaml').exists():
+        return []
+    metadata = yaml.safe_load((bag / 'metadata.yaml').read_text(encoding='utf-8'))
+    topics = metadata['rosbag2_bagfile_information']['topics_with_message_count']
+    held = {topic['topic_metadata']['name']: topic['topic_metadata']['type'] for topic in topics}
+    if held.get(image) != KINDS[transport]:
+        listing = ', '.join(f'{name} ({kind})' for name, kind in sorted(held.items())) or 'none'
+        raise ValueError(
+            f'bag {bag} has no {image} of {KINDS[transport]}, which image and image_transport '
+            f'name; its topics are: {listing}'
+        )
+    return []
+
+
 def play(context: LaunchContext) -> list:
     """The player, paused until somebody listens, and the end of everything at its end."""
-    given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
-    # As the head reads it.
-    image = given['image'] + ('/compressed' if given['image_transport'] == 'compressed' else '')
+    given, image = arguments(context)
     command = ['ros2', 'bag', 'play', given['bag'], '--clock', '--rate', given['rate']]
     command += ['--start-paused', '--disable-keyboard-controls']
     command += ['--loop'] if given['loop'].lower() in ('true', '1') else []
@@ -58,7 +91,7 @@ def play(context: LaunchContext) -> list:
 
 def generate_launch_description() -> LaunchDescription:
     """What ``ros2 launch`` asks for."""
-    arguments = [
+    declared = [
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, default, description in ARGUMENTS
     ]
@@ -71,4 +104,6 @@ def generate_launch_description() -> LaunchDescription:
             'use_sim_time': 'true',
         }.items(),
     )
-    return LaunchDescription([*arguments, split, OpaqueFunction(function=play)])
+    return LaunchDescription([
+        *declared, OpaqueFunction(function=check), split, OpaqueFunction(function=play)
+    ])  # fmt: skip

@@ -31,6 +31,8 @@ ARGUMENTS = (
     ('log_level', 'info', 'debug, info, warn, error or fatal'),
 )
 
+SWITCH = {'true': True, '1': True, 'false': False, '0': False}
+
 
 def nodes(context: LaunchContext) -> list[Node]:
     """The nodes of the role, with the arguments that were given."""
@@ -38,9 +40,14 @@ def nodes(context: LaunchContext) -> list[Node]:
     role = given['role']
     if role not in ('both', 'head', 'tail'):
         raise ValueError(f'role is {role!r}, choose one of both, head, tail')
+    # launch_ros only warns, and the nodes would run on other values than were meant.
+    if not Path(given['params_file']).is_file():
+        raise ValueError(f'params_file {given["params_file"]} is not a file')
     overrides = {name: given[name] for name in ('bundle', 'engine', 'device') if given[name]}
     if given['use_sim_time']:
-        overrides['use_sim_time'] = given['use_sim_time'].lower() in ('true', '1')
+        if given['use_sim_time'].lower() not in SWITCH:
+            raise ValueError(f'use_sim_time is {given["use_sim_time"]!r}, choose true or false')
+        overrides['use_sim_time'] = SWITCH[given['use_sim_time'].lower()]
     image_transport = given['image_transport']
     head_only = {'image_transport': image_transport} if image_transport else {}
     started = [

@@ -69,6 +69,7 @@ def test_tuning_is_taken_at_once(head: HeadNode) -> None:
         ({'audit_budget': 0.5}, ('audit_budget',)),
         ({'robot_profile': 2.0}, ('robot_profile',)),
         ({'roi': [1, 2]}, ('roi', '4 numbers')),
+        ({'roi': [0, 0, -5, 5]}, ('roi', '-5', 'width')),
         ({'threshold': 1.5}, ('threshold',)),
         ({'deadline_ms': 0.0}, ('deadline_ms',)),
         ({'threads': 2}, ('threads',)),

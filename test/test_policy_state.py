@@ -41,7 +41,7 @@ def test_a_state_over_which_a_policy_stumbles_is_moved_aside(tmp_path, error: Ex
     path = tmp_path / 'state.json'
     save_state(path, {}, **OURS)
     well, text = StateKeeper(path, **OURS).restore(Stumbling())
-    assert not well and repr(error) in text
+    assert not well and repr(error) in text and text.startswith(f'refused {path}: ')
     assert [item.name for item in tmp_path.iterdir()] == ['state.json.refused']
 
 

@@ -19,14 +19,16 @@ from array import array
 from importlib.util import find_spec
 from pathlib import Path
 from runpy import run_path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 
 from sparse_split_ros import ros
+from sparse_split_ros.data.bags import Frame, write_bag
 from sparse_split_ros.ros import (
     Clock,
     ClockMsg,
@@ -755,31 +757,87 @@ def test_signals_end_a_process_quietly_within_two_seconds(number: signal.Signals
 # Launch files
 
 
+Launch = dict[str, Any]
+
+
+def launch_file(monkeypatch: pytest.MonkeyPatch, name: str, **given: str) -> tuple[Launch, Launch]:
+    """What a launch file defines, and the stand-ins that it imports instead of ROS 2's."""
+    parts = ('actions', 'event_handlers', 'events', 'launch_description_sources', 'substitutions')
+    names = ['launch', *(f'launch.{part}' for part in parts), 'launch_ros', 'launch_ros.actions']
+    fake = {name: MagicMock() for name in [*names, 'ament_index_python.packages']}
+    fake['ament_index_python.packages'].get_package_share_directory.return_value = '/share'
+    fake['launch.substitutions'].LaunchConfiguration = lambda name: MagicMock(
+        perform=lambda context: given.get(name, '')
+    )
+    for module, stand_in in fake.items():
+        monkeypatch.setitem(sys.modules, module, stand_in)
+    return run_path(str(Path(__file__).parents[1] / 'launch' / f'{name}.launch.py')), fake
+
+
 @pytest.mark.parametrize(
     ('transport', 'topic'), [('raw', '/camera'), ('compressed', '/camera/compressed')]
 )
 def test_a_replay_plays_and_awaits_the_topic_that_the_head_reads(
     monkeypatch: pytest.MonkeyPatch, transport: str, topic: str
 ) -> None:
-    parts = ('actions', 'event_handlers', 'events', 'launch_description_sources', 'substitutions')
-    names = ['launch', *(f'launch.{part}' for part in parts), 'launch_ros', 'launch_ros.actions']
-    fake = {name: MagicMock() for name in [*names, 'ament_index_python.packages']}
-    fake['ament_index_python.packages'].get_package_share_directory.return_value = '/share'
-    given = {'bag': 'flown', 'image': '/camera', 'image_transport': transport}
-    fake['launch.substitutions'].LaunchConfiguration = lambda name: MagicMock(
-        perform=lambda context: given.get(name, name)
+    replay, fake = launch_file(
+        monkeypatch, 'replay', bag='flown', image='/camera', image_transport=transport
     )
-    for name, module in fake.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    launch_file = run_path(str(Path(__file__).parents[1] / 'launch' / 'replay.launch.py'))
-    launch_file['play'](None)
+    replay['play'](None)
     command = fake['launch.actions'].ExecuteProcess.call_args.kwargs['cmd']
     assert command[command.index('--topics') + 1] == topic
     node = fake['launch_ros.actions'].Node.call_args.kwargs
     assert node['parameters'] == [{'topic': topic}]
-    launch_file['generate_launch_description']()
+    replay['generate_launch_description']()
     included = fake['launch.actions'].IncludeLaunchDescription.call_args.kwargs
     assert 'image_transport' in dict(included['launch_arguments'])
+
+
+@pytest.mark.parametrize(
+    ('bag', 'image', 'transport', 'refusal'),
+    [
+        ('flown', '/image', 'raw', ''),
+        ('flown/flown.mcap', '/image', 'raw', ''),
+        ('flown', '/image', 'compressed', 'no /image/compressed of .*CompressedImage.*/image '),
+        ('flown', '/camera', 'raw', 'no /camera of sensor_msgs/msg/Image.* topics are: .*/image '),
+        ('flown', '/image', 'jpeg', "image_transport is 'jpeg', choose one of raw, compressed"),
+        ('lost', '/image', 'raw', 'lost does not exist'),
+    ],
+)
+def test_a_replay_of_nothing_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    bag: str,
+    image: str,
+    transport: str,
+    refusal: str,
+) -> None:
+    write_bag(tmp_path / 'flown', [Frame(1, 'camera', np.zeros((2, 2, 3), np.uint8))])
+    replay, _ = launch_file(
+        monkeypatch, 'replay', bag=str(tmp_path / bag), image=image, image_transport=transport
+    )
+    with pytest.raises(ValueError, match=refusal) if refusal else contextlib.nullcontext():
+        assert replay['check'](None) == []
+
+
+@pytest.mark.parametrize(
+    ('changed', 'refusal'),
+    [
+        ({}, ''),
+        ({'role': 'body'}, "role is 'body'"),
+        ({'params_file': '/nowhere.yaml'}, 'params_file /nowhere.yaml is not a file'),
+        ({'use_sim_time': 'maybe'}, "use_sim_time is 'maybe'"),
+    ],
+)
+def test_what_split_cannot_start_is_refused(
+    monkeypatch: pytest.MonkeyPatch, changed: dict[str, str], refusal: str
+) -> None:
+    given = {'role': 'both', 'params_file': __file__, 'use_sim_time': 'False', **changed}
+    split, fake = launch_file(monkeypatch, 'split', **given)
+    with pytest.raises(ValueError, match=refusal) if refusal else contextlib.nullcontext():
+        assert len(split['nodes'](None)) == 2
+        parameters = fake['launch_ros.actions'].Node.call_args.kwargs['parameters']
+        assert parameters == [__file__, {'use_sim_time': False}]
 
 
 def test_the_contract_holds_on_the_other_runtime() -> None:

@@ -170,6 +170,10 @@ class Parameters:
             raise ValueError(f'parameter {spec.name} is {value!r}, choose one of {spec.choices}')
         if isinstance(spec.default, list) and len(spec.default) == 4 and len(value) != 4:
             raise ValueError(f'parameter {spec.name} is {list(value)}, expected 4 numbers')
+        if spec.name == 'roi' and any(value) and min(value[2:]) < 1:
+            raise ValueError(
+                f'parameter roi is {list(value)}, expected a width and a height of at least 1'
+            )
 
 
 def _plain(value: Any) -> Any:

@@ -106,7 +106,7 @@ class StateKeeper:
             policy.restore(state)
         except Exception as error:
             # A file may be JSON of any shape, and a policy stumble over it anywhere.
-            return False, f'policy state refused: {_said(error)}; {self._moved_aside()}'
+            return False, f'refused {self._said(error)}; {self._moved_aside()}'
         return True, f'{self._path}: policy state restored'
 
     def _moved_aside(self) -> str:
@@ -136,7 +136,9 @@ class StateKeeper:
         self._complained = False
         return ''
 
-
-def _said(error: Exception) -> str:
-    """An error in words; of one that is not ours, its type too."""
-    return str(error) if isinstance(error, (StateError, PolicyError)) else repr(error)
+    def _said(self, error: Exception) -> str:
+        """An error in words, and of which file; of one that is not ours, its type too."""
+        if isinstance(error, StateError):
+            return str(error)
+        text = str(error) if isinstance(error, PolicyError) else repr(error)
+        return f'{self._path}: {text}; starting blank'
