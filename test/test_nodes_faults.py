@@ -102,7 +102,13 @@ def test_a_damaged_bundle_is_one_error_line_and_an_exit_status(
         ('head', {'image_transport': 'theora'}, ('image_transport', 'theora', 'compressed')),
         ('head', {'threads': 'many'}, ('threads', 'many')),
         ('tail', {'device': 'abacus'}, ('device', 'abacus', 'cuda')),
+        ('head', {'cameras': []}, ('cameras', 'expected')),
+        ('head', {'cameras': ['front', '/front']}, ('cameras', "['front', '/front']", 'once')),
+        ('head', {'cameras': ['my-cam']}, ('topic name', 'must not contain')),
+        ('head', {'qos_overrides./features.publisher.reliability': 'firm'}, ('reliab', 'firm')),
+        ('head', {'qos_overrides./features.publisher.depth': -3}, ('depth',)),
         ('tail', {'queue': 0}, ('queue', '0')),
+        ('tail', {'robots': ['r1', 'r2', 'r1']}, ('robots', "['r1', 'r2', 'r1']", 'once')),
     ],
 )
 def test_a_parameter_that_cannot_be_is_refused_with_a_reason(

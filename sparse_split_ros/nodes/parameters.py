@@ -132,8 +132,11 @@ class Parameters:
         self._accept = accept
         self._values: dict[str, Any] = {}
         for spec in specs:
-            node.declare_parameter(spec.name, spec.default, spec.descriptor())
-            value = node.get_parameter(spec.name).value
+            value = node.declare_parameter(spec.name, spec.default, spec.descriptor()).value
+            if value is None:  # as rclpy takes an empty list
+                raise ValueError(
+                    f'parameter {spec.name} is empty, expected a value such as {spec.default!r}'
+                )
             self._check(spec, value)
             self._values[spec.name] = _plain(value)
         node.add_on_set_parameters_callback(self._on_set)
@@ -174,6 +177,13 @@ class Parameters:
             raise ValueError(
                 f'parameter roi is {list(value)}, expected a width and a height of at least 1'
             )
+        if spec.default == ['']:
+            # A name given twice would be answered twice, and without any nothing would be.
+            names = [name.strip('/') for name in value]
+            if not names or len(set(names)) < len(names):
+                raise ValueError(
+                    f'parameter {spec.name} is {list(value)}, expected one name or more, each once'
+                )
 
 
 def _plain(value: Any) -> Any:

@@ -21,8 +21,12 @@ _EXPECTED = (
     EngineError,
     OSError,
     ValueError,
+    ros.InvalidNamespaceException,
+    ros.InvalidNodeNameException,
     ros.InvalidParameterTypeException,
     ros.InvalidParameterValueException,
+    ros.InvalidQoSProfileException,
+    ros.InvalidTopicNameException,
     ros.RCLError,
     ros.UnknownROSArgsError,
 )
@@ -64,7 +68,10 @@ def run(make_node: Callable[[], StoppableNode], args: list[str] | None = None) -
         try:
             ros.init(args=args, signal_handler_options=ros.SignalHandlerOptions.NO)
             node = make_node()
-        except _EXPECTED as error:
+        except Exception as error:
+            # Both runtimes raise a bare RuntimeError for an override such as `reliability: foo`.
+            if not isinstance(error, _EXPECTED) and 'QoS override' not in str(error):
+                raise
             print(f'error: {error}', file=sys.stderr)
             return 1
         for note in ros.runtime_notes(node):
