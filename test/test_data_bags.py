@@ -228,6 +228,13 @@ def test_a_directory_without_metadata_is_an_error(tmp_path: Path) -> None:
         list(read_bag(tmp_path))
 
 
+def test_a_recording_that_was_cut_off_says_how_to_save_it(tmp_path: Path) -> None:
+    write_bag(tmp_path / 'bag', make_frames(1))
+    (tmp_path / 'bag' / 'metadata.yaml').unlink()
+    with pytest.raises(BagError, match=r'cut off; `mcap recover .*bag/bag\.mcap'):
+        list(read_bag(tmp_path / 'bag'))
+
+
 def test_a_ros_1_bag_is_an_error_that_says_how_to_convert(tmp_path: Path) -> None:
     (tmp_path / 'old.bag').write_bytes(b'#ROSBAG V2.0\n')
     with pytest.raises(BagError, match='rosbags-convert'):

@@ -226,14 +226,25 @@ class Recording:
                 )
             self._writer.write(self._channels[topic, kind], received_ns, cdr)
         except (OSError, WriterError) as error:
-            raise BagError(f'bag {self._bag} cannot be written: {error}') from error
+            raise self._unwritten(error) from error
         self.count += 1
+
+    def close(self) -> None:
+        """Complete the bag. Raises BagError, for a full disk as well."""
+        try:
+            self._writer.close()
+        except (OSError, WriterError) as error:
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: Exception) -> BagError:
+        saved = _how_to_recover(self._bag / f'{self._bag.name}.mcap')
+        return BagError(f'bag {self._bag} cannot be written: {_reason(error)}; {saved}')
 
     def __enter__(self) -> Recording:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._writer.close()
+        self.close()
 
 
 def _open(bag: Path) -> Reader:
@@ -242,13 +253,20 @@ def _open(bag: Path) -> Reader:
     if bag.suffix == '.bag':
         raise BagError(f'bag {bag} is of ROS 1: convert it with rosbags-convert')
     if bag.is_dir() and not (bag / 'metadata.yaml').exists():
-        raise BagError(f'bag {bag} has no metadata.yaml: not a bag, or its recording was cut off')
+        cut = min(bag.glob('*.mcap'), default=None)
+        why = 'not a bag' if cut is None else f'its recording was cut off; {_how_to_recover(cut)}'
+        raise BagError(f'bag {bag} has no metadata.yaml: {why}')
     try:
         reader = Reader(bag)
         reader.open()
     except _DAMAGE as error:
         raise BagError(f'bag {bag} is not readable: {_reason(error)}') from error
     return reader
+
+
+def _how_to_recover(storage: Path) -> str:
+    """What to do with an .mcap file that lacks its end."""
+    return f'`mcap recover {storage} -o saved.mcap` saves what is whole of it'
 
 
 def _reason(error: BaseException) -> str:
