@@ -6,13 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from bundles import make_bundle
-from processes import Peer, node, private_domain, ready, values_of
+from processes import Peer, Process, node, private_domain, ready, values_of
 
+from sparse_split_ros.evaluation.recorded import score
 from sparse_split_ros.nodes import qos
 from sparse_split_ros.nodes.messages import image_message
 from sparse_split_ros.ros import Classification, DiagnosticArray, Header, Image, TimeMsg
@@ -103,3 +105,22 @@ def test_both_robots_are_answered_by_the_one_tail(fleet: Fleet) -> None:
         assert values_of(fleet.decisions[robot][-1])['route'] == 'offboard'
     served = fleet.peer.diagnosed('/tail: replies')
     assert served['robots'] == 'r1, r2'
+
+
+def test_a_run_with_two_cameras_is_recorded_and_scored(fleet: Fleet, tmp_path: Path) -> None:
+    peer, decided, count = fleet.peer, fleet.decisions['/r1'], 6
+    command = ('-m', 'sparse_split_ros.cli', 'record', str(tmp_path / 'flown'))
+    options = ('--cameras', 'front', 'left', '--limit', str(count), '--ros-args', '-r', '__ns:=/r1')
+    topics = ('/r1/decision', '/r1/front/classification', '/r1/left/classification')
+    with Process(*command, *options) as recorder:
+        recorder.wait_for('recording into')
+        assert peer.wait(lambda: all(peer.node.count_subscribers(each) > 1 for each in topics))
+        # What the head says next, the recorder hears.
+        peer.diagnosed('/r1/head: frames')
+        for number in range(count):
+            before = len(decided)
+            fleet.send(('/r1/front', '/r1/left')[number % 2], 100 + number)
+            assert peer.wait(lambda before=before: len(decided) > before)
+        assert recorder.wait() == 0, recorder.output
+    summary = score(tmp_path / 'flown').summary
+    assert (summary['answered'], summary['errors']) == (count, [])

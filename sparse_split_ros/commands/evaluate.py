@@ -257,18 +257,29 @@ def _add_record(commands: Commands) -> None:
         'record', help='record what a running head decides, to be scored by evaluate --decisions',
         description=(
             'Listens to decision, classification, ground_truth, scene and /diagnostics and writes\n'
-            'them into a bag until Ctrl-C. ROS arguments go behind --ros-args.'
+            'them into a bag until Ctrl-C. Where the head has cameras, an image_transport or\n'
+            'remapped topics, say the same here; ROS arguments go behind --ros-args.'
         ),
         epilog=(
             'examples:\n'
             '  sparse-split record flown                        until Ctrl-C\n'
             '  sparse-split record flown --images --limit 900\n'
+            '  sparse-split record flown --images --ros-args -r image:=/camera/image_raw\n'
+            '  sparse-split record flown --cameras front left\n'
             '  sparse-split record flown --ros-args -r __ns:=/robot_1\n'
             '  sparse-split evaluate --decisions flown'
         ),
     )  # fmt: skip
     parser.add_argument('out', metavar='OUT', type=Path, help='the bag, a new folder')
+    parser.add_argument(
+        '--cameras', nargs='+', default=[''], metavar='NAME',
+        help="the head's cameras, where they have names",
+    )  # fmt: skip
     parser.add_argument('--images', action='store_true', help='the images too')
+    parser.add_argument(
+        '--image-transport', choices=('raw', 'compressed'), default='raw',
+        help='which image topic that is (%(default)s)',
+    )  # fmt: skip
     parser.add_argument('--limit', type=int, default=0, metavar='N', help='stop after N decisions')
     parser.add_argument(
         '--idle', type=float, default=0.0, metavar='S', help='stop S s after the last decision'
@@ -282,5 +293,8 @@ def _record(options: argparse.Namespace) -> int:
 
     if options.limit < 0 or not 0 <= options.idle < math.inf:
         raise UsageError('--limit and --idle take numbers from 0')
-    wanted = RecorderOptions(options.out, options.images, options.limit, options.idle)
+    wanted = RecorderOptions(
+        options.out, tuple(options.cameras), options.images, options.image_transport,
+        options.limit, options.idle,
+    )  # fmt: skip
     return record(wanted, ['--ros-args', *options.ros_args] if options.ros_args else [])

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from sparse_split_ros.data.bags import BagError, Recording
+from sparse_split_ros.nodes import qos
 from sparse_split_ros.nodes.running import StoppableNode, run
 from sparse_split_ros.ros import (
     Classification,
+    CompressedImage,
     DiagnosticArray,
     Image,
     QoSProfile,
@@ -25,25 +27,28 @@ from sparse_split_ros.ros import (
 _DEEP = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
 # Cameras publish best effort as a rule, which a reliable subscription would never hear.
 _IMAGES = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
-_TOPICS = {
-    'classification': (Classification, 'vision_msgs/msg/Classification'),
-    'decision': (DiagnosticArray, 'diagnostic_msgs/msg/DiagnosticArray'),
-    'ground_truth': (Classification, 'vision_msgs/msg/Classification'),
-    'scene': (Classification, 'vision_msgs/msg/Classification'),
-    '/diagnostics': (DiagnosticArray, 'diagnostic_msgs/msg/DiagnosticArray'),
+_CLASSIFICATION = (Classification, 'vision_msgs/msg/Classification', _DEEP)
+_DIAGNOSTICS = (DiagnosticArray, 'diagnostic_msgs/msg/DiagnosticArray', _DEEP)
+_TRANSPORTS = {
+    'raw': ('', (Image, 'sensor_msgs/msg/Image', _IMAGES)),
+    'compressed': ('/compressed', (CompressedImage, 'sensor_msgs/msg/CompressedImage', _IMAGES)),
 }
-_IMAGE = (Image, 'sensor_msgs/msg/Image')
+# How long after a camera's first decision its answers and images are missed.
+_PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True)
 class RecorderOptions:
-    """Where to, whether with images, and when to stop.
+    """Where to, what of which cameras, and when to stop.
 
-    After ``limit`` decisions, or ``idle_s`` s without one once there was one; 0 is never.
+    ``cameras`` and ``image_transport`` are as the head has them. Stops after ``limit`` decisions,
+    or ``idle_s`` s without one once there was one; 0 is never.
     """
 
     out: Path
+    cameras: tuple[str, ...] = ('',)
     images: bool = False
+    image_transport: str = 'raw'
     limit: int = 0
     idle_s: float = 0.0
 
@@ -56,18 +61,37 @@ class RecorderNode(StoppableNode):
         self.decisions = 0
         self._options = options
         self._last = 0.0
+        # The cameras that decisions are of, as the head numbers them, and when one was new.
+        self._cameras: set[str] = set()
+        self._newest = 0.0
+        self._heard: set[str] = set()
+        self._warned_of: set[str] = set()
+        prefixes = [f'{camera}/' if camera else '' for camera in dict.fromkeys(options.cameras)]
+        # Before the decisions: what is ready is taken in this order, and the decision that ends
+        # the recording is to have its answer.
+        self._answers = [self._listen(f'{each}classification', *_CLASSIFICATION)
+                         for each in prefixes]  # fmt: skip
+        # A player that feeds a camera may be in its namespace or not.
+        for prefix in dict.fromkeys(('', *prefixes)):
+            self._listen(f'{prefix}ground_truth', *_CLASSIFICATION)
+            self._listen(f'{prefix}scene', *_CLASSIFICATION)
+        self._listen('decision', *_DIAGNOSTICS)
+        self._listen('/diagnostics', *_DIAGNOSTICS)
+        suffix, image = _TRANSPORTS[options.image_transport]
+        # Remapped as the head does it: the base topic's remapping reaches its sibling.
+        self._images = [self._listen(self.resolve_topic_name(f'{each}image') + suffix, *image)
+                        for each in prefixes if options.images]  # fmt: skip
+        # Last, for a topic that cannot be is to leave no bag behind.
         self._recording = Recording(options.out)
-        for name, (kind, type_name) in _TOPICS.items():
-            self._listen(name, kind, type_name, _DEEP)
-        if options.images:
-            self._listen('image', *_IMAGE, _IMAGES)
-        self.create_timer(0.2, self._look)
+        # Not of ROS time, which may stand still.
+        self.create_timer(0.2, self._look, clock=qos.steady_clock())
         self.get_logger().info(f'recording into {options.out}')
 
-    def _listen(self, name: str, kind: Any, type_name: str, profile: QoSProfile) -> None:
+    def _listen(self, name: str, kind: Any, type_name: str, profile: QoSProfile) -> str:
         # Bags keep names as they resolve, so that a namespace tells robots apart.
         topic = self.resolve_topic_name(name)
         self.create_subscription(kind, name, partial(self._write, topic, type_name), profile)
+        return topic
 
     def _write(self, topic: str, kind: str, message: Any) -> None:
         if self.done:
@@ -75,22 +99,57 @@ class RecorderNode(StoppableNode):
         try:
             self._recording.write(topic, kind, time.time_ns(), bytes(serialize_message(message)))
         except BagError as error:
-            self.complain('not recorded', str(error))
-            self.exit_status, self.done = 1, True
+            self._fail(error)
             return
+        self._heard.add(topic)
         if topic.endswith('/decision'):
             self.decisions += 1
             self._last = time.monotonic()
+            known = len(self._cameras)
+            self._cameras.update(
+                pair.value for each in message.status for pair in each.values
+                if pair.key == 'source'
+            )  # fmt: skip
+            if len(self._cameras) > known:
+                self._newest = self._last
+            self.done = self.decisions == self._options.limit
+
+    def _fail(self, error: BagError) -> None:
+        self.complain('not recorded', str(error))
+        self.exit_status, self.done = 1, True
 
     def _look(self) -> None:
-        limit, idle = self._options.limit, self._options.idle_s
-        enough = 0 < limit <= self.decisions
-        silent = idle > 0 and self.decisions > 0 and time.monotonic() - self._last > idle
-        self.done = self.done or enough or silent
+        now, idle = time.monotonic(), self._options.idle_s
+        if now - self._newest > _PATIENCE_S:
+            self._warn()
+        self.done = self.done or (idle > 0 and self.decisions > 0 and now - self._last > idle)
+
+    def _warn(self) -> None:
+        """Say once what decisions are of and is not heard here: it cannot be had afterwards."""
+        for topics, what, remedy in (
+            (self._answers, 'answers', 'name all of its cameras by --cameras'),
+            (
+                self._images,
+                'images',
+                'name its cameras by --cameras, their topic by --ros-args -r image:=TOPIC, '
+                'compressed ones by --image-transport compressed',
+            ),
+        ):
+            missing = len(self._cameras) - len(self._heard.intersection(topics))
+            if topics and missing > 0 and what not in self._warned_of:
+                self._warned_of.add(what)
+                self.get_logger().warning(
+                    f"no {what} of {missing} of the head's {len(self._cameras)} cameras came on "
+                    f'{", ".join(topics)}: {remedy}'
+                )
 
     def stop(self) -> None:
-        """Complete the bag."""
-        self._recording.__exit__()
+        """Complete the bag, or say why it cannot be."""
+        self._warn()
+        try:
+            self._recording.close()
+        except BagError as error:
+            self._fail(error)
         self.get_logger().info(
             f'{self._options.out}: {self.decisions} decisions, {self._recording.count} messages'
         )
