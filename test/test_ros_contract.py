@@ -840,6 +840,29 @@ def test_what_split_cannot_start_is_refused(
         assert parameters == [__file__, {'use_sim_time': False}]
 
 
+@pytest.mark.parametrize(
+    ('head', 'namespace', 'cameras'),
+    [
+        ('/**/head', '', ['front', 'left']),
+        ('/r1/head', 'r1', ['front', 'left']),
+        ('/r1/head', 'r2', ['']),
+        ('/**/tail', '', ['']),
+    ],
+)
+def test_a_launched_recorder_hears_the_cameras_in_the_heads_parameters(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, head: str, namespace: str, cameras: list[str]
+) -> None:
+    file = tmp_path / 'mine.yaml'
+    file.write_text(f'{head}: {{ros__parameters: {{cameras: [front, left]}}}}')
+    split, fake = launch_file(
+        monkeypatch, 'split', role='head', params_file=str(file), record='flown',
+        namespace=namespace,
+    )  # fmt: skip
+    split['nodes'](None)
+    recorder = fake['launch_ros.actions'].Node.call_args.kwargs
+    assert recorder['arguments'] == ['record', 'flown', '--cameras', *cameras]
+
+
 def test_the_contract_holds_on_the_other_runtime() -> None:
     if os.environ.get('SPARSE_SPLIT_CONTRACT_NESTED'):
         pytest.skip('this is the other runtime')
