@@ -30,6 +30,7 @@ from rich.progress import Progress
 from sparse_split_ros import __version__, ros
 from sparse_split_ros.data.bags import Frame, write_bag
 from sparse_split_ros.data.drive import Drive, render_drive
+from sparse_split_ros.data.pace import Pace
 from sparse_split_ros.data.sources import open_source
 from sparse_split_ros.evaluation.ledger import Key, Ledger
 from sparse_split_ros.evaluation.live import Board
@@ -40,7 +41,7 @@ from sparse_split_ros.evaluation.tables import summary_table
 from sparse_split_ros.link.announcement import Announcement, AnnouncementError
 from sparse_split_ros.nodes import qos
 from sparse_split_ros.nodes.domain import private_domain
-from sparse_split_ros.nodes.messages import image_message, named
+from sparse_split_ros.nodes.messages import image_message, named, recorded_header
 from sparse_split_ros.policy.decision import Reason, Route
 from sparse_split_ros.runtime.bundle import Bundle, bundle_path
 
@@ -162,7 +163,7 @@ class Witness(ros.Node):
         self.tails: dict[int, float] = {}
         self.head: _HeadReport | None = None
         self._board = board
-        self._first_ns: int | None = None
+        self._pace = Pace()
         self._start = time.monotonic()
         self._image = self.create_publisher(ros.Image, 'image', qos.RESULT)
         self._truth = self.create_publisher(ros.Classification, 'ground_truth', qos.RESULT)
@@ -198,15 +199,13 @@ class Witness(ros.Node):
 
     def send(self, index: int, frame: Frame) -> None:
         """Publish a frame as a camera would, its truth first."""
-        stamp = ros.Time(nanoseconds=frame.stamp_ns).to_msg()
-        header = ros.Header(stamp=stamp, frame_id=frame.frame_id)
+        header = recorded_header(frame.stamp_ns, frame.frame_id)
         if frame.label is not None:
             self._truth.publish(named(header, frame.label))
         if frame.scene is not None:
             self._scene.publish(named(header, frame.scene, frame.severity))
         message = image_message(frame.image, header)
-        self._first_ns = frame.stamp_ns if self._first_ns is None else self._first_ns
-        since = (frame.stamp_ns - self._first_ns) * 1e-9
+        since = self._pace.time(frame.stamp_ns)
         self.ledger.send(_key(header), Outcome(index, since, self.now(), frame.label, frame.scene))
         self._image.publish(message)
 
@@ -283,9 +282,9 @@ class Camera(threading.Thread):
 
     def run(self) -> None:
         """Send them all, or until told to stop."""
-        start, first = time.monotonic(), self._frames[0].stamp_ns
+        start, pace = time.monotonic(), Pace()
         for index, frame in enumerate(self._frames):
-            due = start + (frame.stamp_ns - first) * 1e-9 / self._rate
+            due = start + pace.time(frame.stamp_ns) / self._rate
             if self._stopping.wait(max(0.0, due - time.monotonic())):
                 return
             self._witness.send(index, frame)
@@ -502,7 +501,8 @@ def _cache() -> Path:
 
 
 def _duration(frames: Sequence[Frame]) -> float:
-    return max(0.1, (frames[-1].stamp_ns - frames[0].stamp_ns) * 1e-9)
+    pace = Pace()
+    return max(0.1, *(pace.time(frame.stamp_ns) for frame in frames))
 
 
 @contextmanager

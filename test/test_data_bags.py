@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -159,6 +160,22 @@ def test_labels_are_joined_by_stamp_whatever_the_order(tmp_path: Path) -> None:
     assert [frame.label for frame in read_bag(bag)] == ['early', None, 'late']
 
 
+def test_what_is_said_twice_at_a_stamp_must_be_the_same(tmp_path: Path) -> None:
+    frame = make_frames(1)[0]
+    write_bag(tmp_path / 'same', [frame, frame])
+    assert [each.label for each in read_bag(tmp_path / 'same')] == ['sign 0', 'sign 0']
+    other = {'label': replace(frame, label='stop'), 'scene': replace(frame, scene='fog')}
+    for topic, field, names in (
+        ('ground_truth', 'label', "'sign 0' and 'stop'"),
+        ('scene', 'scene', r"\('rain', 0.0\) and \('fog', 0.0\)"),
+    ):
+        write_bag(tmp_path / field, [frame, other[field]])
+        with pytest.raises(
+            BagError, match=f"{field}: '{topic}' says both {names} at .* {STAMP} ns"
+        ):
+            next(read_bag(tmp_path / field))
+
+
 def test_frames_are_written_while_they_are_made(tmp_path: Path) -> None:
     made: list[Frame] = []
 
@@ -274,6 +291,46 @@ def test_flipped_bytes_never_raise_anything_else(tmp_path: Path, storage: str) -
         file.write_bytes(whole)
     assert errors > 0
     assert len(list(read_bag(tmp_path / 'bag'))) == 5
+
+
+@pytest.mark.parametrize(
+    ('before', 'after'),
+    [
+        ('name: /image', 'name: [/image]'),
+        ('name: /image', 'name:'),
+        ('type: sensor_msgs/msg/Image', 'type: {a: 1}'),
+        ('message_count: 2', 'message_count: many'),
+    ],
+)
+def test_metadata_of_other_kinds_are_one_error(tmp_path: Path, before: str, after: str) -> None:
+    write_bag(tmp_path / 'bag', make_frames(2))
+    metadata = tmp_path / 'bag' / 'metadata.yaml'
+    text = metadata.read_text()
+    assert before in text
+    metadata.write_text(text.replace(before, after))
+    with pytest.raises(BagError, match=r'bag .*bag is not readable: '):
+        list(read_bag(tmp_path / 'bag'))
+
+
+@pytest.mark.parametrize('name', ['a#b', 'a?b', 'a%20b'])
+def test_a_path_that_sqlite_takes_for_another_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BagError, match=r"the path of a sqlite3 bag cannot hold '[#?%]"):
+        write_bag(tmp_path / name, make_frames(1), 'sqlite3')
+    assert list(tmp_path.iterdir()) == []
+    write_bag(tmp_path / 'bag', make_frames(1), 'sqlite3')
+    (tmp_path / 'bag').rename(tmp_path / name)
+    for path in (tmp_path / name, tmp_path / name / 'bag.db3'):
+        with pytest.raises(BagError, match=r"the path of a sqlite3 bag cannot hold '[#?%]"):
+            list(read_bag(path))
+
+
+@pytest.mark.parametrize(
+    ('name', 'storage'),
+    [('a b', 'sqlite3'), ('100%', 'sqlite3'), ('ä', 'sqlite3'), ('a#b', 'mcap')],
+)
+def test_other_paths_are_written_and_read(tmp_path: Path, name: str, storage: str) -> None:
+    write_bag(tmp_path / name, make_frames(2), storage)
+    assert len(list(read_bag(tmp_path / name))) == 2
 
 
 def test_an_existing_bag_is_not_overwritten(tmp_path: Path) -> None:

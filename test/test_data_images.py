@@ -173,6 +173,26 @@ def test_a_small_file_that_claims_a_huge_image_is_refused_unread(data: bytes) ->
         decode_compressed(data)
 
 
+@pytest.mark.parametrize('marker', [0x00, 0x01, 0xD0, 0xD7])
+def test_no_jpeg_hides_its_size_from_the_limit(marker: int) -> None:
+    # What reads a length after a marker that has none passes over the true frame segment, and
+    # finds a small one.
+    huge = jpeg_of(30_000, 30_000)[2:]
+    small = encoded('.jpg')[2:]
+    data = b'\xff\xd8\xff' + bytes([marker]) + huge
+    claimed = 4 + int.from_bytes(data[4:6], 'big')
+    data = data.ljust(claimed, b'\0')[:claimed] + small
+    with pytest.raises(ImageError, match='is not a JPEG or PNG'):
+        decode_compressed(data)
+
+
+def test_a_png_that_does_not_begin_with_its_size_is_refused() -> None:
+    data = png_of(8, 8)
+    first = struct.pack('>I', 8) + b'abCd' + bytes(8) + struct.pack('>I', zlib.crc32(bytes(8)))
+    with pytest.raises(ImageError, match='is not a JPEG or PNG'):
+        decode_compressed(data[:8] + first + data[8:])
+
+
 @pytest.mark.parametrize(
     ('data', 'message'),
     [

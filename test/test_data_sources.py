@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -224,7 +226,62 @@ def test_an_unknown_split_is_an_error_that_names_it(packed: Path) -> None:
         open_source(packed, split='holdout')
 
 
-@pytest.mark.parametrize('content', [b'', b'PK\x03\x04 broken', b'not numpy'])
+def test_a_label_that_is_not_utf_8_is_an_error_at_once(tmp_path: Path) -> None:
+    save(tmp_path / 'cafe' / 'one.png', 1)
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b'/caf\xe9'))
+    try:
+        (tmp_path / 'cafe').rename(folder)
+    except OSError:
+        pytest.skip('this file system takes no such name')
+    with pytest.raises(SourceError, match=r"b'caf\\xe9' in it is a label and not UTF-8: rename it"):
+        open_source(tmp_path)
+    assert next(open_source(folder)).label is None
+
+
+def test_a_video_whose_name_is_not_utf_8_is_an_error(tmp_path: Path) -> None:
+    file = Path(os.fsdecode(os.fsencode(tmp_path) + b'/caf\xe9.mp4'))
+    try:
+        file.touch()
+    except OSError:
+        pytest.skip('this file system takes no such name')
+    with pytest.raises(SourceError, match='not UTF-8: rename it'):
+        next(open_source(file))
+
+
+def broken_arrays(change: Callable[[bytearray], None]) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, images=np.random.default_rng(0).integers(
+        0, 256, (4, 8, 8, 3), np.uint8))  # fmt: skip
+    data = bytearray(file.getvalue())
+    change(data)
+    return bytes(data)
+
+
+def other_bytes(data: bytearray) -> None:
+    half = len(data) // 2
+    data[half : half + 10] = b'\xff' * 10
+
+
+def other_method(data: bytearray) -> None:
+    for entry, method in ((b'PK\x03\x04', 8), (b'PK\x01\x02', 10)):
+        data[data.index(entry) + method] = 99
+
+
+def encrypted(data: bytearray) -> None:
+    for entry, flags in ((b'PK\x03\x04', 6), (b'PK\x01\x02', 8)):
+        data[data.index(entry) + flags] |= 1
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'',
+        b'PK\x03\x04 broken',
+        b'not numpy',
+        *map(broken_arrays, (other_bytes, other_method, encrypted)),
+    ],
+    ids=['empty', 'no zip', 'text', 'other bytes', 'other method', 'encrypted'],
+)
 def test_an_unreadable_packed_file_is_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / 'broken.npz').write_bytes(content)
     with pytest.raises(SourceError, match=r'broken\.npz'):

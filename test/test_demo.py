@@ -24,7 +24,7 @@ pytest.importorskip('matplotlib')
 from sparse_split_ros.data.bags import Frame, write_bag
 from sparse_split_ros.data.drive import Drive
 from sparse_split_ros.data.signs import CLASSES
-from sparse_split_ros.demo import DemoError, Options, Role, run_demo
+from sparse_split_ros.demo import Camera, DemoError, Options, Role, run_demo
 from sparse_split_ros.runtime.engine import load_engine
 from sparse_split_ros.runtime.preprocess import prepare
 
@@ -114,6 +114,20 @@ def test_the_report_and_both_logs_are_there(shown) -> None:
 def test_the_environment_is_left_as_it_was(shown) -> None:
     assert shown[0] == 0
     assert 'ROS_LOCALHOST_ONLY' not in os.environ
+
+
+def test_the_camera_does_not_wait_for_a_clock_that_was_set() -> None:
+    crop = np.zeros((24, 24, 3), np.uint8)
+    frames = [Frame(stamp, 'camera', crop) for stamp in (0, 1_700_000_000 * 10**9)]
+    sent: list[int] = []
+
+    class Noting:
+        def send(self, index: int, frame: Frame) -> None:
+            sent.append(frame.stamp_ns)
+
+    with Camera(Noting(), frames, 1.0) as camera:  # type: ignore[arg-type]
+        camera.join(20.0)
+        assert sent == [frame.stamp_ns for frame in frames]
 
 
 def test_a_drive_that_is_not_there_is_rendered(

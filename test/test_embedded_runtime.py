@@ -271,6 +271,37 @@ for turn in range(60):
 """)
 
 
+def test_what_has_gone_is_seen_once_and_kept_nowhere() -> None:
+    succeeds("""
+ros.init(args=[])
+node = ros.Node('node')
+transport = node.context.transport
+for publisher in [node.create_publisher(ros.String, f'topic_{i}', 10) for i in range(50)]:
+    node.destroy_publisher(publisher)
+node.create_publisher(ros.String, 'stays', 10)
+while [one.topic for one in transport.endpoints()] != ['/stays']:
+    time.sleep(0.01)
+left = [one for reader, _ in transport._seen.values() for one in reader.read(100)]
+assert left == [], left
+""")
+
+
+def test_a_hundred_busy_topics_share_what_there_is() -> None:
+    succeeds("""
+ros.init(args=[])
+node, got = ros.Node('node'), {}
+topics = [f'topic_{i}' for i in range(100)]
+for topic in topics:
+    node.create_subscription(ros.String, topic, lambda m, t=topic: got.update({t: m}), 10)
+publishers = [node.create_publisher(ros.String, topic, 10) for topic in topics]
+for turn in range(300):  # fewer are taken than come
+    for publisher in publishers:
+        publisher.publish(ros.String(data='x'))
+    ros.spin_once(node, timeout_sec=0)
+assert len(got) == 100, len(got)
+""")
+
+
 def test_humble_gets_identifiers_of_24_bytes() -> None:
     program = """
 from sparse_split_ros.embedded import dds

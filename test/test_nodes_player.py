@@ -6,18 +6,24 @@ from __future__ import annotations
 
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import Peer, node, private_domain
+from processes import PATIENCE, Peer, node, private_domain
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from sparse_split_ros.data.bags import Frame, write_bag
+from sparse_split_ros import ros
+from sparse_split_ros.data.bags import IMAGE, Frame, write_bag
+from sparse_split_ros.data.pace import USUAL_RATE
 from sparse_split_ros.embedded.types import typestore
-from sparse_split_ros.ros import Classification, Image
+from sparse_split_ros.nodes import player as player_module
+from sparse_split_ros.nodes.messages import image_message, recorded_header
+from sparse_split_ros.ros import Classification, Context, Image, Parameter, serialize_message
 
 STAMP = 1_700_000_000_000_000_007
 COUNT = 12
@@ -92,6 +98,94 @@ def test_a_loop_starts_again_until_it_is_told_to_end(bag: Path) -> None:
         assert peer.wait(lambda: stamps.count(STAMP) >= 3)
         assert player.stop(signal.SIGINT) == 0
         assert 'Traceback' not in player.output
+
+
+def played_at(source: Path, **parameters: object) -> list[int]:
+    """The times in ns at which the player published its images, by its own clock."""
+    times: list[int] = []
+    with Peer() as peer:
+        peer.listen(Image, 'image', lambda message: times.append(nanoseconds(message)))
+        with node('player', source=source, stamps='now', **parameters) as player:
+            assert player.wait() == 0, player.output
+            (said,) = player.having('played')
+            count = int(said.split('played ')[1].split()[0])
+            assert peer.wait(lambda: len(times) == count, 5.0)
+            assert len(player.having('stamps stand still')) <= 1, player.output
+    return times
+
+
+def test_a_clock_that_was_set_does_not_hold_up_what_follows(tmp_path: Path) -> None:
+    early = [replace(frame, stamp_ns=0) for frame in frames()[:1]]
+    write_bag(tmp_path / 'bag', early + frames()[1:])
+    with node('player', source=tmp_path / 'bag', subscribers=0) as player:
+        assert player.wait() == 0, player.output
+        assert player.having(f'played {COUNT} frames')
+        (warning,) = player.having('WARN')
+        assert f'first at {frames()[1].stamp_ns} ns' in warning
+
+
+def test_images_without_stamps_come_at_a_usual_rate(tmp_path: Path) -> None:
+    write_bag(tmp_path / 'bag', [replace(frame, stamp_ns=0, label=None, scene=None)
+                                 for frame in frames()])  # fmt: skip
+    times = played_at(tmp_path / 'bag', rate=0.5)
+    # How late the first one was is not known.
+    assert times[-1] - times[0] > 0.5 * (COUNT - 1) / (0.5 * USUAL_RATE) * 1e9
+
+
+def test_negative_stamps_are_played_as_they_are(tmp_path: Path) -> None:
+    recorded = [-5 * 10**9 + index * 20_000_000 for index in range(3)]
+    with Writer(tmp_path / 'bag', version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        channel = writer.add_connection('/image', IMAGE, typestore=typestore())
+        for index, stamp in enumerate(recorded):
+            image = image_message(frames()[0].image, recorded_header(stamp, 'front'))
+            writer.write(channel, index, serialize_message(image))
+    stamps: list[int] = []
+    with Peer() as peer:
+        peer.listen(Image, 'image', lambda message: stamps.append(nanoseconds(message)))
+        with node('player', source=tmp_path / 'bag') as player:
+            assert player.wait() == 0, player.output
+            assert peer.wait(lambda: len(stamps) == 3, 5.0)
+    assert stamps == recorded
+
+
+def test_a_loop_ends_at_the_limit_of_all_its_passes(bag: Path) -> None:
+    assert len(played_at(bag, loop=True, limit=2 * COUNT + 3)) == 2 * COUNT + 3
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_a_loop_starts_again_one_step_after_the_last_frame(tmp_path: Path, count: int) -> None:
+    write_bag(tmp_path / 'bag', frames()[:count])
+    times = played_at(tmp_path / 'bag', loop=True, limit=5 * count, rate=0.5)
+    step = 1 / USUAL_RATE if count == 1 else 0.02
+    pauses = [later - last for last, later in zip(times[count - 1 :: count], times[count::count])]
+    # A thousandth is for the clock of the day, which runs a little otherwise than that of waiting.
+    assert len(pauses) == 4 and min(pauses) > 0.999 * step / 0.5 * 1e9
+
+
+def test_a_fault_of_ours_shows_its_trace_and_is_no_success(
+    domain: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised: list[object] = []
+    shown = threading.Event()
+
+    def broken(*_: object) -> Iterator[Frame]:
+        raise ZeroDivisionError
+
+    def show(error: threading.ExceptHookArgs) -> None:
+        raised.append(error.exc_type)
+        shown.set()
+
+    monkeypatch.setattr(player_module, 'open_source', broken)
+    monkeypatch.setattr(threading, 'excepthook', show)
+    context = Context()
+    ros.init(args=[], context=context, domain_id=domain)
+    player = player_module.PlayerNode(
+        context=context, parameter_overrides=[Parameter('source', value='drive')]
+    )
+    assert shown.wait(PATIENCE)
+    assert (player.done, player.exit_status, raised) == (True, 1, [ZeroDivisionError])
+    player.destroy_node()
+    context.try_shutdown()
 
 
 def test_without_a_subscriber_it_says_so_and_plays_anyway(bag: Path) -> None:

@@ -219,7 +219,8 @@ def test_calibration_passes_through_json() -> None:
 @pytest.mark.parametrize(
     'value', [None, 3, {}, {'edges': [0.5], 'splits': [], 'scenes': {}},
               {'edges': list(EDGES), 'splits': [0], 'scenes': {'day': [[1, 2], [3]]}},
-              {'edges': list(EDGES), 'splits': [], 'scenes': {'day': [[99]]}}],
+              {'edges': list(EDGES), 'splits': [], 'scenes': {'day': [[99]]}},
+              {'edges': list(EDGES), 'splits': [], 'scenes': {'day': [[1e300]]}}],
 )  # fmt: skip
 def test_a_malformed_calibration_is_refused(value: object) -> None:
     with pytest.raises(PolicyError):

@@ -723,6 +723,8 @@ ros.init()
 node = ros.Node('spinner')
 publisher = node.create_publisher(ros.String, 'chatter', 10)
 timer = node.create_timer(0.01, lambda: (print('ready', flush=True), timer.cancel()))
+# rclpy now and then misses the wake-up of a signal; a node without timers would wait for ever.
+beat = node.create_timer(0.1, lambda: None)
 try:
     ros.spin(node)
 except (KeyboardInterrupt, ros.ExternalShutdownException):

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import math
 import os
+import re
 import shutil
 import sqlite3
 import struct
@@ -16,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import apsw
 import numpy as np
@@ -58,6 +59,7 @@ _DAMAGE = (
     ReaderError,
     OSError,
     EOFError,
+    TypeError,
     ValueError,
     KeyError,
     IndexError,
@@ -72,7 +74,11 @@ _DAMAGE = (
     apsw.Error,
 )
 
+# rosbags hands SQLite the path as a URI and does not quote it: these mean something else there.
+_NOT_IN_URI = re.compile('[#?]|%[0-9A-Fa-f]{2}')
+
 Progress = Callable[[int], None]
+_T = TypeVar('_T')
 
 
 class BagError(Exception):
@@ -100,11 +106,13 @@ def read_bag(path: str | os.PathLike[str], image_topic: str | None = None) -> It
 
     `image_topic` may be left out where the bag holds one image topic, or one named `image`. The
     label and the scene are those classifications on `ground_truth` and `scene`, beside the image
-    topic or at the root, whose header has the image's stamp. Images are decoded one at a time; of
+    topic or at the root, whose header has the image's stamp; they may not say different things at
+    one stamp. Images are decoded one at a time; of
     a bag whose files are compressed, rosbags keeps a decompressed copy on disk meanwhile.
 
     Raises BagError, at the first frame or where the damage is, when the bag is unreadable or
-    truncated, holds no images, lacks the topic, or an image cannot be decoded.
+    truncated, holds no images, lacks the topic, labels or scenes contradict each other, or an image
+    cannot be decoded.
     """
     bag = Path(path)
     with contextlib.closing(_open(bag)) as reader:
@@ -113,17 +121,18 @@ def read_bag(path: str | os.PathLike[str], image_topic: str | None = None) -> It
         topic = images[0].topic
         # Two passes, as the order of the messages of one stamp is not given: the labels are few
         # bytes, and the images stream.
-        labels = dict(_classified(bag, reader, _beside(connections, topic, 'ground_truth')))
-        scenes = dict(_classified(bag, reader, _beside(connections, topic, 'scene')))
+        truths = _classified(bag, reader, _beside(connections, topic, 'ground_truth'))
+        labels = _by_stamp(bag, 'ground_truth', ((stamp, name) for stamp, (name, _) in truths))
+        surroundings = _classified(bag, reader, _beside(connections, topic, 'scene'))
+        scenes = _by_stamp(bag, 'scene', surroundings)
         count = 0
         for connection, raw in _messages(bag, reader, images):
             message = _deserialize(bag, connection, raw)
             stamp = _stamp(message)
             name, severity = scenes.get(stamp, (None, 0.0))
-            label, _ = labels.get(stamp, (None, 0.0))
             image = _decode(bag, connection, message)
             count += 1
-            yield Frame(stamp, message.header.frame_id, image, label, name, severity)
+            yield Frame(stamp, message.header.frame_id, image, labels.get(stamp), name, severity)
         if count == 0:
             raise BagError(f"bag {bag}: topic '{topic}' holds no images")
         expected = sum(connection.msgcount for connection in images)
@@ -149,8 +158,9 @@ def write_bag(
     """Write `/image`, `/ground_truth` and `/scene`; returns the number of frames.
 
     The bag appears under its name when it is complete, and not at all if anything fails.
-    `progress(frames written)` is called after each. Raises BagError when `path` exists, storage or
-    compression is unknown, there are no frames, one is not an image, or the disk refuses.
+    `progress(frames written)` is called after each. Raises BagError when `path` exists or is none
+    that SQLite takes, storage or compression is unknown, there are no frames, one is not an image,
+    or the disk refuses.
     """
     bag = Path(path)
     plugins = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
@@ -165,6 +175,8 @@ def write_bag(
         raise BagError(f"unknown compression '{compression}': expected {', '.join(modes)}")
     if bag.exists():
         raise BagError(f'bag {bag} exists already: remove it or choose another name')
+    if storage == 'sqlite3':
+        _check_uri(bag, bag)
     workshop = bag.parent / f'.{bag.name}.{uuid.uuid4().hex[:8]}.part'
     try:
         workshop.mkdir(parents=True)
@@ -254,19 +266,37 @@ def _open(bag: Path) -> Reader:
         raise BagError(f'bag {bag} is of ROS 1: convert it with rosbags-convert')
     if bag.is_dir() and not (bag / 'metadata.yaml').exists():
         cut = min(bag.glob('*.mcap'), default=None)
-        why = 'not a bag' if cut is None else f'its recording was cut off; {_how_to_recover(cut)}'
-        raise BagError(f'bag {bag} has no metadata.yaml: {why}')
+        saved = '' if cut is None else f'; {_how_to_recover(cut)}'
+        raise BagError(
+            f'bag {bag} has no metadata.yaml: not a bag, or its recording was cut off{saved}'
+        )
+    for file in [bag] if bag.suffix == '.db3' else bag.glob('*.db3'):
+        _check_uri(bag, file)
     try:
         reader = Reader(bag)
         reader.open()
     except _DAMAGE as error:
         raise BagError(f'bag {bag} is not readable: {_reason(error)}') from error
+    for topic, kind, count in ((c.topic, c.msgtype, c.msgcount) for c in reader.connections):
+        if not (isinstance(topic, str) and isinstance(kind, str) and isinstance(count, int)):
+            reader.close()
+            raise BagError(
+                f'bag {bag} is not readable: its metadata.yaml has a topic {topic!r} of type '
+                f'{kind!r} with {count!r} messages, expected two names and a number'
+            )
     return reader
 
 
 def _how_to_recover(storage: Path) -> str:
     """What to do with an .mcap file that lacks its end."""
     return f'`mcap recover {storage} -o saved.mcap` saves what is whole of it'
+
+
+def _check_uri(bag: Path, file: Path) -> None:
+    if found := _NOT_IN_URI.search(str(file)):
+        raise BagError(
+            f"bag {bag}: the path of a sqlite3 bag cannot hold '{found[0]}': rename it, or use mcap"
+        )
 
 
 def _reason(error: BaseException) -> str:
@@ -343,6 +373,18 @@ def _classified(
             score = float(best.score)
             severity = min(1.0, max(0.0, score)) if math.isfinite(score) else 0.0
             yield _stamp(message), (best.class_id, severity)
+
+
+def _by_stamp(bag: Path, topic: str, said: Iterable[tuple[int, _T]]) -> dict[int, _T]:
+    found: dict[int, _T] = {}
+    for stamp, what in said:
+        if found.setdefault(stamp, what) != what:
+            raise BagError(
+                f"bag {bag}: '{topic}' says both {found[stamp]!r} and {what!r} at the stamp "
+                f'{stamp} ns, which leaves open what belongs to which image: record with a stamp '
+                f"for every image, or without '{topic}'"
+            )
+    return found
 
 
 def _stamp(message: Any) -> int:

@@ -12,6 +12,7 @@ import csv
 import hashlib
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,9 @@ REPORT_SHARE = 0.2
 SELECT_SHARE = 0.1
 SPLITS = ('train', 'select', 'report')
 FILE_NAME = 'gtsrb32_train.npz'
+# What numpy lets through for damaged .npz files; RuntimeError where one seems to be encrypted, or
+# compressed in a way that zipfile does not know.
+NPZ_DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class GtsrbError(ValueError):
@@ -133,7 +137,7 @@ def load_packed(path: str | os.PathLike[str]) -> PackedGtsrb:
         with np.load(file, allow_pickle=False) as packed:
             for name in ('images', 'labels', 'track', 'frame', 'source_size'):
                 columns[name] = packed[name]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (*NPZ_DAMAGE, KeyError) as error:
         raise GtsrbError(f'{file} is not a readable packed GTSRB file: {error}') from error
     images = columns['images']
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not len(images):

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 MAX_PIXELS = 64_000_000
 # Start-of-frame markers; 0xC4, 0xC8 and 0xCC between them mean something else.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# Markers that a length follows.
+_JPEG_SEGMENTS = frozenset(range(0xC0, 0xFF)) - frozenset(range(0xD0, 0xDA))
 
 RGB = NDArray[np.uint8]
 
@@ -153,7 +155,7 @@ def _decoded(raw: NDArray[np.uint8]) -> RGB:
 
 def _stated_size(data: memoryview) -> tuple[int, int] | None:
     """Width and height in the header of a PNG (its first chunk) or JPEG (its frame segment)."""
-    if bytes(data[:8]) == b'\x89PNG\r\n\x1a\n' and len(data) >= 24:
+    if bytes(data[:16]) == b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR' and len(data) >= 24:
         width, height = struct.unpack_from('>II', data, 16)
         return width, height
     if bytes(data[:2]) != b'\xff\xd8':
@@ -164,8 +166,12 @@ def _stated_size(data: memoryview) -> tuple[int, int] | None:
         if marker in _JPEG_FRAMES:
             height, width = struct.unpack_from('>HH', data, at + 5)
             return width, height
-        # 0xFF may be repeated as filling before a marker.
-        at += 1 if marker == 0xFF else 2 + length
+        if marker == 0xFF:  # may be repeated as filling before a marker
+            at += 1
+        elif marker in _JPEG_SEGMENTS:
+            at += 2 + length
+        else:
+            return None  # a decoder would go on right here, perhaps to another frame segment
     return None
 
 

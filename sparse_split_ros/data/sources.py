@@ -10,7 +10,6 @@ import os
 import re
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from sparse_split_ros.data.bags import Frame, read_bag, write_bag
 from sparse_split_ros.data.drive import Drive, render_drive
 from sparse_split_ros.data.gtsrb import (
+    NPZ_DAMAGE,
     GtsrbError,
     checked,
     divide_tracks,
@@ -176,15 +176,27 @@ def _folder(path: Path, rate: float) -> Iterator[Frame]:
         raise SourceError(
             f'folder {path} holds no images ({", ".join(sorted(IMAGE_SUFFIXES))}) and no bag'
         )
+    labels = [_folder_label(path, file) for file in files]
     return (
-        Frame(_stamp(index, rate), 'camera', _load(file), _folder_label(path, file))
-        for index, file in enumerate(files)
+        Frame(_stamp(index, rate), 'camera', _load(file), label)
+        for index, (file, label) in enumerate(zip(files, labels))
     )
 
 
 def _folder_label(root: Path, file: Path) -> str | None:
     parts = file.relative_to(root).parts
-    return parts[0] if len(parts) > 1 else None
+    if len(parts) == 1:
+        return None
+    if not _is_utf_8(parts[0]):  # which no message can hold
+        raise SourceError(
+            f'folder {root}: the name {os.fsencode(parts[0])!r} in it is a label and not UTF-8: '
+            'rename it'
+        )
+    return parts[0]
+
+
+def _is_utf_8(name: str) -> bool:
+    return name.encode(errors='replace').decode() == name
 
 
 def _arrays(path: Path, split: str, rate: float) -> Iterator[Frame]:
@@ -198,7 +210,7 @@ def _arrays(path: Path, split: str, rate: float) -> Iterator[Frame]:
                 return _tracks(path, split, rate)
             columns = {name: packed[name] for name in ('images', 'labels', 'classes')
                        if name in packed}  # fmt: skip
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except NPZ_DAMAGE as error:
         raise SourceError(f'{path} is not a readable .npz of arrays: {error}') from error
     images, labels = columns.get('images'), columns.get('labels')
     if images is None or images.dtype != np.uint8 or not images.size or not (
@@ -252,6 +264,8 @@ def _original_tracks(path: Path, split: str, rate: float) -> Iterator[Frame]:
 
 
 def _video(path: Path, rate: float) -> Iterator[Frame]:
+    if not _is_utf_8(str(path)):  # which ends OpenCV, and us
+        raise SourceError(f'video {os.fsencode(path)!r}: its name is not UTF-8: rename it')
     capture = cv2.VideoCapture(str(path))
     count = 0
     try:

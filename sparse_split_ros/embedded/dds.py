@@ -87,6 +87,7 @@ _ANY_STATE = 0x7F
 _OFFERED_INCOMPATIBLE_QOS = 1 << 3
 _REQUESTED_INCOMPATIBLE_QOS = 1 << 4
 _ALIVE = 16
+_MANY = 1000
 _POLICIES = {2: 'DURABILITY', 4: 'DEADLINE', 8: 'LIVELINESS', 11: 'RELIABILITY', 5: 'LATENCY'}
 
 
@@ -203,7 +204,7 @@ class DdsWaiter:
         self._conditions: dict[int, int] = {}
         self._lock = threading.Lock()
         self._next = 2
-        self._triggered = (ctypes.c_ssize_t * 64)()
+        self._triggered = (ctypes.c_ssize_t * 1)()
         self._was_set = ctypes.c_bool()
         _attach(self._set, self._guard, 0)
 
@@ -215,6 +216,8 @@ class DdsWaiter:
                 self._conditions[key] = _read_condition(port.ref, _ANY_STATE)
                 _attach(self._set, self._conditions[key], key)
             _attach(self._set, port.ref, key + 1)
+            # A set with less room reports the same ones again and again, and starves the others.
+            self._triggered = (ctypes.c_ssize_t * (2 * len(self._ports) + 1))()
 
     def detach(self, port: Any) -> None:
         with self._lock:
@@ -225,10 +228,11 @@ class DdsWaiter:
                     _delete(self._conditions.pop(key))
 
     def wait(self, seconds: float) -> list[DdsReader]:
-        room = len(self._triggered)
-        count = _wait(self._set, self._triggered, room, max(0, int(seconds * 1e9)))
+        triggered = self._triggered  # attach() puts another in its place
+        room = len(triggered)
+        count = _wait(self._set, triggered, room, max(0, int(seconds * 1e9)))
         readers = []
-        for key in self._triggered[: min(count, room)] if count > 0 else ():
+        for key in triggered[: min(count, room)] if count > 0 else ():
             if key == 0:
                 _take_guard(self._guard, ctypes.byref(self._was_set))
                 continue
@@ -269,8 +273,8 @@ class DdsTransport:
             self._participant = DomainParticipant(
                 domain_id, qos=Qos(Policy.Userdata(b'enclave=/;'))
             )
-            self._seen = {
-                topic: BuiltinDataReader(self._participant, topic)
+            self._seen: dict[Any, tuple[BuiltinDataReader, dict[bytes, Any]]] = {
+                topic: (BuiltinDataReader(self._participant, topic), {})
                 for topic in (
                     BuiltinTopicDcpsParticipant,
                     BuiltinTopicDcpsPublication,
@@ -379,8 +383,16 @@ class DdsTransport:
         return topic
 
     def _alive(self, topic: Any) -> list[Any]:
-        samples = self._seen[topic].read(10_000)
-        return [one for one in samples if one.sample_info.instance_state == _ALIVE]
+        """Return what of a built-in topic is there; what has gone is kept nowhere."""
+        reader, known = self._seen[topic]
+        with self._lock:
+            while samples := reader.take(_MANY):
+                for one in samples:
+                    if one.sample_info.instance_state == _ALIVE:
+                        known[one.key.bytes] = one
+                    else:
+                        known.pop(one.key.bytes, None)
+            return list(known.values())
 
     def _everyone(self) -> list[Any]:
         """Return what each living participant last said about its nodes."""

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from sparse_split_ros.data import weather
 from sparse_split_ros.data.bags import BagError, Frame, count_images
 from sparse_split_ros.data.images import ImageError
+from sparse_split_ros.data.pace import Pace
 from sparse_split_ros.data.sources import SourceError, open_source
 from sparse_split_ros.policy.facts import NEVER
 from sparse_split_ros.runtime.bundle import Bundle
@@ -33,8 +34,6 @@ from sparse_split_ros.runtime.preprocess import fit, normalise
 
 # Frames whose full network is computed in one batch. A constant: another batch rounds otherwise.
 CHUNK = 32
-# A longer step between two stamps is no pause but a clock that was set.
-_LONGEST_PAUSE_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -235,18 +234,10 @@ class Stream:
             yield views
 
     def _views(self) -> Iterator[View]:
-        first, last, index = 0, -1.0, -1
+        pace, index = Pace(self._source.rate), -1
         try:
             for index, frame in enumerate(self._source.frames()):
-                first = frame.stamp_ns if index == 0 else first
-                time = (frame.stamp_ns - first) * 1e-9
-                # Stamps that stand still, run backwards or jump are no times; frames have a pace.
-                if not last < time <= last + _LONGEST_PAUSE_S:
-                    time = last + min(1 / self._source.rate, _LONGEST_PAUSE_S)
-                    # What follows keeps its distance from here, if the clock was set forward.
-                    first = max(first, frame.stamp_ns - round(time * 1e9))
-                last = time
-                yield self._view(index, time, frame)
+                yield self._view(index, pace.time(frame.stamp_ns), frame)
         except (BagError, SourceError, ImageError) as error:
             if index < 0:
                 raise

@@ -36,6 +36,8 @@ Array = NDArray[np.float32]
 MAX_PAYLOAD = 1 << 22
 _DICTIONARY_BYTES = 4096
 _PACKINGS = {16: 'HALF', 8: 'BYTE', 4: 'NIBBLE'}
+# From here on Zstandard's best level takes milliseconds, and makes features no smaller.
+_LARGE = 8 << 10
 # The same first bytes of every Zstandard frame, which need not travel.
 _ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
 
@@ -136,7 +138,7 @@ class Codec:
         # Contexts are costly to make and cheap to reuse, but not safe for threads; a codec belongs
         # to one head or one tail, which run it from one thread at a time.
         options: dict[int, int] = {
-            zstd.CompressionParameter.compression_level: 19,
+            zstd.CompressionParameter.compression_level: 19 if self.raw_bytes < _LARGE else 3,
             zstd.CompressionParameter.content_size_flag: 0,
             zstd.CompressionParameter.dict_id_flag: 0,
         }

@@ -25,6 +25,7 @@ from sparse_split_ros.ros import (
     KeyValue,
     LabelInfo,
     ObjectHypothesis,
+    TimeMsg,
     VisionClass,
 )
 
@@ -48,6 +49,12 @@ def image_of(msg: Image | CompressedImage) -> RGB:
             msg.height, msg.width, msg.encoding, msg.is_bigendian, msg.step, msg.data
         )
     return decode_compressed(msg.data)
+
+
+def recorded_header(stamp_ns: int, frame_id: str) -> Header:
+    """A header as it was recorded, with a stamp that, unlike rclpy's Time, may be negative."""
+    seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
+    return Header(stamp=TimeMsg(sec=seconds, nanosec=nanoseconds), frame_id=frame_id)
 
 
 def image_message(image: RGB, header: Header) -> Image:

@@ -11,12 +11,13 @@ from itertools import chain
 from typing import Any
 
 from sparse_split_ros.data.bags import BagError, Frame
+from sparse_split_ros.data.pace import USUAL_RATE, Pace
 from sparse_split_ros.data.sources import SourceError, open_source
 from sparse_split_ros.nodes import qos
-from sparse_split_ros.nodes.messages import image_message, named
+from sparse_split_ros.nodes.messages import image_message, named, recorded_header
 from sparse_split_ros.nodes.parameters import PLAYER, Parameters
 from sparse_split_ros.nodes.running import StoppableNode, run
-from sparse_split_ros.ros import Classification, Header, Image, Time
+from sparse_split_ros.ros import Classification, Image
 
 
 class PlayerNode(StoppableNode):
@@ -39,15 +40,15 @@ class PlayerNode(StoppableNode):
         try:
             frames = self._open()
             self._wait_for_subscribers()
-            while not self._stopping.is_set():
-                self._play_once(frames)
-                if not self.settings.loop:
-                    break
+            while self._play_once(frames):
                 frames = self._open()
             self.get_logger().info(f'played {self.published} frames of {self.settings.source}')
         except (BagError, SourceError) as error:
             self.get_logger().error(str(error))
             self.exit_status = 1
+        except Exception:
+            self.exit_status = 1  # and the trace of what is a fault of ours
+            raise
         finally:
             self.done = True
 
@@ -70,24 +71,29 @@ class PlayerNode(StoppableNode):
             if self._stopping.wait(0.02):
                 return
 
-    def _play_once(self, frames: Iterator[Frame]) -> None:
-        first: int | None = None
-        start = time.monotonic()
-        for count, frame in enumerate(frames):
-            if self.settings.limit and count >= self.settings.limit:
-                return
-            first = frame.stamp_ns if first is None else first
-            due = start + (frame.stamp_ns - first) * 1e-9 / self.settings.rate
+    def _play_once(self, frames: Iterator[Frame]) -> bool:
+        """Play to the end, the limit or the stop; returns whether to start again."""
+        pace, start = Pace(), time.monotonic()
+        for frame in frames:
+            due = start + pace.time(frame.stamp_ns) / self.settings.rate
+            if pace.guessed:
+                self.get_logger().warning(
+                    f'{self.settings.source}: stamps stand still, run back or jump by more than an '
+                    f'hour, first at {frame.stamp_ns} ns: such frames come at {USUAL_RATE:g} Hz',
+                    once=True,
+                )
             if self._stopping.wait(max(0.0, due - time.monotonic())):
-                return
+                return False
             self._publish(frame)
+            if self.published == self.settings.limit:
+                return False
+        # The first frame comes after the last as the last came after the one before.
+        return self.settings.loop and not self._stopping.wait(pace.step / self.settings.rate)
 
     def _publish(self, frame: Frame) -> None:
+        header = recorded_header(frame.stamp_ns, frame.frame_id)
         if self.settings.stamps == 'now':
-            stamp = self.get_clock().now().to_msg()
-        else:
-            stamp = Time(nanoseconds=frame.stamp_ns).to_msg()
-        header = Header(stamp=stamp, frame_id=frame.frame_id)
+            header.stamp = self.get_clock().now().to_msg()
         # What belongs to an image comes before it, so that it is there when the image is.
         if frame.label is not None:
             self._truth.publish(named(header, frame.label))

@@ -55,7 +55,8 @@ def main(args: list[str] | None = None) -> int:
         if stopping.is_set():
             return 0
         if not matched:
-            node.get_logger().warning(f'nobody listens to {topic}, playing anyway')
+            missing = 'listens to' if node.count_publishers(topic) else 'publishes'
+            node.get_logger().warning(f'nobody {missing} {topic}, playing anyway')
         resumed = spun_until(player.call_async(Resume.Request()).done, _CALL_S)
         return 0 if resumed or stopping.is_set() else 1
     finally:

@@ -156,7 +156,9 @@ class Calibration:
                 bins = np.where(coded < 0, -1 - coded, coded)
                 tail = table[:, table.shape[1] - len(splits) :] != 0
                 scenes[str(scene)] = Sample(middles[bins], coded < 0, tail)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except (
+            AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError
+        ) as error:  # fmt: skip
             if isinstance(error, PolicyError):
                 raise
             raise PolicyError(f'not a calibration: {error!r}') from error

@@ -29,6 +29,7 @@ DEFAULT_BUNDLE = 'gtsrb32'
 _MAX_MANIFEST_BYTES = 8 << 20
 _MAX_FILE_BYTES = 1 << 30
 _MAX_ELEMENTS = 1 << 26
+_MAX_FLOAT32 = 3.4e38
 _ROWS = re.compile(r'\[\n[-\s\d.,e+]+\]')
 """A list of numbers, one per line; a string has no line breaks in JSON."""
 _TIMES = frozenset({'stage_ms', 'exit_ms', 'encoder_ms', 'decoder_ms'})
@@ -487,11 +488,24 @@ def _split(value: _Value, files: Mapping[str, str], stages: tuple[Stage, ...]) -
         shape=shape,
         encoder=None if encoder is None else encoder.file(files),
         decoder=None if decoder is None else decoder.file(files),
-        codecs={name: codecs.get(name).mapping() for name in codecs.mapping()},
+        codecs={name: _codec(codecs.get(name), shape[0]) for name in codecs.mapping()},
         encoder_macs=0 if encoder_macs is None else encoder_macs.integer(0),
         decoder_macs=0 if decoder_macs is None else decoder_macs.integer(0),
         account=_account(value),
     )
+
+
+def _codec(value: _Value, channels: int) -> Mapping[str, Any]:
+    """A codec's calibration, and what it was measured to cost; all of it may be missing."""
+    record = value.mapping()
+    for key in record.keys() & {'mean_bytes', 'max_bytes', 'disagreement', 'disagreement_bound'}:
+        value.get(key).number(0.0)
+    for key, least in (('low', -_MAX_FLOAT32), ('step', 1 / _MAX_FLOAT32)):
+        for item in value.get(key).sequence(channels) if key in record else ():
+            item.number(least, _MAX_FLOAT32)
+    if 'dictionary' in record and not isinstance(record['dictionary'], str):
+        raise value.get('dictionary').fail('base64 in a string')
+    return record
 
 
 def _defaults(value: _Value, splits: tuple[Split, ...]) -> Defaults:
