@@ -15,8 +15,6 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from sparse_split_ros.embedded.names import Arguments
-
 PARAMETERS = Path(get_package_share_directory('sparse_split_ros')) / 'config' / 'split.yaml'
 
 ARGUMENTS = (
@@ -67,16 +65,12 @@ def nodes(context: LaunchContext) -> list[Node]:
         if role in ('both', name)
     ]
     if given['record']:
-        # The recorder listens where the head of these parameters answers.
-        file = Arguments.parse(['--ros-args', '--params-file', given['params_file']])
-        parameters = file.parameters_of('head', f'/{given["namespace"].strip("/")}')
-        cameras = parameters.get('cameras', [''])
         recorder = Node(
             package='sparse_split_ros',
             executable='sparse-split',
             name='recorder',
             namespace=given['namespace'],
-            arguments=['record', given['record'], '--cameras', *cameras],
+            arguments=['record', given['record'], '--head-parameters', given['params_file']],
             output='screen',
         )
         started.append(recorder)

@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from processes import BLACK, PATIENCE, Peer, Process, private_domain
 
+from sparse_split_ros.cli import main
 from sparse_split_ros.data.bags import read_bag, read_messages
 from sparse_split_ros.nodes import qos
+from sparse_split_ros.nodes import recorder as recorder_module
 from sparse_split_ros.nodes.messages import named, octets
+from sparse_split_ros.nodes.recorder import RecorderOptions
 from sparse_split_ros.ros import (
     Classification,
     CompressedImage,
@@ -133,6 +136,27 @@ def test_a_full_disk_is_one_error_that_says_what_can_be_saved(tmp_path: Path, si
     (error,) = recorder.having('ERROR')
     assert str(bag) in error and f'mcap recover {bag / "bag.mcap"}' in error
     assert recorder.having('decisions') and 'Traceback' not in recorder.output
+
+
+@pytest.mark.parametrize(
+    ('head', 'namespace', 'cameras'),
+    [
+        ('/**/head', '/', ['front', 'left']),
+        ('/r1/head', '/r1', ['front', 'left']),
+        ('/r1/head', '/r2', ['']),
+        ('/**/tail', '/', ['']),
+    ],
+)
+def test_the_heads_parameter_file_names_its_cameras(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, head: str, namespace: str, cameras: list[str]
+) -> None:
+    file = tmp_path / 'mine.yaml'
+    file.write_text(f'{head}: {{ros__parameters: {{cameras: [front, left]}}}}')
+    asked: list[RecorderOptions] = []
+    monkeypatch.setattr(recorder_module, 'record', lambda options, args: asked.append(options) or 0)
+    ros_args = ['--ros-args', '-r', '__node:=recorder', '-r', f'__ns:={namespace}']
+    assert main(['record', 'flown', '--head-parameters', str(file), *ros_args]) == 0
+    assert asked[0].cameras == tuple(cameras)
 
 
 def test_a_camera_that_cannot_be_leaves_no_bag(tmp_path: Path) -> None:

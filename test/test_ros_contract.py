@@ -842,27 +842,13 @@ def test_what_split_cannot_start_is_refused(
         assert parameters == [__file__, {'use_sim_time': False}]
 
 
-@pytest.mark.parametrize(
-    ('head', 'namespace', 'cameras'),
-    [
-        ('/**/head', '', ['front', 'left']),
-        ('/r1/head', 'r1', ['front', 'left']),
-        ('/r1/head', 'r2', ['']),
-        ('/**/tail', '', ['']),
-    ],
-)
-def test_a_launched_recorder_hears_the_cameras_in_the_heads_parameters(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, head: str, namespace: str, cameras: list[str]
-) -> None:
-    file = tmp_path / 'mine.yaml'
-    file.write_text(f'{head}: {{ros__parameters: {{cameras: [front, left]}}}}')
+def test_a_launched_recorder_is_told_the_heads_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     split, fake = launch_file(
-        monkeypatch, 'split', role='head', params_file=str(file), record='flown',
-        namespace=namespace,
-    )  # fmt: skip
+        monkeypatch, 'split', role='head', params_file=__file__, record='flown'
+    )
     split['nodes'](None)
     recorder = fake['launch_ros.actions'].Node.call_args.kwargs
-    assert recorder['arguments'] == ['record', 'flown', '--cameras', *cameras]
+    assert recorder['arguments'] == ['record', 'flown', '--head-parameters', __file__]
 
 
 def test_the_contract_holds_on_the_other_runtime() -> None:

@@ -275,6 +275,9 @@ def _add_record(commands: Commands) -> None:
         '--cameras', nargs='+', default=[''], metavar='NAME',
         help="the head's cameras, where they have names",
     )  # fmt: skip
+    parser.add_argument(
+        '--head-parameters', metavar='FILE', help="the head's parameter file, which names them"
+    )
     parser.add_argument('--images', action='store_true', help='the images too')
     parser.add_argument(
         '--image-transport', choices=('raw', 'compressed'), default='raw',
@@ -288,13 +291,26 @@ def _add_record(commands: Commands) -> None:
     parser.set_defaults(run=_record)
 
 
+def _cameras(options: argparse.Namespace) -> tuple[str, ...]:
+    """The cameras of a head in this namespace."""
+    if options.head_parameters is None:
+        return tuple(options.cameras)
+    from sparse_split_ros.embedded.names import Arguments
+
+    said = Arguments.parse([
+        '--ros-args', *options.ros_args, '--params-file', options.head_parameters
+    ])  # fmt: skip
+    _, namespace = said.node_identity('recorder', '/')
+    return tuple(said.parameters_of('head', namespace).get('cameras', ['']))
+
+
 def _record(options: argparse.Namespace) -> int:
     from sparse_split_ros.nodes.recorder import RecorderOptions, record
 
     if options.limit < 0 or not 0 <= options.idle < math.inf:
         raise UsageError('--limit and --idle take numbers from 0')
     wanted = RecorderOptions(
-        options.out, tuple(options.cameras), options.images, options.image_transport,
+        options.out, _cameras(options), options.images, options.image_transport,
         options.limit, options.idle,
     )  # fmt: skip
     return record(wanted, ['--ros-args', *options.ros_args] if options.ros_args else [])
