@@ -131,6 +131,22 @@ def test_labels_of_a_live_run_are_classes_of_its_bundle_or_not_known(tmp_path: P
     assert (other['labelled'], other['unknown_labels']) == (3, None)
 
 
+def test_frames_of_two_cameras_with_one_header_are_an_error(tmp_path: Path) -> None:
+    plain = {**dict.fromkeys(DECISION_KEYS, '0'), 'route': 'local', 'reason': 'confident'}
+    header = Header(stamp=TimeMsg(sec=7), frame_id='camera')
+    with Recording(tmp_path / 'bag') as bag:
+        for source in ('0', '1'):
+            values = [KeyValue(key=key, value=value)
+                      for key, value in {**plain, 'source': source}.items()]  # fmt: skip
+            decision = DiagnosticArray(header=header, status=[DiagnosticStatus(values=values)])
+            bag.write(
+                '/decision', 'diagnostic_msgs/msg/DiagnosticArray', 1,
+                bytes(serialize_message(decision)),
+            )  # fmt: skip
+    errors = score(tmp_path / 'bag').summary['errors']
+    assert any('1 decisions have stamp and frame_id of another' in each for each in errors)
+
+
 def test_a_bag_without_decisions_says_how_to_make_one(tmp_path: Path) -> None:
     write_bag(tmp_path / 'bag', [Frame(1, 'camera', np.zeros((8, 8, 3), np.uint8), 'stop')])
     with pytest.raises(BagError, match='sparse-split record'):

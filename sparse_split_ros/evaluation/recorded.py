@@ -39,6 +39,8 @@ class _Heard:
     truths: dict[Key, str]
     scenes: dict[Key, str]
     head: dict[str, str]
+    repeated: int = 0
+    """Decisions with the header of another."""
 
 
 def score(path: Path, deadline_ms: float = 100.0, bundle: str = '') -> Live:
@@ -80,6 +82,12 @@ def score(path: Path, deadline_ms: float = 100.0, bundle: str = '') -> Live:
             ledger.answer(key, class_meant(name, classes) or name, (received - start) * 1e-9)
     outcomes = ledger.outcomes()
     head = heard.head
+    problems = []
+    if heard.repeated:
+        problems.append(
+            f'{heard.repeated} decisions have stamp and frame_id of another and are not counted: '
+            'give every camera a frame_id of its own, and play a recording once'
+        )
     names = ('received', 'accepted', 'dropped', 'rejected', 'failed')
     known = Counts(*(int(head.get(name, 0)) for name in names))
     # A recording that began after the head cannot be held against all that the head counted.
@@ -101,7 +109,7 @@ def score(path: Path, deadline_ms: float = 100.0, bundle: str = '') -> Live:
         'sources': [{'name': path.name, 'sha256': Source(str(path)).fingerprint(),
                      'frames': len(order), 'weather': None}],
         'unknown_labels': unknown if classes else None,
-        'errors': ledger.problems(counts),
+        'errors': [*problems, *ledger.problems(counts)],
         'baselines': {},
         'machine': machine(),
         'versions': versions(),
@@ -150,6 +158,7 @@ def _heard(path: Path) -> _Heard:
                             f'bag {path}: the decision of stamp {key[0]}.{key[1]:09d} has no '
                             f'{", ".join(sorted(missing))}: topic {topic} is not of this head'
                         )
+                    heard.repeated += key in heard.decisions
                     heard.decisions[key] = received, values
                 elif 'accepted' in values and 'fingerprint' in values:
                     heard.head = values
