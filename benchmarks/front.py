@@ -92,9 +92,9 @@ GRANULARITY: dict[str, dict[str, Any]] = {
 }
 """The same network at the same density, 1/4 of stages 2 and 3, by patterns of every structure."""
 GRANULARITY_OF_HALF: dict[str, dict[str, Any]] = {
-    'random-regular 1/2': {**_HALF, 'pattern': 'random-regular'},
+    'random-regular half': {**_HALF, 'pattern': 'random-regular'},
     'n:m 2:4': {**_HALF, 'pattern': 'n:m', 'block_width': 4},
-    'block 8 1/2': {**_HALF, 'pattern': 'block-regular', 'block_width': 8},
+    'block 8 half': {**_HALF, 'pattern': 'block-regular', 'block_width': 8},
 }
 _ALL = NETWORKS | GRANULARITY | GRANULARITY_OF_HALF
 PAIRS = (
@@ -106,7 +106,7 @@ PAIRS = (
     ('tap 64', 'narrow 24'), ('tap 64', 'block 64'), ('block 128', 'narrow 32'),
     ('dense 64', 'tap 48'), ('dense 64', 'narrow 32'),
     *((name, 'random-regular') for name in list(GRANULARITY)[1:]),
-    *((name, 'random-regular 1/2') for name in list(GRANULARITY_OF_HALF)[1:]),
+    *((name, 'random-regular half') for name in list(GRANULARITY_OF_HALF)[1:]),
 )  # fmt: skip
 """Of about equal MACs; what eight times fewer, and half the width, cost a dense one; structure."""
 CONDITIONS = (

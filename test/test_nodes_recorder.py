@@ -33,7 +33,7 @@ from sparse_split_ros.ros import (
 MISSED = "of the head's"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope='module')  # a process stays in every domain it was in
 def domain() -> Iterator[int]:
     with private_domain() as number:
         yield number
