@@ -141,11 +141,11 @@ def accuracy(arguments: argparse.Namespace) -> Iterator[Row]:
             for method in arguments.methods:
                 out = arguments.out / f'{title}_{method}_{seed}'.replace(' ', '_')
                 recipe = _recipe(arguments, name, options, method, seed, out)
-                if not (out / 'best.safetensors').exists():
-                    training, selection = (
-                        load_split(recipe, arguments.data, part) for part in ('train', 'select')
-                    )
-                    fit(recipe, training, {'select': selection}, out)
+                training, selection = (
+                    load_split(recipe, arguments.data, part) for part in ('train', 'select')
+                )
+                begun = (out / 'last.safetensors').exists()
+                fit(recipe, training, {'select': selection}, out, resume=begun)
                 yield {'network': title, 'method': method, 'seed': seed} | _tested(out, arguments)
 
 
