@@ -59,9 +59,12 @@ def check(context: LaunchContext) -> list:
     # environment, and `ros2 launch` outside it.
     if not (bag / 'metadata.yaml').exists():
         return []
-    metadata = yaml.safe_load((bag / 'metadata.yaml').read_text(encoding='utf-8'))
-    topics = metadata['rosbag2_bagfile_information']['topics_with_message_count']
-    held = {topic['topic_metadata']['name']: topic['topic_metadata']['type'] for topic in topics}
+    try:
+        metadata = yaml.safe_load((bag / 'metadata.yaml').read_text(encoding='utf-8'))
+        topics = metadata['rosbag2_bagfile_information']['topics_with_message_count']
+        held = {each['topic_metadata']['name']: each['topic_metadata']['type'] for each in topics}
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f'bag {bag} has a damaged metadata.yaml: {error!r}') from error
     if held.get(image) != KINDS[transport]:
         listing = ', '.join(f'{name} ({kind})' for name, kind in sorted(held.items())) or 'none'
         raise ValueError(

@@ -271,11 +271,12 @@ def _add_record(commands: Commands) -> None:
         ),
     )  # fmt: skip
     parser.add_argument('out', metavar='OUT', type=Path, help='the bag, a new folder')
-    parser.add_argument(
+    cameras = parser.add_mutually_exclusive_group()
+    cameras.add_argument(
         '--cameras', nargs='+', default=[''], metavar='NAME',
         help="the head's cameras, where they have names",
     )  # fmt: skip
-    parser.add_argument(
+    cameras.add_argument(
         '--head-parameters', metavar='FILE', help="the head's parameter file, which names them"
     )
     parser.add_argument('--images', action='store_true', help='the images too')

@@ -26,6 +26,7 @@ from sparse_split_ros.link.frame import FEATURE_FORMAT, FrameError, ReplyFrame
 from sparse_split_ros.nodes import qos
 from sparse_split_ros.nodes.messages import (
     RGB,
+    TRANSPORTS,
     Labels,
     annotate,
     decision_message,
@@ -179,8 +180,7 @@ class HeadNode(StoppableNode):
             qos_overriding_options=qos.OVERRIDABLE,
         )
         self.create_subscription(String, 'tail/status', self._on_status, qos.LATCHED)
-        compressed = self.settings.image_transport == 'compressed'
-        kind, suffix = (CompressedImage, '/compressed') if compressed else (Image, '')
+        kind, suffix = TRANSPORTS[self.settings.image_transport]
         self._classifications = []
         self._annotated = []
         self._images = []

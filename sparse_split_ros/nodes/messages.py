@@ -7,6 +7,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -40,6 +41,13 @@ def octets(data: bytes | memoryview | NDArray[np.uint8]) -> array[int]:
     values = array('B')
     values.frombytes(data)  # type: ignore[arg-type]
     return values
+
+
+TRANSPORTS: dict[str, tuple[Any, str]] = {
+    'raw': (Image, ''),
+    'compressed': (CompressedImage, '/compressed'),
+}
+"""Message type, and what its topic ends in, by image transport."""
 
 
 def image_of(msg: Image | CompressedImage) -> RGB:

@@ -23,8 +23,27 @@ from sparse_split_ros.runtime.engine import ENGINES
 
 
 @dataclass(frozen=True)
+class _Form:
+    """What a list has to be: a test, and the same in words."""
+
+    holds: Callable[[Sequence[Any]], bool]
+    expected: str
+
+
+# A name given twice would be answered twice, and without any nothing would be.
+_NAMES = _Form(
+    lambda names: 0 < len(names) == len({name.strip('/') for name in names}),
+    'one name or more, each once',
+)
+_REGION = _Form(
+    lambda roi: len(roi) == 4 and (not any(roi) or min(roi[2:]) > 0),
+    '4 numbers, with a width and a height of at least 1 or zeros throughout',
+)
+
+
+@dataclass(frozen=True)
 class Spec:
-    """One parameter. ``low`` and ``high`` bound numbers, ``choices`` bound texts."""
+    """One parameter. ``low`` and ``high`` bound numbers, ``choices`` texts, ``form`` lists."""
 
     name: str
     default: Any
@@ -33,6 +52,7 @@ class Spec:
     high: float | None = None
     choices: tuple[str, ...] = ()
     live: bool = False
+    form: _Form | None = None
 
     def descriptor(self) -> ParameterDescriptor:
         """What ``ros2 param describe`` shows."""
@@ -64,10 +84,11 @@ _MODEL = (
 
 HEAD = (
     *_MODEL,
-    Spec('cameras', [''], "Names of the cameras; 'front' reads front/image. Empty: one, on image"),
+    Spec('cameras', [''], "Names of the cameras; 'front' reads front/image. Empty: one, on image",
+         form=_NAMES),
     Spec('image_transport', 'raw', 'Which image topic is read', choices=('raw', 'compressed')),
     Spec('roi', [0, 0, 0, 0], 'Part to classify: x, y, width, height in pixels; zeros: all',
-         live=True),
+         live=True, form=_REGION),
     Spec('policy', 'auto', 'What decides per frame where to split and when to ask; auto: joint '
          'where the bundle brings calibration and neither split nor threshold is set, else fixed',
          choices=('auto', *POLICIES), live=True),
@@ -96,7 +117,12 @@ HEAD = (
 
 TAIL = (
     *_MODEL,
-    Spec('robots', [''], "Names of the robots; 'r1' reads /r1/features. Empty: one, on features"),
+    Spec(
+        'robots',
+        [''],
+        "Names of the robots; 'r1' reads /r1/features. Empty: one, on features",
+        form=_NAMES,
+    ),
     Spec('queue', 16, 'Most frames that wait per robot, the oldest goes first', 1, 4096),
     Spec('max_batch', 16, 'Most frames in one run of the network', 1, 1024),
     Spec('max_results', 5, 'Most classes in one classification, 0 for all', 0, 65_536, live=True),
@@ -171,19 +197,10 @@ class Parameters:
     def _check(spec: Spec, value: Any) -> None:
         if spec.choices and value not in spec.choices:
             raise ValueError(f'parameter {spec.name} is {value!r}, choose one of {spec.choices}')
-        if isinstance(spec.default, list) and len(spec.default) == 4 and len(value) != 4:
-            raise ValueError(f'parameter {spec.name} is {list(value)}, expected 4 numbers')
-        if spec.name == 'roi' and any(value) and min(value[2:]) < 1:
+        if spec.form is not None and not spec.form.holds(value):
             raise ValueError(
-                f'parameter roi is {list(value)}, expected a width and a height of at least 1'
+                f'parameter {spec.name} is {list(value)}, expected {spec.form.expected}'
             )
-        if spec.default == ['']:
-            # A name given twice would be answered twice, and without any nothing would be.
-            names = [name.strip('/') for name in value]
-            if not names or len(set(names)) < len(names):
-                raise ValueError(
-                    f'parameter {spec.name} is {list(value)}, expected one name or more, each once'
-                )
 
 
 def _plain(value: Any) -> Any:

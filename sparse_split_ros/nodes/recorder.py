@@ -12,12 +12,11 @@ from typing import Any
 
 from sparse_split_ros.data.bags import BagError, Recording
 from sparse_split_ros.nodes import qos
+from sparse_split_ros.nodes.messages import TRANSPORTS
 from sparse_split_ros.nodes.running import StoppableNode, run
 from sparse_split_ros.ros import (
     Classification,
-    CompressedImage,
     DiagnosticArray,
-    Image,
     QoSProfile,
     ReliabilityPolicy,
     serialize_message,
@@ -29,10 +28,6 @@ _DEEP = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
 _IMAGES = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
 _CLASSIFICATION = (Classification, 'vision_msgs/msg/Classification', _DEEP)
 _DIAGNOSTICS = (DiagnosticArray, 'diagnostic_msgs/msg/DiagnosticArray', _DEEP)
-_TRANSPORTS = {
-    'raw': ('', (Image, 'sensor_msgs/msg/Image', _IMAGES)),
-    'compressed': ('/compressed', (CompressedImage, 'sensor_msgs/msg/CompressedImage', _IMAGES)),
-}
 # How long after a camera's first decision its answers and images are missed.
 _PATIENCE_S = 2.0
 
@@ -77,7 +72,8 @@ class RecorderNode(StoppableNode):
             self._listen(f'{prefix}scene', *_CLASSIFICATION)
         self._listen('decision', *_DIAGNOSTICS)
         self._listen('/diagnostics', *_DIAGNOSTICS)
-        suffix, image = _TRANSPORTS[options.image_transport]
+        kind, suffix = TRANSPORTS[options.image_transport]
+        image = (kind, f'sensor_msgs/msg/{kind.__name__}', _IMAGES)
         # Remapped as the head does it: the base topic's remapping reaches its sibling.
         self._images = [self._listen(self.resolve_topic_name(f'{each}image') + suffix, *image)
                         for each in prefixes if options.images]  # fmt: skip
