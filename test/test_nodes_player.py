@@ -36,7 +36,7 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope='module')  # a process stays in every domain it was in
 def domain() -> Iterator[int]:
     with private_domain() as number:
         yield number
