@@ -223,6 +223,16 @@ def test_pooling(isa, data):
 
 
 @each_isa
+@pytest.mark.parametrize('kernel', [46_342, 1 << 16])
+def test_an_average_over_more_pixels_than_an_integer_counts(isa, kernel):
+    y = kernels.pool(
+        isa, np.ones((3, 1, 1), np.float32), maximum=False, kernel=(kernel, kernel),
+        stride=(1, 1), padding=(kernel // 2, kernel // 2), size=(1, 1),
+    )  # fmt: skip
+    assert y == pytest.approx(1 / kernel**2, rel=1e-6)
+
+
+@each_isa
 @some
 @given(shape=st.tuples(st.integers(1, 40), st.integers(1, 9), st.integers(1, 9)), seed=SEEDS)
 def test_global_average(isa, shape, seed):

@@ -369,6 +369,10 @@ def test_a_graph_with_any_field_changed_is_refused_or_runs(bundle: Bundle, tmp_p
             lambda p, x: p.pool(x, True, kernel=(9, 9), stride=(1, 1), padding=(0, 0)),
             'reaches over 9 of 8',
         ),
+        (
+            lambda p, x: p.conv(x, TENSORS['w'], kernel=(1 << 30, 3), dilation=(8, 1)),
+            'a window of kernel 1073741824',
+        ),
     ],
 )
 def test_a_wrong_call_writes_nothing(call: Any, message: str) -> None:

@@ -15,7 +15,7 @@ void check_window(const Window& window) {
   for (int axis : {0, 1}) {
     const int kernel = window.kernel[axis], stride = window.stride[axis];
     const int padding = window.padding[axis], dilation = window.dilation[axis];
-    require(kernel >= 1 && stride >= 1 && padding >= 0 && dilation >= 1,
+    require(kernel >= 1 && kernel <= kMaxSide && stride >= 1 && padding >= 0 && dilation >= 1,
             "a window of kernel " + to_string(kernel) + ", stride " + to_string(stride) +
                 ", padding " + to_string(padding) + ", dilation " + to_string(dilation));
     require<NoKernel>(stride <= kMaxStride && dilation <= kMaxStride &&

@@ -40,10 +40,10 @@ inline void pool(const Pool& layer, Range range) {
           }
         }
         if (!maximum) {
-          const int pixels = layer.count_include_pad
-                                 ? rows.length * columns.length
-                                 : (rows.end - rows.begin) * (columns.end - columns.begin);
-          value = value * filled(1.0f / pixels);
+          // As floats, whose product is rounded as that of integers would be, and does not overflow.
+          const float high = layer.count_include_pad ? rows.length : rows.end - rows.begin;
+          const float wide = layer.count_include_pad ? columns.length : columns.end - columns.begin;
+          value = value * filled(1.0f / (high * wide));
         }
         store(out.data + o * out.block + y * out.row + std::ptrdiff_t{x} * kBlock, value);
       }
