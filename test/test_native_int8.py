@@ -137,6 +137,28 @@ def test_sums_do_not_saturate(isa, negative):
     assert y == pytest.approx(64 * 9, rel=1e-5)
 
 
+@pytest.mark.parametrize(('inputs', 'fits'), [(66_304, True), (66_320, False)])
+def test_a_sum_that_could_overflow_has_no_kernel(inputs, fits):
+    """At most 66,311 products of 255 and 127 fit 32 bits; this many more and it turned negative."""
+    program = native.Program()
+    x = program.tensor(inputs, 1, 1)
+    program.measured(x, 1.0)
+    program.begin('m', x)
+    codes = program.unary(x, 'clamp', 0.0, 1.0)
+    program.measured(codes, 1.0)
+    layer = {'weight': np.ones((16, inputs, 1, 1), np.float32), 'kernel': (1, 1)}
+    if not fits:
+        with pytest.raises(native.NoKernelError, match='sums of 66320 products in 8 bits'):
+            program.conv_int8(codes, **layer, reach=1e5, codes=False)
+        return
+    program.end(program.conv_int8(codes, **layer, reach=1e5, codes=False))
+    program.finish()
+    y = native.Session(program, [(0, -1, 1.0)], 1).run_model(
+        0, np.ones((1, inputs, 1, 1), np.float32), True
+    )
+    assert y == pytest.approx(inputs, rel=1e-5)
+
+
 @each_isa
 @pytest.mark.parametrize('span', [(4.0, True), (4.0, False)])
 def test_rounding_to_codes(isa, span):

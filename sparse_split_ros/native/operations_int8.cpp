@@ -33,6 +33,10 @@ int Program::conv_int8(int x, const Array<float>& weight, const Array<float>& bi
   const Convolution layer = check_conv(source, weight, pattern, window, added);
   const Listing listing = list_inputs(weight, pattern, layer.inputs, 1);
   require<NoKernel>(listing.width % 4 == 0, "blocks of fewer than four inputs in 8 bits");
+  const std::int64_t products =
+      std::int64_t{1} * listing.count * listing.width * listing.kernel[0] * listing.kernel[1];
+  require<NoKernel>(255 * 127 * products <= INT32_MAX,
+                    "sums of " + to_string(products) + " products in 8 bits, which may overflow");
   keep_border(source, window.padding);
   const int made = output(layer.outputs, layer.height, layer.width);
   tensors_[made].negative = clamp.low < 0;
