@@ -307,6 +307,15 @@ def test_tensors_that_overlap_are_refused() -> None:
         read_safetensors(len(text).to_bytes(8, 'little') + text + bytes(12))
 
 
+@pytest.mark.parametrize('shape', [[1] * 70, [0, *[1 << 26] * 4]])
+def test_a_shape_that_numpy_cannot_hold_is_refused(shape: list[int]) -> None:
+    count = 0 if 0 in shape else 4
+    header = {'a': {'dtype': 'F32', 'shape': shape, 'data_offsets': [0, count]}}
+    text = json.dumps(header).encode()
+    with pytest.raises(GraphError, match=r'a: shape: expected one that numpy can hold, found \['):
+        read_safetensors(len(text).to_bytes(8, 'little') + text + bytes(count))
+
+
 @pytest.fixture(scope='module')
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return add_graph(make_bundle(tmp_path_factory.mktemp('plan')))

@@ -168,7 +168,11 @@ def read_safetensors(data: bytes) -> dict[str, NDArray[Any]]:
         dtype, count = _DTYPES[code], math.prod(shape)
         if end - start != count * dtype.itemsize:
             raise GraphError(f'{place}: {end - start} bytes for a tensor of shape {shape}')
-        values = np.frombuffer(data, dtype, count, 8 + length + start).reshape(shape)
+        values = np.frombuffer(data, dtype, count, 8 + length + start)
+        try:
+            values = values.reshape(shape)
+        except ValueError as error:
+            raise _refuse(shape, f'{place}: shape', 'one that numpy can hold') from error
         tensors[name] = values if values.flags.aligned else values.copy()
         spans.append((start, end))
     reached = 0
