@@ -266,6 +266,14 @@ def test_what_has_no_kernel_is_told_from_what_is_wrong(
     assert y == x + 1
 
 
+@pytest.mark.parametrize('precision', ['float32', 'int8'])
+def test_blocks_without_a_width_are_refused(precision: str) -> None:
+    program = native.Program()
+    layer = _first(weight='sparse', blocks='blocks', width=None)
+    with pytest.raises(GraphError, match='blocks of 0 inputs, expected 4, 8 or 16'):
+        write(program, parsed(layer), 'm', program.tensor(16, 8, 8), precision)
+
+
 @pytest.mark.parametrize('value', [np.nan, np.inf])
 def test_weights_that_are_not_finite_are_refused(value: float) -> None:
     broken = TENSORS | {'b': np.full(16, value, np.float32)}

@@ -106,7 +106,7 @@ def in_codes(steps: list[Step], planes: bool) -> None:
     """
     for step in steps:
         fields = step.operation.fields
-        narrow = fields.get('blocks') is not None and fields['width'] < 4
+        narrow = fields.get('blocks') is not None and (fields['width'] or 0) < 4
         if step.operation.kind == 'conv' and fields['groups'] == 1 and not narrow:
             step.codes = None if planes and 'x' in step.inputs else False
     for step in steps:
