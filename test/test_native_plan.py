@@ -227,6 +227,10 @@ def _linear(**fields: Any) -> list[dict[str, Any]]:
         ([operation('relu', ['x'], 'z')], "last operation does not write 'y'"),
         ([operation('relu', [], 'y')], '0 inputs, expected 1'),
         ([operation('relu', ['x', 'x'], 'y')], '2 inputs, expected 1'),
+        (
+            [conv('x', 'a', 'w', 'b', **SAME), operation('add', ['a', 'x'], 'y', value=1.0)],
+            r'operation 1 \(add\): 2 inputs, expected 1',
+        ),
         ([operation('concat', ['x', 'x'], 'y')], r'the output is \(32, 8, 8\), not \(16, 8, 8\)'),
         ([operation('concat', [], 'y')], 'a concatenation of nothing'),
         ([operation('pixel_shuffle', ['x'], 'y', factor=3)], '16 channels to 3 times the side'),

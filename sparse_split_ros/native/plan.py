@@ -91,7 +91,8 @@ def _takes_in(step: Step, operation: Operation) -> bool:
     if operation.kind in _CLAMPS and kind in _FUSED and math.isinf(step.high) and step.low < 0:
         step.low, step.high = _CLAMPS[operation.kind]
         return True
-    if operation.kind == 'add' and kind == 'conv' and step.plain and len(operation.inputs) == 2:
+    sum_of_two = operation.kind == 'add' and operation.fields['value'] is None
+    if sum_of_two and kind == 'conv' and step.plain and len(operation.inputs) == 2:
         (step.residual,) = (name for name in operation.inputs if name != step.output)
         return True
     return False
