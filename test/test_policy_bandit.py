@@ -115,6 +115,17 @@ def test_an_impossible_state_changes_nothing(change: dict[str, object]) -> None:
     assert second.state() == blank
 
 
+@pytest.mark.parametrize('index', INDICES)
+@pytest.mark.parametrize('column', ['counts', 'sums', 'squares'])
+def test_a_state_of_more_than_can_be_counted_is_refused(index: str, column: str) -> None:
+    bandit = make_bandit(index, 3)
+    for t in range(30):
+        bandit.update(t % 3, 0.5)
+    for value in (1e300, -1e300, math.nan):
+        with pytest.raises(PolicyError, match='the state of a bandit'):
+            bandit.restore({**bandit.state(), column: [value, 1.0, 1.0]})
+
+
 @pytest.mark.parametrize('reward', [math.nan, math.inf])
 def test_a_reward_that_is_no_number_is_refused(reward: float) -> None:
     with pytest.raises(PolicyError, match='reward'):

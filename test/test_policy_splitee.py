@@ -167,6 +167,7 @@ def test_a_restored_policy_goes_on_as_the_one_that_was_saved(name: str) -> None:
 @pytest.mark.parametrize(('change', 'reason'), [
     ({'threshold': 0.3}, 'threshold 0.3, this is 0.9'), ({'threshold': None}, 'threshold'),
     ({'costs': None}, 'costs'), ({'plays': -1}, 'pairs'), ({'pairs': [[[1, 2, 3]]]}, 'pairs'),
+    ({'pairs': [[[1e300, 0.0, 1e300]] * 4] * 4}, 'impossible pairs'),
     ({'final': {'counts': [1.0] * 20, 'sums': [2.0] * 20}}, 'final'),
     ({'bandit': 3}, 'not of this policy'),
 ])  # fmt: skip

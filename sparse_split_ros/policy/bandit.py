@@ -15,6 +15,7 @@ from statistics import NormalDist
 from typing import Any
 
 from sparse_split_ros.policy.plan import PolicyError
+from sparse_split_ros.policy.state import MOST
 
 _NORMAL = NormalDist()
 
@@ -96,8 +97,9 @@ class Bandit(ABC):
         columns = [[float(value) for value in state[key]] for key in ('counts', 'sums', 'squares')]
         if any(len(column) != self.arms for column in columns):
             raise PolicyError(f'state of {len(columns[0])} arms for a bandit of {self.arms}')
-        if not all(math.isfinite(value) for column in columns for value in column):
-            raise PolicyError('the state of a bandit holds numbers that are not finite')
+        # NaN fails the comparison.
+        if not all(abs(value) <= MOST for column in columns for value in column):
+            raise PolicyError('the state of a bandit holds numbers that no rewards add up to')
         # What leaves a window may leave a rounding error.
         if min(columns[0]) < -1e-6:
             raise PolicyError('the state of a bandit holds arms played less than never')

@@ -20,13 +20,12 @@ from sparse_split_ros.policy.risk import (
     Learnt,
     SceneRisk,
 )
+from sparse_split_ros.policy.state import MOST
 from sparse_split_ros.policy.watch import PageHinkley
 
 # When a new scene's thresholds are found anew, in frames of it.
 FIRST_REFRESHES = (20, 50, 100, 175)
 _SAMPLE = 512
-# More than a robot ever counts, and far from what floats stumble over.
-_MOST = 1e12
 # What calibration knows of how sure the exits will be is worth so many live frames.
 _MIX_WORTH = 100.0
 # Old calibration counts half when live frames stand for so many.
@@ -184,7 +183,7 @@ class Saved:
         numbers = np.array([*self.numbers, self.seen, self.labelled])
         # NaN fails every comparison.
         sound = all(
-            ((values >= 0) & (values <= _MOST)).all()
+            ((values >= 0) & (values <= MOST)).all()
             for values in (counts, local, first, self.weights, numbers)
         )
         sound = sound and bool((abs(errors) <= counts + 1e-6).all())

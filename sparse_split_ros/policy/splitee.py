@@ -38,6 +38,7 @@ from sparse_split_ros.policy.cost import AbstractCosts
 from sparse_split_ros.policy.decision import Decision, Route
 from sparse_split_ros.policy.facts import NEVER, Facts
 from sparse_split_ros.policy.plan import Plan, PolicyError
+from sparse_split_ros.policy.state import MOST
 
 if TYPE_CHECKING:
     from sparse_split_ros.link.estimate import Link
@@ -170,7 +171,7 @@ class PairedElimination(SideObservations):
         pairs, plays = np.asarray(state['pairs'], float), int(state['plays'])
         if pairs.shape != (self.last + 1, self.last + 1, 3) or plays < 0:
             raise PolicyError('saved state has pairs of other arms')
-        if not (np.isfinite(pairs).all() and (pairs[:, :, ::2] >= 0).all()):
+        if not ((abs(pairs) <= MOST).all() and (pairs[:, :, ::2] >= 0).all()):
             raise PolicyError('saved state has impossible pairs')
         super().restore(state)
         self._pairs, self._plays = pairs.tolist(), plays

@@ -14,6 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 from sparse_split_ros.policy.plan import PolicyError
 
 FORMAT = 'sparse_split_policy/1'
+# More than a robot ever counts, and far from what floats stumble over.
+MOST = 1e12
 _MAX_BYTES = 16 << 20
 
 
