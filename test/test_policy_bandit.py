@@ -103,7 +103,7 @@ def test_state_goes_on_where_it_stopped(index: str) -> None:
 
 @pytest.mark.parametrize('change', [
     {'counts': [-1e6, 1.0, 1.0]}, {'past': [(9, 0.5, 1.0)]}, {'past': [(0, math.nan, 1.0)]},
-    {'past': [(0, 0.5, 1.0)] * 9},
+    {'past': [(0, 0.5, 1.0)] * 9}, {'past': [(0, 0.5, -1.0)]},
 ])  # fmt: skip
 def test_an_impossible_state_changes_nothing(change: dict[str, object]) -> None:
     first, second = SlidingWindowUCB(3, window=8), SlidingWindowUCB(3, window=8)
@@ -113,6 +113,16 @@ def test_an_impossible_state_changes_nothing(change: dict[str, object]) -> None:
     with pytest.raises(PolicyError, match='the state of a bandit'):
         second.restore({**first.state(), **change})
     assert second.state() == blank
+
+
+def test_a_restored_window_counts_what_it_holds() -> None:
+    first, second = SlidingWindowUCB(2, window=8), SlidingWindowUCB(2, window=8)
+    for t in range(20):
+        first.update(t % 2, 0.1 * t)
+    second.restore({**first.state(), 'counts': [0.0, 0.0]})
+    for _ in range(8):
+        second.update(1, 0.5)
+    assert second.counts == [0.0, 8.0] and second.mean(1) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize('index', INDICES)

@@ -230,11 +230,16 @@ class SlidingWindowUCB(Bandit):
     def restore(self, state: dict[str, Any]) -> None:
         """Take over :meth:`state`, all or nothing."""
         past = [(int(arm), float(r), float(w)) for arm, r, w in state['past']]
-        sound = all(0 <= arm < self.arms and math.isfinite(r + w) for arm, r, w in past)
+        sound = all(0 <= arm < self.arms and abs(r) <= MOST and 0 < w <= MOST for arm, r, w in past)
         if not sound or len(past) > self.window:
             raise PolicyError('the state of a bandit holds an impossible window')
         super().restore(state)
-        self._past = deque(past)
+        # Counts and sums are the window's, or what leaves it would take away what never came.
+        for column in (self.counts, self._sums, self._squares):
+            column[:] = [0.0] * self.arms
+        self._past.clear()
+        for arm, reward, weight in past:
+            self.update(arm, reward, weight)
 
 
 INDICES: dict[str, Callable[..., Bandit]] = {
