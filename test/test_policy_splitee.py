@@ -92,6 +92,17 @@ def test_side_observations_of_a_local_frame_use_an_estimate() -> None:
     assert learner.bandit.mean(1) == pytest.approx(learner.costs.local(1, 0.85))
 
 
+@pytest.mark.parametrize('name', ['splitee-s', 'splitee-paired'])
+def test_an_exit_that_was_not_evaluated_teaches_nothing(name: str) -> None:
+    """As after a change of policy, while frames of the one before are still on their way."""
+    learner = make_learner(name, 4, threshold=0.9)
+    learner.learn(2, [math.nan, 0.5, 0.95], None)
+    assert learner.bandit.counts == [0, 1, 1, 0]
+    pairs = learner.state().get('pairs')
+    if pairs is not None:
+        assert [(j, i) for j in range(4) for i in range(4) if pairs[j][i][0]] == [(2, 1)]
+
+
 def test_the_estimate_of_the_final_confidence_is_that_of_like_frames_below() -> None:
     final = FinalConfidence()
     for value in (0.7, 0.9):

@@ -185,12 +185,13 @@ class PairedElimination(SideObservations):
         elif arm < self.last and confidence < self.threshold:
             return
         known = self._final.estimate(confidence) if final is None else final
-        rewards = [self.reward(j, confidences[j], known) for j in range(arm + 1)]
-        for j, reward in enumerate(rewards):
+        shown = [j for j in range(arm + 1) if not math.isnan(confidences[j])]
+        rewards = [self.reward(j, confidences[j], known) for j in shown]
+        for place, (j, reward) in enumerate(zip(shown, rewards)):
             self.bandit.update(j, reward)
-            for i in range(j):
+            for i, other in zip(shown[:place], rewards):
                 pair = self._pairs[j][i]
-                difference = reward - rewards[i]
+                difference = reward - other
                 pair[0] += 1
                 pair[1] += difference
                 pair[2] += difference * difference
