@@ -59,6 +59,12 @@ def test_loss_follows_the_share_of_missed_frames() -> None:
     assert np.mean(seen[100:]) == pytest.approx(0.2, abs=0.03)
 
 
+def test_a_miss_before_any_answer_does_not_make_the_link_look_dead() -> None:
+    estimator = LinkEstimator()
+    estimator.missed()
+    assert 0 < estimator.view(TailState.UP).loss < 0.1
+
+
 events = st.lists(
     st.tuples(st.integers(0, 1 << 22), st.floats(0, 6e4, allow_subnormal=False)) | st.none(),
     min_size=1,

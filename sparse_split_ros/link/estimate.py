@@ -71,10 +71,10 @@ class LinkEstimator:
         self._outcome(lost=True)
 
     def _outcome(self, *, lost: bool) -> None:
-        if math.isnan(self._loss):
-            self._loss = float(lost)
-        else:
-            self._loss += self._LOSS_GAIN * (lost - self._loss)
+        # From nothing lost: who takes the link for dead after one early miss asks it no more, and
+        # would never learn better.
+        loss = 0.0 if math.isnan(self._loss) else self._loss
+        self._loss = loss + self._LOSS_GAIN * (lost - loss)
 
     def view(self, state: TailState) -> Link:
         """The estimates as a policy sees them."""
