@@ -103,6 +103,11 @@ def test_the_files_are_the_documented_ones(written: Path) -> None:
         (['--profile', 'nowhere.json'], 'nowhere.json'),
         (['--bundle', 'nowhere'], 'nowhere'),
         (['--split', '9', '--policy', 'fixed'], 'split'),
+        (['--split', '1'], '--split is for --policy fixed, not joint'),
+        (['--threshold', '0.5', '--policy', 'oracle'], '--threshold is for --policy fixed'),
+        (['--codec', 'int8', '--policy', 'full-local'], '--codec is for --policy joint'),
+        (['--target-disagreement', '0.1', '--policy', 'fixed'], 'is for --policy joint, not fixed'),
+        (['--decisions', 'flown'], '--decisions and the SOURCE'),
     ],
 )
 def test_what_cannot_be_done_is_one_line(
@@ -112,6 +117,14 @@ def test_what_cannot_be_done_is_one_line(
     assert main(arguments(world, *options, '--out', str(tmp_path))) == 2
     said = capsys.readouterr().err.strip()
     assert said.startswith('error: ') and message in said and '\n' not in said
+
+
+@pytest.mark.parametrize('option', [['--resume'], ['--table', 'decisions.parquet']])
+def test_what_is_about_a_folder_needs_one(
+    world: World, capsys: pytest.CaptureFixture[str], option: list[str]
+) -> None:
+    assert main(arguments(world, '--json', *option)) == 2
+    assert f'error: {option[0]} needs the --out' in capsys.readouterr().err
 
 
 def test_a_source_that_is_not_there_is_one_line(

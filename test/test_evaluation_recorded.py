@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from bundles import make_bundle
 from processes import Peer, Process, node, private_domain, ready
 from replays import make_world, replayed
 
+from sparse_split_ros.cli import main
 from sparse_split_ros.data.bags import BagError, Frame, Recording, write_bag
 from sparse_split_ros.evaluation.ledger import DECISION_KEYS
 from sparse_split_ros.evaluation.recorded import score
-from sparse_split_ros.evaluation.stream import Source
+from sparse_split_ros.evaluation.stream import Source, Truth
 from sparse_split_ros.nodes.messages import named
 from sparse_split_ros.policy.decision import Route
 from sparse_split_ros.ros import (
@@ -98,37 +100,98 @@ def test_offline_and_live_agree_frame_by_frame_in_lock_step(tmp_path: Path) -> N
     assert live.summary['route_share'] == offline.summary['route_share']
 
 
+def write(bag: Recording, topic: str, message: object) -> None:
+    kind = 'diagnostic_msgs/msg/DiagnosticArray'
+    if isinstance(message, Classification):
+        kind = 'vision_msgs/msg/Classification'
+    bag.write(topic, kind, 1, bytes(serialize_message(message)))
+
+
+def said(header: Header, **values: object) -> DiagnosticArray:
+    held = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+    return DiagnosticArray(header=header, status=[DiagnosticStatus(values=held)])
+
+
+def decide(bag: Recording, header: Header, answer: str) -> None:
+    """A decision of a head and its answer."""
+    plain = {**dict.fromkeys(DECISION_KEYS, '0'), 'route': 'local', 'reason': 'confident'}
+    write(bag, '/decision', said(header, **{**plain, 'class': answer}))
+    write(bag, '/classification', named(header, answer))
+
+
 def test_labels_of_a_live_run_are_classes_of_its_bundle_or_not_known(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / 'bundle', classes=3)
     shown = (('class 1', '1'), ('2', 'class 2'), ('owl', 'class 0'))
-
-    def said(sec: int, **values: object) -> DiagnosticArray:
-        held = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
-        header = Header(stamp=TimeMsg(sec=sec), frame_id='camera')
-        return DiagnosticArray(header=header, status=[DiagnosticStatus(values=held)])
-
     plain = {**dict.fromkeys(DECISION_KEYS, '0'), 'route': 'local', 'reason': 'confident'}
     counted = {'received': 3, 'accepted': 3, 'fingerprint': bundle.fingerprint.hex()}
     with Recording(tmp_path / 'bag') as bag:
-
-        def write(topic: str, message: object) -> None:
-            kind = 'diagnostic_msgs/msg/DiagnosticArray'
-            if isinstance(message, Classification):
-                kind = 'vision_msgs/msg/Classification'
-            bag.write(topic, kind, 1, bytes(serialize_message(message)))
-
-        write('/diagnostics', said(9, **counted))
+        write(bag, '/diagnostics', said(Header(), **counted))
         for sec, (label, answer) in enumerate(shown):
             header = Header(stamp=TimeMsg(sec=sec), frame_id='camera')
-            write('/ground_truth', named(header, label))
+            write(bag, '/ground_truth', named(header, label))
             name = bundle.classes[int(answer)] if answer.isdecimal() else answer
-            write('/decision', said(sec, **{**plain, 'class': name}))
-            write('/classification', named(header, answer))
+            write(bag, '/decision', said(header, **{**plain, 'class': name}))
+            write(bag, '/classification', named(header, answer))
     known = score(tmp_path / 'bag', bundle=str(bundle.path)).summary
     assert (known['labelled'], known['accuracy'], known['errors']) == (2, 1.0, [])
     assert known['unknown_labels'] == {'owl': 1}
     other = score(tmp_path / 'bag', bundle='gtsrb32').summary
     assert (other['labelled'], other['unknown_labels']) == (3, None)
+
+
+@pytest.fixture
+def unlabelled(tmp_path: Path) -> Path:
+    """A recorded run of three frames, answered stop, yield, stop."""
+    with Recording(tmp_path / 'bag') as bag:
+        for sec, answer in enumerate(('stop', 'yield', 'stop')):
+            decide(bag, Header(stamp=TimeMsg(sec=sec, nanosec=5), frame_id='camera'), answer)
+    return tmp_path / 'bag'
+
+
+@pytest.mark.parametrize(
+    ('name', 'text', 'known', 'right'),
+    [
+        ('frames.csv', 'frame,label\n0,stop\n2,yield\n', 2, 0.5),
+        ('stamps.csv', 'stamp_ns,label\n1000000005,yield\n', 1, 1.0),
+    ],
+)
+def test_a_live_run_takes_its_labels_from_a_file(
+    unlabelled: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, known: int,
+    right: float,
+) -> None:  # fmt: skip
+    labels = unlabelled.parent / name
+    labels.write_text(text)
+    command = ['evaluate', '--decisions', str(unlabelled), '--labels', str(labels), '--json']
+    assert main(command) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary['labelled'], summary['accuracy']) == (known, right)
+
+
+def test_labels_of_a_live_run_can_be_named_otherwise(tmp_path: Path) -> None:
+    with Recording(tmp_path / 'bag') as bag:
+        header = Header(stamp=TimeMsg(sec=1), frame_id='camera')
+        write(bag, '/ground_truth', named(header, 'STOP'))
+        decide(bag, header, 'stop')
+    assert score(tmp_path / 'bag').summary['accuracy'] == 0.0
+    assert score(tmp_path / 'bag', truth=Truth({'STOP': 'stop'})).summary['accuracy'] == 1.0
+
+
+@pytest.mark.parametrize(
+    'options',
+    [['--link', 'lte'], ['--baselines'], ['--seed', '3'], ['--table', 'a.csv'], ['--limit', '1']],
+)
+def test_options_of_a_replay_are_refused_for_a_live_run(
+    unlabelled: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    assert main(['evaluate', '--decisions', str(unlabelled), '--json', *options]) == 2
+    error = f'error: {options[0]} is for a replay and not for --decisions'
+    assert capsys.readouterr().err.strip() == error
+
+
+def test_a_live_run_without_a_report_has_its_figures(unlabelled: Path, tmp_path: Path) -> None:
+    out = tmp_path / 'out'
+    assert main(['evaluate', '--decisions', str(unlabelled), '--out', str(out), '--no-report']) == 0
+    assert [path.name for path in out.iterdir()] == ['summary.json']
 
 
 def test_frames_of_two_cameras_with_one_header_are_an_error(tmp_path: Path) -> None:

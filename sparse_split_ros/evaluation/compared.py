@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,10 +58,7 @@ def write_evaluation(result: Result, sources: Sequence[Source], folder: Path) ->
 
 
 def write_recorded(live: Live, bag: Path, folder: Path) -> Path:
-    """Write the report of a recorded live run, and summary.json; returns the path of the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(live.summary, indent=1, allow_nan=False, ensure_ascii=False)
-    (folder / 'summary.json').write_text(text + '\n', encoding='utf-8')
+    """Write the report of a recorded live run; returns the path of the page."""
     report = Report(f'{live.summary["policy"]} on {bag.name}', live.outcomes, live.summary,
                     images_of(bag, live.outcomes), None)  # fmt: skip
     reliability = charts.reliability_diagram(live.outcomes)

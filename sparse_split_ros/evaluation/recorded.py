@@ -16,7 +16,7 @@ from sparse_split_ros.data.bags import CLASSIFICATION, BagError, read_bag, read_
 from sparse_split_ros.evaluation.ledger import DECISION_KEYS, Key, Ledger
 from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
 from sparse_split_ros.evaluation.provenance import machine, versions
-from sparse_split_ros.evaluation.stream import Source, class_meant
+from sparse_split_ros.evaluation.stream import Source, Truth, class_meant
 from sparse_split_ros.runtime.bundle import Bundle, BundleError, bundle_path
 
 _DIAGNOSTICS = 'diagnostic_msgs/msg/DiagnosticArray'
@@ -43,11 +43,14 @@ class _Heard:
     """Decisions with the header of another."""
 
 
-def score(path: Path, deadline_ms: float = 100.0, bundle: str = '') -> Live:
+def score(
+    path: Path, deadline_ms: float = 100.0, bundle: str = '', truth: Truth | None = None
+) -> Live:
     """The figures of a recorded run. Raises BagError where no decision was recorded.
 
     Labels and answers are classes of `bundle` by name or by number, if it is the one that the head
     ran; labels that are no class of it are not known. Without it both are taken as they are.
+    `truth` knows more of the labels than the bag; its frames are numbered as the outcomes are.
     """
     heard = _heard(path)
     if not heard.decisions:
@@ -56,16 +59,19 @@ def score(path: Path, deadline_ms: float = 100.0, bundle: str = '') -> Live:
             'running head with `sparse-split record`'
         )
     classes = _classes(bundle, heard.head)
-    unknown: dict[str, int] = {}
-    labels: dict[Key, str | None] = dict(heard.truths)
-    if classes:
-        labels = {key: class_meant(name, classes) for key, name in heard.truths.items()}
-        for key, label in labels.items():
-            if label is None:
-                unknown[heard.truths[key]] = unknown.get(heard.truths[key], 0) + 1
-    ledger = Ledger()
     # An image with a truth and no decision was sent, and lost or overtaken on the way.
     order = sorted(heard.decisions.keys() | heard.truths.keys())
+    unknown: dict[str, int] = {}
+    labels: dict[Key, str] = {}
+    for index, key in enumerate(order):
+        stamp_ns = key[0] * 1_000_000_000 + key[1]
+        said = (truth or Truth()).of(index, stamp_ns, heard.truths.get(key))
+        meant = class_meant(said, classes) if classes and said is not None else said
+        if meant is not None:
+            labels[key] = meant
+        elif said is not None:
+            unknown[said] = unknown.get(said, 0) + 1
+    ledger = Ledger()
     start = min(received for received, _ in heard.decisions.values())
     for index, key in enumerate(order):
         since = (key[0] - order[0][0]) + (key[1] - order[0][1]) * 1e-9

@@ -121,9 +121,9 @@ class Truth:
             raise LabelError(f'{path}: expected a mapping from class names to class names')
         return cls(names={str(name): str(other) for name, other in names.items()})
 
-    def of(self, frame: Frame, index: int) -> str | None:
-        """The label of a frame, None where nobody knows it."""
-        label = self.by_frame.get(index, self.by_stamp.get(frame.stamp_ns, frame.label))
+    def of(self, index: int, stamp_ns: int, label: str | None) -> str | None:
+        """The label of a frame that has this one by itself, None where nobody knows it."""
+        label = self.by_frame.get(index, self.by_stamp.get(stamp_ns, label))
         return None if label is None else self.names.get(label, label)
 
 
@@ -255,7 +255,7 @@ class Stream:
 
     def _label(self, frame: Frame, index: int) -> str | None:
         """The class of the bundle that a source means; what is none is counted."""
-        name = self._source.truth.of(frame, index)
+        name = self._source.truth.of(index, frame.stamp_ns, frame.label)
         meant = None if name is None else class_meant(name, self._bundle.classes)
         if name is not None and meant is None:
             self.unknown_labels[name] = self.unknown_labels.get(name, 0) + 1
