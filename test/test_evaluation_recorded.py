@@ -8,6 +8,7 @@ import json
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from bundles import make_bundle
@@ -19,13 +20,14 @@ from sparse_split_ros.data.bags import BagError, Frame, Recording, write_bag
 from sparse_split_ros.evaluation.ledger import DECISION_KEYS
 from sparse_split_ros.evaluation.recorded import score
 from sparse_split_ros.evaluation.stream import Source, Truth
-from sparse_split_ros.nodes.messages import named
+from sparse_split_ros.nodes.messages import named, octets
 from sparse_split_ros.policy.decision import Route
 from sparse_split_ros.ros import (
     Classification,
     DiagnosticArray,
     DiagnosticStatus,
     Header,
+    Image,
     KeyValue,
     TimeMsg,
     serialize_message,
@@ -119,6 +121,15 @@ def decide(bag: Recording, header: Header, answer: str) -> None:
     write(bag, '/classification', named(header, answer))
 
 
+def shows(bag: Recording, camera: str, stamp: TimeMsg, colour: tuple[int, int, int]) -> None:
+    """An image of one colour."""
+    image = Image(
+        header=Header(stamp=stamp, frame_id=camera), height=8, width=8, encoding='rgb8', step=24,
+        data=octets(np.full((8, 8, 3), colour, np.uint8).tobytes()),
+    )  # fmt: skip
+    bag.write(f'/{camera}/image', 'sensor_msgs/msg/Image', 1, bytes(serialize_message(image)))
+
+
 def test_labels_of_a_live_run_are_classes_of_its_bundle_or_not_known(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / 'bundle', classes=3)
     shown = (('class 1', '1'), ('2', 'class 2'), ('owl', 'class 0'))
@@ -208,6 +219,43 @@ def test_frames_of_two_cameras_with_one_header_are_an_error(tmp_path: Path) -> N
             )  # fmt: skip
     errors = score(tmp_path / 'bag').summary['errors']
     assert any('1 decisions have stamp and frame_id of another' in each for each in errors)
+
+
+def test_the_report_shows_the_images_of_every_camera(tmp_path: Path) -> None:
+    pytest.importorskip('matplotlib')
+    pytest.importorskip('jinja2')
+    from sparse_split_ros.evaluation.compared import write_recorded
+
+    colours = {'front': (255, 0, 0), 'left': (0, 0, 255)}
+    with Recording(tmp_path / 'bag') as bag:
+        # Overtaken before the head took it up: it has no decision.
+        shows(bag, 'front', TimeMsg(sec=1), (0, 255, 0))
+        for sec in range(2, 22):
+            stamp = TimeMsg(sec=sec)
+            for camera, colour in colours.items():
+                shows(bag, camera, stamp, colour)
+                decide(bag, Header(stamp=stamp, frame_id=camera), 'stop')
+    write_recorded(score(tmp_path / 'bag'), tmp_path / 'bag', tmp_path / 'out')
+    drawn = cv2.imread(str(tmp_path / 'out' / 'drive.png'))[..., ::-1]
+    areas = [int((drawn == colour).all(2).sum()) for colour in ((255, 0, 0), (0, 0, 255))]
+    assert min(areas) > 0.9 * max(areas) > 10_000
+    assert not (drawn == (0, 255, 0)).all(2).any()
+
+
+def test_the_worst_frames_of_a_live_run_are_among_its_images(tmp_path: Path) -> None:
+    pytest.importorskip('matplotlib')
+    pytest.importorskip('jinja2')
+    from sparse_split_ros.evaluation.compared import write_recorded
+
+    with Recording(tmp_path / 'bag') as bag:
+        for index in range(1001):
+            header = Header(stamp=TimeMsg(sec=index), frame_id='front')
+            write(bag, '/ground_truth', named(header, 'yield' if index == 501 else 'stop'))
+            decide(bag, header, 'stop')
+            if index == 501:
+                shows(bag, 'front', header.stamp, (9, 9, 9))
+    page = write_recorded(score(tmp_path / 'bag'), tmp_path / 'bag', tmp_path / 'out')
+    assert 'frame 501' in page.read_text('utf-8')
 
 
 def test_a_bag_without_decisions_says_how_to_make_one(tmp_path: Path) -> None:

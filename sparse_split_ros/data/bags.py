@@ -53,6 +53,7 @@ else:
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'
 CLASSIFICATION = 'vision_msgs/msg/Classification'
+_IMAGES = (IMAGE, COMPRESSED)
 
 # What rosbags lets through for damaged files, beside its own error.
 _DAMAGE = (
@@ -138,6 +139,12 @@ def read_bag(path: str | os.PathLike[str], image_topic: str | None = None) -> It
         expected = sum(connection.msgcount for connection in images)
         if count < expected:
             raise BagError(f"bag {bag} is truncated: '{topic}' gave {count} of {expected} images")
+
+
+def image_topics(path: str | os.PathLike[str]) -> list[str]:
+    """The topics of a bag that :func:`read_bag` can read, by name. Raises BagError."""
+    with contextlib.closing(_open(Path(path))) as reader:
+        return sorted({each.topic for each in reader.connections if each.msgtype in _IMAGES})
 
 
 def count_images(path: str | os.PathLike[str], image_topic: str | None = None) -> int:
@@ -308,7 +315,7 @@ def _image_connections(
 ) -> list[Connection]:
     """The connections of the one image topic to read; a topic may have several publishers."""
     every = {connection.topic: connection.msgtype for connection in connections}
-    images = sorted(topic for topic, kind in every.items() if kind in (IMAGE, COMPRESSED))
+    images = sorted(topic for topic, kind in every.items() if kind in _IMAGES)
     listing = ', '.join(f'{topic} ({kind})' for topic, kind in sorted(every.items())) or 'none'
     if wanted is not None:
         chosen = next((topic for topic in images if topic.strip('/') == wanted.strip('/')), None)

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_split_ros.data.bags import CLASSIFICATION, BagError, read_bag, read_messages
+from sparse_split_ros.data.bags import (
+    CLASSIFICATION,
+    BagError,
+    image_topics,
+    read_bag,
+    read_messages,
+)
 from sparse_split_ros.evaluation.ledger import DECISION_KEYS, Key, Ledger
 from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
 from sparse_split_ros.evaluation.provenance import machine, versions
@@ -24,10 +31,18 @@ _DIAGNOSTICS = 'diagnostic_msgs/msg/DiagnosticArray'
 
 @dataclass(frozen=True)
 class Live:
-    """What a bag of decisions says of a run."""
+    """What a bag of decisions says of a run; ``keys`` are the headers of the outcomes."""
 
     summary: dict[str, Any]
     outcomes: list[Outcome]
+    keys: list[Key]
+
+    def cameras(self) -> dict[str, list[Outcome]]:
+        """The outcomes of each camera, by its frame_id."""
+        found: dict[str, list[Outcome]] = {}
+        for key, outcome in zip(self.keys, self.outcomes):
+            found.setdefault(key[2], []).append(outcome)
+        return found
 
 
 @dataclass
@@ -120,7 +135,7 @@ def score(
         'machine': machine(),
         'versions': versions(),
     }  # fmt: skip
-    return Live(summary, outcomes)
+    return Live(summary, outcomes, order)
 
 
 def _classes(bundle: str, head: Mapping[str, str]) -> tuple[str, ...]:
@@ -132,21 +147,15 @@ def _classes(bundle: str, head: Mapping[str, str]) -> tuple[str, ...]:
     return found.classes if found.fingerprint.hex() == head.get('fingerprint') else ()
 
 
-def images_of(path: Path, outcomes: list[Outcome]) -> dict[int, NDArray[np.uint8]]:
-    """The images of a recorded run by index, as far as the bag has them; at most 400 of them."""
-    step = max(1, len(outcomes) // 400)
-    first: int | None = None
-    by_time = {round(each.time * 1e3): each.index for each in outcomes[::step]}
-    found = {}
-    try:
-        for frame in read_bag(path):
-            first = frame.stamp_ns if first is None else first
-            index = by_time.get(round((frame.stamp_ns - first) * 1e-6))
-            if index is not None:
-                found[index] = frame.image
-    except BagError:
-        return found  # Images were not recorded, or are cut short.
-    return found
+def images_of(path: Path, wanted: Mapping[Key, int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """The images of a recorded run whose header has a number, as far as the bag has them."""
+    for topic in image_topics(path):
+        # What is cut short or damaged shows what came before.
+        with suppress(BagError):
+            for frame in read_bag(path, topic):
+                key = (*divmod(frame.stamp_ns, 1_000_000_000), frame.frame_id)
+                if key in wanted:
+                    yield wanted[key], frame.image
 
 
 def _heard(path: Path) -> _Heard:
