@@ -254,6 +254,14 @@ def test_several_sources_are_counted_together_from_blank_starts(world: World) ->
     assert [each.time for each in outcomes] == sorted(each.time for each in outcomes)
 
 
+@pytest.mark.parametrize('limit', [1, 20])
+def test_joints_between_sources_are_no_pauses(world: World, limit: int) -> None:
+    sources = tuple(Source(str(world[1]), rate=20.0, limit=limit) for _ in range(9))
+    summary = replayed(world, 'full-local', sources=sources).summary
+    assert summary['mean_frame_rate'] == pytest.approx(20.0, rel=1e-3)
+    assert summary['jitter_ms']['max'] < 0.1
+
+
 class Killed(BaseException):
     """As a kill would, this ends a run without a chance to say goodbye."""
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from sparse_split_ros.data.pace import Pace
 from sparse_split_ros.evaluation.contestants import Contestant, best, contestants
 from sparse_split_ros.evaluation.jobs import (
     Done,
@@ -176,17 +177,22 @@ def _outcomes(
 ) -> tuple[list[Outcome], Counts]:
     """All sources of one contestant one after the other, with one count of frames and time."""
     found: list[Outcome] = []
+    start = 0.0
     totals = [0] * 5
     for job, each in zip(plan, done):
         if contestant not in job.group:
             continue
-        first, time_ = len(found), found[-1].time + 1.0 if found else 0.0
+        first = len(found)
         for row in read_rows(rows_of(job, contestant.label)):
-            moved = first or time_
             found.append(
-                replace(row, index=first + row.index, time=time_ + row.time, wall=time_ + row.wall)
-                if moved else row
+                replace(row, index=first + row.index, time=start + row.time, wall=start + row.wall)
+                if first else row
             )  # fmt: skip
+        if len(found) > first:
+            # A pause as between any two frames, or rate and jitter would be of the joints too.
+            steps, taken = len(found) - first - 1, found[-1].time - start
+            pace = Pace(job.request.sources[job.number].rate)
+            start += taken + (taken / steps if steps else pace.step)
         totals = [sum(pair) for pair in zip(totals, each.counts[contestant.label])]
     return found, Counts(*totals)
 
