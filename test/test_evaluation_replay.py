@@ -18,6 +18,8 @@ from sparse_split_ros.evaluation import jobs as module
 from sparse_split_ros.evaluation.contestants import BASELINES
 from sparse_split_ros.evaluation.evaluate import evaluate
 from sparse_split_ros.evaluation.jobs import EvaluateError
+from sparse_split_ros.evaluation.metrics import Outcome
+from sparse_split_ros.evaluation.rows import gather, read_rows, write_rows
 from sparse_split_ros.evaluation.stream import CHUNK, Source, Stream, full_network
 from sparse_split_ros.link.codec import CodecError
 from sparse_split_ros.policy.decision import Reason, Route
@@ -350,6 +352,25 @@ def test_decisions_are_one_table(world: World, tmp_path: Path) -> None:
     assert [row['policy'] for row in rows] == ['fixed'] * 200 + ['full-local'] * 200
     assert [int(row['index']) for row in rows[:200]] == list(range(200))
     assert {row['route'] for row in rows} <= {'local', 'offboard', 'fallback'}
+
+
+def test_the_times_of_a_long_run_are_those_of_its_frames(tmp_path: Path) -> None:
+    times = [index / 30 for index in range(3_000_000, 3_000_100)]
+    with (tmp_path / 'rows.csv').open('w') as file:
+        write_rows([Outcome(index, time, time) for index, time in enumerate(times)], file)
+    back = list(read_rows(tmp_path / 'rows.csv'))
+    assert [each.time for each in back] == pytest.approx(times, rel=0, abs=1e-4)
+
+
+def test_parquet_takes_columns_that_begin_otherwise_than_they_go_on(tmp_path: Path) -> None:
+    parquet = pytest.importorskip('pyarrow.parquet')
+    quiet = [Outcome(index, 0.0) for index in range(20_000)]
+    asked = Outcome(20_000, 0.5, codec='int8', offboard=2.5, rtt=1.5)
+    with (tmp_path / 'rows.csv').open('w') as file:
+        write_rows([*quiet, asked], file)
+    gather([('joint', 'bag', tmp_path / 'rows.csv')], tmp_path / 'decisions.parquet')
+    last = parquet.read_table(tmp_path / 'decisions.parquet').to_pylist()[-1]
+    assert (last['codec'], last['offboard'], last['rtt']) == ('int8', 2.5, 1.5)
 
 
 def test_parquet_holds_the_same(world: World, tmp_path: Path) -> None:
