@@ -13,11 +13,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from replays import make_world, replayed
+from replays import make_world, replayed, request
 
 from sparse_split_ros.data.bags import Frame, write_bag
 from sparse_split_ros.data.weather import WeatherError
-from sparse_split_ros.evaluation.evaluate import Result
+from sparse_split_ros.evaluation.evaluate import Result, evaluate
 from sparse_split_ros.evaluation.jobs import EvaluateError
 from sparse_split_ros.evaluation.stream import LabelError, Source, Truth, Weather, bags_in
 from sparse_split_ros.runtime.bundle import Bundle
@@ -71,6 +71,18 @@ def test_folders_name_the_classes(world: World, tmp_path: Path, frames: list[Fra
              zip(frames, labels_and_answers(run(world, world[1])))}  # fmt: skip
     assert set(labels_and_answers(result)) <= known
     assert result.summary['labelled'] == 6
+
+
+def test_a_report_is_not_put_among_the_images_it_is_about(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: list[Frame]
+) -> None:
+    cv2.imwrite(str(tmp_path / '0.png'), frames[0].image)
+    monkeypatch.chdir(tmp_path)
+    asked = request(world, sources=(Source('.'),))
+    with pytest.raises(EvaluateError, match='evaluation lies in the source'):
+        evaluate(asked, Path('evaluation'))
+    result = evaluate(asked, tmp_path.parent / f'{tmp_path.name} out')
+    assert result.summary['sources'][0]['name'] == tmp_path.name
 
 
 def test_a_folder_of_bags_is_all_of_them(world: World, frames: list[Frame], tmp_path: Path) -> None:

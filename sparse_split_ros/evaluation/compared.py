@@ -63,8 +63,8 @@ def write_recorded(live: Live, bag: Path, folder: Path) -> Path:
     shown = set[int]().union(*map(_shown, cameras.values()))
     wanted = {key: each.index for key, each in zip(live.keys, live.outcomes) if each.index in shown}
     images = {index: pictures.reduced(image) for index, image in images_of(bag, wanted)}
-    report = Report(f'{live.summary["policy"]} on {bag.name}', live.outcomes, live.summary, images,
-                    None, cameras)  # fmt: skip
+    report = Report(f'{live.summary["policy"]} on {_names(live.summary)}', live.outcomes,
+                    live.summary, images, None, cameras)  # fmt: skip
     reliability = charts.reliability_diagram(live.outcomes)
     figures = run_figures(report)
     if reliability is not None:

@@ -71,6 +71,12 @@ def evaluate(
     """
     began = time.monotonic()
     check_table(decisions)
+    for source in request.sources:
+        if out is not None and source.holds(out):
+            raise EvaluateError(
+                f'the output {out} lies in the source {source.spec}, whose frames its pictures '
+                'would be: name a folder outside by --out'
+            )
     bundle = Bundle.load(bundle_path(request.bundle))
     engine = load_engine(bundle, request.engine)
     request = replace(request, engine=engine.name)
@@ -168,8 +174,8 @@ def _parts(
     for contestant in entrants:
         for job in plan:
             if contestant in job.group:
-                source = Path(request.sources[job.number].spec).name
-                yield contestant.label, source, rows_of(job, contestant.label)
+                source = request.sources[job.number]
+                yield contestant.label, source.name, rows_of(job, contestant.label)
 
 
 def _outcomes(
@@ -274,7 +280,7 @@ def _sources(request: Request, plan: Sequence[Job], done: Sequence[Done]) -> lis
     frames = {job.number: each.frames for job, each in zip(plan, done)}
     return [
         {
-            'name': Path(source.spec).name,
+            'name': source.name,
             'sha256': source.fingerprint(),
             'frames': frames[number],
             'weather': None if source.weather is None else str(source.weather),

@@ -115,6 +115,7 @@ def score(
     decided = len(heard.decisions)
     whole = known.accepted == decided and known.received <= len(order)
     counts = known if whole else Counts(decided, decided, 0)
+    source = Source(str(path))
     summary = {
         'format': 'sparse_split_summary/1',
         'kind': 'recorded',
@@ -127,7 +128,7 @@ def score(
         'link': 'live',
         'robot': 'live',
         'seed': None,
-        'sources': [{'name': path.name, 'sha256': Source(str(path)).fingerprint(),
+        'sources': [{'name': source.name, 'sha256': source.fingerprint(),
                      'frames': len(order), 'weather': None}],
         'unknown_labels': unknown if classes else None,
         'errors': [*problems, *ledger.problems(counts)],

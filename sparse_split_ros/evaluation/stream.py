@@ -154,6 +154,16 @@ class Source:
         if not 0 < self.rate < math.inf:
             raise SourceError(f'rate {self.rate:g} Hz, expected a positive number')
 
+    @property
+    def name(self) -> str:
+        """The last part of its path, of the folder's own for '.'."""
+        return Path(self.spec).expanduser().absolute().name
+
+    def holds(self, folder: Path) -> bool:
+        """Whether what is written there would be read as a part of it."""
+        path = Path(self.spec).expanduser()
+        return path.is_dir() and folder.resolve().is_relative_to(path.resolve())
+
     def count(self) -> int | None:
         """How many frames there will be, as far as that is known beforehand."""
         path = Path(self.spec).expanduser()
