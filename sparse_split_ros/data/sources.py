@@ -163,15 +163,19 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     ]
 
 
+def images_in(folder: Path) -> list[Path]:
+    """The image files in a folder and those inside it, unread; what is hidden is passed over."""
+    return [
+        file
+        for file in folder.rglob('*')
+        if file.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith('.') for part in file.relative_to(folder).parts)
+        and file.is_file()
+    ]
+
+
 def _folder(path: Path, rate: float) -> Iterator[Frame]:
-    files = sorted(
-        (
-            file
-            for file in path.rglob('*')
-            if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
-        ),
-        key=_natural,
-    )
+    files = sorted(images_in(path), key=_natural)
     if not files:
         raise SourceError(
             f'folder {path} holds no images ({", ".join(sorted(IMAGE_SUFFIXES))}) and no bag'
