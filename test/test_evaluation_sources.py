@@ -207,10 +207,25 @@ def test_labels_can_be_given_by_frame_stamp_or_name(
     assert set(found['names.json']) == {'class 0'}
 
 
+def test_names_of_classes_are_what_is_written(tmp_path: Path) -> None:
+    """To YAML 00014 is twelve and no is false, to a folder they are names."""
+    (tmp_path / 'names.yaml').write_text('00014: stop\nno: no entry\nyield: 013\n')
+    names = {'00014': 'stop', 'no': 'no entry', 'yield': '013'}
+    assert Truth.load(tmp_path / 'names.yaml').names == names
+
+
+def test_labels_of_a_spreadsheet_are_read(tmp_path: Path) -> None:
+    (tmp_path / 'labels.csv').write_text('frame,label\n3,stop\n', encoding='utf-8-sig')
+    assert Truth.load(tmp_path / 'labels.csv').by_frame == {3: 'stop'}
+
+
 @pytest.mark.parametrize(
     ('name', 'text'),
-    [('a.csv', 'x,y\n1,2\n'), ('a.csv', 'frame,label\nz,2\n'), ('a.yaml', '- 1'), ('a.json', '{')],
-)
+    [
+        ('a.csv', 'x,y\n1,2\n'), ('a.csv', 'frame,label\nz,2\n'), ('a.csv', 'frame,label\n'),
+        ('a.csv', f'frame,label\n1,"{"x" * 200_000}\n'), ('a.yaml', '- 1'), ('a.json', '{'),
+    ],
+)  # fmt: skip
 def test_files_of_labels_that_are_none_are_refused(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(LabelError, match=name):

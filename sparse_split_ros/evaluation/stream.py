@@ -103,14 +103,17 @@ class Truth:
         Raises LabelError.
         """
         try:
-            text = path.read_text(encoding='utf-8')
+            text = path.read_text(encoding='utf-8-sig')  # with a byte order mark, as Excel has it
             if path.suffix == '.csv':
                 rows = list(csv.DictReader(io.StringIO(text)))
-                key = 'stamp_ns' if rows and 'stamp_ns' in rows[0] else 'frame'
+                if not rows:
+                    raise ValueError('no row')
+                key = 'stamp_ns' if 'stamp_ns' in rows[0] else 'frame'
                 labels = {int(row[key]): row['label'] for row in rows}
                 return cls(by_stamp=labels) if key == 'stamp_ns' else cls(by_frame=labels)
-            names = yaml.safe_load(text)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            # Names as they are written: 00014 is not 12, and no is not False.
+            names = yaml.load(text, yaml.BaseLoader)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, csv.Error) as error:
             reason = ' '.join(str(error).split())
             raise LabelError(f'{path}: not a readable file of labels: {reason}') from error
         except (KeyError, TypeError, ValueError) as error:
