@@ -19,7 +19,7 @@ from sparse_split_ros.data.bags import Frame, write_bag
 from sparse_split_ros.data.weather import WeatherError
 from sparse_split_ros.evaluation.evaluate import Result, evaluate
 from sparse_split_ros.evaluation.jobs import EvaluateError
-from sparse_split_ros.evaluation.stream import LabelError, Source, Truth, Weather, bags_in
+from sparse_split_ros.evaluation.stream import LabelError, Source, Truth, Weather, streams_in
 from sparse_split_ros.runtime.bundle import Bundle
 
 World = tuple[Bundle, Path, Path]
@@ -88,9 +88,28 @@ def test_a_report_is_not_put_among_the_images_it_is_about(
 def test_a_folder_of_bags_is_all_of_them(world: World, frames: list[Frame], tmp_path: Path) -> None:
     for name in ('b', 'a'):
         write_bag(tmp_path / name, frames[:10])
-    bags = bags_in(str(tmp_path))
+    bags = streams_in(str(tmp_path))
     assert [Path(bag).name for bag in bags] == ['a', 'b']
     assert run(world, *map(Path, bags)).summary['frames'] == 20
+
+
+def test_a_bag_that_was_cut_off_is_missed_among_others(
+    world: World, frames: list[Frame], tmp_path: Path
+) -> None:
+    for name in ('whole', 'cut'):
+        write_bag(tmp_path / name, frames[:10])
+    (tmp_path / 'cut' / 'metadata.yaml').unlink()
+    result = run(world, *map(Path, streams_in(str(tmp_path))))
+    assert result.summary['frames'] == 10
+    assert len(result.problems) == 1 and 'cut.mcap -o saved.mcap` saves' in result.problems[0]
+
+
+def test_storage_files_in_a_folder_are_bags_of_their_own(
+    world: World, frames: list[Frame], tmp_path: Path
+) -> None:
+    write_bag(tmp_path / 'bag', frames[:10])
+    (tmp_path / 'bag' / 'metadata.yaml').unlink()
+    assert streams_in(str(tmp_path / 'bag')) == [str(tmp_path / 'bag' / 'bag.mcap')]
 
 
 def test_a_truncated_bag_has_results_until_there_and_says_so(

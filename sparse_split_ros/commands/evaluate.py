@@ -219,7 +219,7 @@ def _request(options: argparse.Namespace, given: Collection[str]) -> Request:
 
 
 def _sources(options: argparse.Namespace) -> tuple[Source, ...]:
-    from sparse_split_ros.evaluation.stream import Source, Weather, bags_in
+    from sparse_split_ros.evaluation.stream import Source, Weather, streams_in
 
     weather = Weather.parse(options.weather) if options.weather else None
     return tuple(
@@ -229,7 +229,7 @@ def _sources(options: argparse.Namespace) -> tuple[Source, ...]:
             options.seed + 1,
         )
         for given in options.source
-        for spec in bags_in(given)
+        for spec in streams_in(given)
     )  # fmt: skip
 
 

@@ -55,6 +55,9 @@ COMPRESSED = 'sensor_msgs/msg/CompressedImage'
 CLASSIFICATION = 'vision_msgs/msg/Classification'
 _IMAGES = (IMAGE, COMPRESSED)
 
+_STORAGE = ('.mcap', '.db3')
+BAG_SUFFIXES = frozenset((*_STORAGE, '.bag'))
+
 # What rosbags lets through for damaged files, beside its own error.
 _DAMAGE = (
     ReaderError,
@@ -100,6 +103,19 @@ class Frame:
     label: str | None = None
     scene: str | None = None
     severity: float = 0.0
+
+
+def is_bag(path: Path) -> bool:
+    """Whether a path is a storage file, or the folder of a bag, be its recording cut off."""
+    if path.is_dir():
+        return any(each.name == 'metadata.yaml' or each.suffix in _STORAGE
+                   for each in path.iterdir())  # fmt: skip
+    return path.suffix.lower() in BAG_SUFFIXES
+
+
+def bags_in(folder: Path) -> list[Path]:
+    """The bags that a folder holds, in the order of their names."""
+    return sorted(path for path in folder.iterdir() if is_bag(path))
 
 
 def read_bag(path: str | os.PathLike[str], image_topic: str | None = None) -> Iterator[Frame]:
@@ -283,7 +299,8 @@ def _open(bag: Path) -> Reader:
         reader = Reader(bag)
         reader.open()
     except _DAMAGE as error:
-        raise BagError(f'bag {bag} is not readable: {_reason(error)}') from error
+        saved = f'; {_how_to_recover(bag)}' if bag.suffix == '.mcap' else ''
+        raise BagError(f'bag {bag} is not readable: {_reason(error)}{saved}') from error
     for topic, kind, count in ((c.topic, c.msgtype, c.msgcount) for c in reader.connections):
         if not (isinstance(topic, str) and isinstance(kind, str) and isinstance(count, int)):
             reader.close()

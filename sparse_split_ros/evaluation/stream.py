@@ -23,7 +23,7 @@ import yaml
 from numpy.typing import NDArray
 
 from sparse_split_ros.data import weather
-from sparse_split_ros.data.bags import BagError, Frame, count_images
+from sparse_split_ros.data.bags import BagError, Frame, bags_in, count_images, is_bag
 from sparse_split_ros.data.images import ImageError
 from sparse_split_ros.data.pace import Pace
 from sparse_split_ros.data.sources import SourceError, open_source
@@ -130,12 +130,12 @@ class Truth:
         return None if label is None else self.names.get(label, label)
 
 
-def bags_in(spec: str) -> list[str]:
+def streams_in(spec: str) -> list[str]:
     """The bags of a folder of bags, in order of name; any other source is itself."""
     path = Path(spec).expanduser()
     if not path.is_dir() or (path / 'metadata.yaml').exists():
         return [spec]
-    return sorted(str(each.parent) for each in path.glob('*/metadata.yaml')) or [spec]
+    return [str(bag) for bag in bags_in(path)] or [spec]
 
 
 @dataclass(frozen=True)
@@ -170,9 +170,8 @@ class Source:
     def count(self) -> int | None:
         """How many frames there will be, as far as that is known beforehand."""
         path = Path(self.spec).expanduser()
-        bag = path.suffix in ('.mcap', '.db3') or (path / 'metadata.yaml').exists()
         known = self.limit
-        if bag:
+        if is_bag(path):
             try:
                 held = count_images(path, self.topic)
             except BagError:
