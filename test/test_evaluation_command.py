@@ -98,6 +98,7 @@ def test_the_files_are_the_documented_ones(written: Path) -> None:
         (['--jobs', '0'], '--jobs 0'),
         (['--seed', '-1'], 'seed -1'),
         (['--rate', 'nan'], 'rate nan Hz'),
+        (['--limit', '0'], 'limit of 0 frames, expected 1 or more'),
         (['--threshold', 'nan', '--policy', 'fixed'], 'threshold is nan'),
         (['--threshold', '7', '--policy', 'fixed'], 'threshold 7'),
         (['--profile', 'nowhere.json'], 'nowhere.json'),

@@ -142,7 +142,8 @@ def streams_in(spec: str) -> list[str]:
 class Source:
     """Where the frames of one stream come from, and what is done to them.
 
-    ``rate`` in Hz paces what has no stamps. Raises SourceError for one that is not positive.
+    ``rate`` in Hz paces what has no stamps. Raises SourceError for a rate or limit that is not
+    positive.
     """
 
     spec: str
@@ -156,6 +157,8 @@ class Source:
     def __post_init__(self) -> None:
         if not 0 < self.rate < math.inf:
             raise SourceError(f'rate {self.rate:g} Hz, expected a positive number')
+        if self.limit is not None and self.limit < 1:
+            raise SourceError(f'limit of {self.limit} frames, expected 1 or more')
 
     @property
     def name(self) -> str:
