@@ -137,6 +137,28 @@ def test_a_source_that_is_not_there_is_one_line(
     assert "source 'nowhere' does not exist" in capsys.readouterr().err
 
 
+def test_labels_of_no_class_are_named(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'names.yaml').write_text('0: owl')
+    command = arguments(world, '--json', '--labels', str(tmp_path / 'names.yaml'))
+    assert main(command) == 0
+    assert "labels that are no class of the bundle, such as 'owl'" in capsys.readouterr().err
+
+
+def test_labels_of_no_frame_are_named(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, data, times = world
+    with np.load(data) as packed:
+        np.savez(tmp_path / 'bare.npz', images=packed['images'][:3])
+    (tmp_path / 'labels.csv').write_text('frame,label\n1000,0\n')
+    command = ['evaluate', str(tmp_path / 'bare.npz'), '--bundle', str(bundle.path), '--json',
+               '--profile', str(times), '--labels', str(tmp_path / 'labels.csv')]  # fmt: skip
+    assert main(command) == 0
+    assert 'labels.csv: none of its labels is of a frame' in capsys.readouterr().err
+
+
 def test_unlabelled_images_have_a_report_too(world: World, tmp_path: Path) -> None:
     pytest.importorskip('matplotlib')
     bundle, data, times = world

@@ -8,7 +8,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,6 +179,7 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
         with console.status('drawing the report'):
             page = write_evaluation(result, request.sources, out)
         console.print(f'report: {page}', soft_wrap=True, highlight=False)
+    _tell_labels(result.summary, options.labels)
     for problem in result.problems:
         print(f'error: {problem}', file=sys.stderr)
     return 1 if result.problems else 0
@@ -259,6 +260,19 @@ def _replay(
         )  # fmt: skip
 
 
+def _tell_labels(summary: Mapping[str, Any], given: Path | None) -> None:
+    """Say what of the truth was of no use, as an accuracy without it looks like any other."""
+    if unknown := summary['unknown_labels']:
+        names = ', '.join(repr(name) for name in list(unknown)[:3])
+        print(
+            f'{sum(unknown.values())} frames have labels that are no class of the bundle, such as '
+            f'{names}, and count as unlabelled: say by --labels what they mean',
+            file=sys.stderr,
+        )
+    elif given is not None and not summary['labelled']:
+        print(f'{given}: none of its labels is of a frame', file=sys.stderr)
+
+
 def _score(options: argparse.Namespace, out: Path | None, console: Console) -> int:
     from sparse_split_ros.evaluation.jobs import to_json
     from sparse_split_ros.evaluation.recorded import score
@@ -283,6 +297,7 @@ def _score(options: argparse.Namespace, out: Path | None, console: Console) -> i
             'labels are not held against the classes: name the bundle of the run by --bundle',
             file=sys.stderr,
         )
+    _tell_labels(live.summary, options.labels)
     for problem in live.summary['errors']:
         print(f'error: {problem}', file=sys.stderr)
     return 1 if live.summary['errors'] else 0
