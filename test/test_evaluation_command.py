@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -126,6 +128,20 @@ def test_what_is_about_a_folder_needs_one(
 ) -> None:
     assert main(arguments(world, '--json', *option)) == 2
     assert f'error: {option[0]} needs the --out' in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_drawn_is_said_before_the_work(
+    world: World, tmp_path: Path
+) -> None:
+    script = (
+        'import sys; sys.modules["matplotlib"] = None; from sparse_split_ros.cli import main; '
+        'sys.exit(main(sys.argv[1:]))'
+    )
+    command = [sys.executable, '-c', script, *arguments(world, '--out', str(tmp_path / 'out'))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "pip install '.[report]'" in done.stderr
+    assert not (tmp_path / 'out').exists()
+    assert subprocess.run([*command, '--no-report'], check=False).returncode == 0
 
 
 def test_a_source_that_is_not_there_is_one_line(

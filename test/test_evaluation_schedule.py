@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,6 +150,15 @@ def test_a_folder_that_cannot_be_made_is_said_before_the_work(
     assert cli.main(['simulate', '--schedule', 'day:300', '--out', str(tmp_path / 'file')]) == 2
     shown = capsys.readouterr()
     assert shown.out == '' and str(tmp_path / 'file') in shown.err
+
+
+def test_a_picture_that_cannot_be_drawn_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)
+    assert cli.main(['simulate', '--out', str(tmp_path / 'out')]) == 2
+    said = capsys.readouterr()
+    assert 'matplotlib is not installed' in said.err and said.out == ''
 
 
 def test_a_policy_is_simulated_once_for_figures_and_picture(

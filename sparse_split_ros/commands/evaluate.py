@@ -163,6 +163,10 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
     if out is None:
         _refuse(given & {'resume', 'table'}, 'needs the --out where that file or run is')
     request = _request(options, given)
+    report = out is not None and not options.no_report
+    if report:
+        # Before minutes of work of which no report could be drawn.
+        from sparse_split_ros.evaluation.compared import write_evaluation
     result = _replay(request, options, out, console)
     if options.json:
         print(json.dumps(result.summary, indent=1, allow_nan=False, ensure_ascii=False))
@@ -173,9 +177,7 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
         console.print()
         console.print(rivals_table(result.summary))
         console.print(f'{result.fps:,.0f} frames a second', highlight=False)
-    if out is not None and not options.no_report:
-        from sparse_split_ros.evaluation.compared import write_evaluation
-
+    if out is not None and report:
         with console.status('drawing the report'):
             page = write_evaluation(result, request.sources, out)
         console.print(f'report: {page}', soft_wrap=True, highlight=False)

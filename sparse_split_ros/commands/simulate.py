@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +120,8 @@ def _simulate(options: argparse.Namespace) -> int:
     study = _study(options)
     policies = _policies(options, study)
     if options.out is not None:
-        # Before minutes of work whose result could not be written.
+        # Before minutes of work whose result could not be drawn or written.
+        import_module('matplotlib')
         options.out.mkdir(parents=True, exist_ok=True)
     out = console()
     result, runs = study.result(policies)
