@@ -178,6 +178,19 @@ def test_a_live_run_takes_its_labels_from_a_file(
     assert (summary['labelled'], summary['accuracy']) == (known, right)
 
 
+def test_what_the_head_dropped_is_counted_without_a_truth(tmp_path: Path) -> None:
+    with Recording(tmp_path / 'bag') as bag:
+        for sec in range(3):
+            decide(bag, Header(stamp=TimeMsg(sec=sec), frame_id='camera'), 'stop')
+        counted = {'received': 5, 'accepted': 3, 'dropped': 2, 'fingerprint': '00'}
+        write(bag, '/diagnostics', said(Header(), **counted))
+    summary = score(tmp_path / 'bag').summary
+    assert summary['errors'] == []
+    assert {name: summary[name] for name in ('frames', 'received', 'dropped', 'missed_frames')} == {
+        'frames': 5, 'received': 5, 'dropped': 2, 'missed_frames': 2,
+    }  # fmt: skip
+
+
 def test_labels_of_a_live_run_can_be_named_otherwise(tmp_path: Path) -> None:
     with Recording(tmp_path / 'bag') as bag:
         header = Header(stamp=TimeMsg(sec=1), frame_id='camera')

@@ -101,8 +101,11 @@ class Ledger:
         known = {outcome.index: outcome for outcome in self.answered}
         return [known.get(frame.index, frame) for frame in self._sent.values()]
 
-    def problems(self, counts: Counts) -> list[str]:
-        """What is wrong with the answers, held against the head's own counts."""
+    def problems(self, counts: Counts, *, all_sent: bool = True) -> list[str]:
+        """What is wrong with the answers, held against the head's own counts.
+
+        ``all_sent`` tells whether every image was sent from here.
+        """
         answers, decided = self._answers.keys(), self._decisions.keys()
         handled = counts.accepted + counts.dropped + counts.rejected
         found = {
@@ -118,7 +121,7 @@ class Ledger:
                 counts.received - handled
             ),
             f'the head received {counts.received} images of {len(self._sent)}': max(
-                0, counts.received - len(self._sent)
+                0, counts.received - len(self._sent) if all_sent else 0
             ),
         }
         return [text for text, count in found.items() if count]

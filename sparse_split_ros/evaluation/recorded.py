@@ -113,14 +113,17 @@ def score(
     known = Counts(*(int(head.get(name, 0)) for name in names))
     # A recording that began after the head cannot be held against all that the head counted.
     decided = len(heard.decisions)
-    whole = known.accepted == decided and known.received <= len(order)
-    counts = known if whole else Counts(decided, decided, 0)
+    counts = known if known.accepted == decided else Counts(decided, decided, 0)
+    figures = summarise(outcomes, counts, deadline_ms)
+    # Without a truth nothing but the head's count tells of an image that was overtaken.
+    figures['frames'] = max(len(order), counts.received)
+    figures['missed_frames'] = figures['frames'] - figures['answered']
     source = Source(str(path))
     summary = {
         'format': 'sparse_split_summary/1',
         'kind': 'recorded',
         'simulated': [],
-        **summarise(outcomes, counts, deadline_ms),
+        **figures,
         'policy': head.get('policy', 'unknown'),
         'bundle': {'name': head.get('bundle', 'unknown'),
                    'fingerprint': head.get('fingerprint', 'unknown')},
@@ -131,7 +134,7 @@ def score(
         'sources': [{'name': source.name, 'sha256': source.fingerprint(),
                      'frames': len(order), 'weather': None}],
         'unknown_labels': unknown if classes else None,
-        'errors': [*problems, *ledger.problems(counts)],
+        'errors': [*problems, *ledger.problems(counts, all_sent=False)],
         'baselines': {},
         'machine': machine(),
         'versions': versions(),
