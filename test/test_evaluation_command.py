@@ -16,7 +16,9 @@ import pytest
 from replays import make_world
 
 from sparse_split_ros.cli import main
+from sparse_split_ros.link.codec import CodecError
 from sparse_split_ros.runtime.bundle import Bundle
+from sparse_split_ros.runtime.head import Head
 
 World = tuple[Bundle, Path, Path]
 
@@ -151,6 +153,22 @@ def test_a_source_that_is_not_there_is_one_line(
     command = ['evaluate', 'nowhere', '--bundle', str(bundle.path), '--profile', str(times)]
     assert main([*command, '--json']) == 2
     assert "source 'nowhere' does not exist" in capsys.readouterr().err
+
+
+def test_a_run_in_which_every_frame_failed_has_a_report_too(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pytest.importorskip('matplotlib')
+
+    def broken(*_: object) -> None:
+        raise CodecError('features of no shape')
+
+    monkeypatch.setattr(Head, 'computed', broken)
+    command = arguments(world, '--policies', 'full-local', 'jpeg-offload', '--out', str(tmp_path))
+    assert main(command) == 1
+    assert '60 frames failed, first: features of no shape' in capsys.readouterr().err
+    assert (tmp_path / 'index.html').is_file()
 
 
 def test_labels_of_no_class_are_named(
