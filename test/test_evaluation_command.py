@@ -112,6 +112,7 @@ def test_the_files_are_the_documented_ones(written: Path) -> None:
         (['--threshold', '0.5', '--policy', 'oracle'], '--threshold is for --policy fixed'),
         (['--codec', 'int8', '--policy', 'full-local'], '--codec is for --policy joint'),
         (['--target-disagreement', '0.1', '--policy', 'fixed'], 'is for --policy joint, not fixed'),
+        (['--topic', '/image'], '--topic is for a bag, not'),
         (['--decisions', 'flown'], '--decisions and the SOURCE'),
     ],
 )
@@ -168,7 +169,7 @@ def test_a_run_in_which_every_frame_failed_has_a_report_too(
     command = arguments(world, '--policies', 'full-local', 'jpeg-offload', '--out', str(tmp_path))
     assert main(command) == 1
     assert '60 frames failed, first: features of no shape' in capsys.readouterr().err
-    assert (tmp_path / 'index.html').is_file()
+    assert 'No frame was decided.' in (tmp_path / 'index.html').read_text('utf-8')
 
 
 def test_labels_of_no_class_are_named(

@@ -222,17 +222,20 @@ def _request(options: argparse.Namespace, given: Collection[str]) -> Request:
 
 
 def _sources(options: argparse.Namespace) -> tuple[Source, ...]:
+    from sparse_split_ros.data.bags import is_bag
     from sparse_split_ros.evaluation.stream import Source, Weather, streams_in
 
     weather = Weather.parse(options.weather) if options.weather else None
+    specs = [spec for given in options.source for spec in streams_in(given)]
+    if options.topic is not None and not any(is_bag(Path(spec).expanduser()) for spec in specs):
+        raise UsageError(f'--topic is for a bag, not {", ".join(options.source)}')
     return tuple(
         Source(
             spec, options.topic, options.rate, options.limit, weather, _truth(options),
             # The drawn drive of seed 0 is that of the demo.
             options.seed + 1,
         )
-        for given in options.source
-        for spec in streams_in(given)
+        for spec in specs
     )  # fmt: skip
 
 

@@ -180,6 +180,8 @@ def _routes_text(summary: Mapping[str, Any]) -> str:
     share = summary['route_share']
     asked = share['offboard'] + share['fallback']
     lost = summary['frames'] - summary['accepted']
+    if not asked and not share['local']:
+        return 'No frame was decided.'
     text = (
         f'The robot was sure of {percent(share["local"])} of the frames and answered them by '
         f'itself. Of the {percent(asked)} that it doubted, the tail answered '
