@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip('matplotlib')
 pytest.importorskip('jinja2')
 
-from sparse_split_ros.evaluation import pictures
+from sparse_split_ros.evaluation import charts, pictures
 from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
 from sparse_split_ros.evaluation.provenance import machine, versions
 from sparse_split_ros.evaluation.report import Report, write_report
@@ -167,6 +167,12 @@ def test_numbers_in_class_names_sort_by_value() -> None:
 def test_nothing_confused_draws_no_matrix() -> None:
     right = [replace(frame, answer=frame.label) for frame in run() if frame.route is not None]
     assert pictures.confusion_matrix(right) is None
+
+
+def test_a_rival_without_a_mistake_stands_above_one_with_a_mistake() -> None:
+    """However few of the frames it took up."""
+    flawless = {'accuracy': 1.0, 'frames': 120, 'accepted': 20}
+    assert charts._wrong(flawless) < charts._wrong({**flawless, 'accuracy': 119 / 120})
 
 
 def test_thumbnails_stand_where_their_frames_are_in_time() -> None:

@@ -87,10 +87,10 @@ def _few(value: float, _: int) -> str:
 
 
 def _wrong(row: Mapping[str, Any]) -> float:
-    """The share of wrong answers; where there are none, half a frame's."""
+    """The share of wrong answers; where there are none, half a frame's, less than any other's."""
     known = row['accuracy'] is not None
     share = 1.0 - float(row['accuracy']) if known else float(row['disagreement'] or 0.0)
-    return max(share, 0.5 / max(1, int(row['accepted'])))
+    return max(share, 0.5 / max(1, int(row['frames'])))
 
 
 def _draw_rival(axes: Axes, row: Mapping[str, Any], cost: Any, *, star: bool) -> None:
