@@ -188,6 +188,9 @@ def test_a_policy_is_simulated_once_for_figures_and_picture(
         (['--policy', 'guess'], "unknown policy 'guess'"),
         (['--cost-weights', 'free'], "unknown cost_weights 'free'"),
         (['--index', 'ucb9'], "unknown index 'ucb9'"),
+        (['--bundle', 'mine'], '--bundle is the network of a --table'),
+        (['--policy', 'joint', '--split', '1'], '--split is for --policy fixed, not joint'),
+        (['--policy', 'fixed', '--index', 'ucb-v'], '--index is for --policy splitee'),
     ],
 )
 def test_bad_input_is_one_line_of_error(

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparse_split_ros.commands.parser import Commands, UsageError
+from sparse_split_ros.commands.parser import Commands, UsageError, given, refuse, refuse_for
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -149,20 +149,19 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
     out = options.out
     if out is None and not options.json:
         out = Path('evaluation')
-    given = {name for name, value in vars(options).items()
-             if name != 'source' and value != parser.get_default(name)}  # fmt: skip
+    asked = given(parser, options) - {'source'}
     if options.decisions:
         if options.source:
             raise UsageError(f'--decisions and the SOURCE {options.source[0]}: give one of them')
-        _refuse(given - _OF_A_LIVE_RUN, 'is for a replay and not for --decisions')
+        refuse(asked - _OF_A_LIVE_RUN, 'is for a replay and not for --decisions')
         return _score(options, out, console)
     if not options.source:
         raise UsageError('name a SOURCE, or a bag of decisions by --decisions')
     if options.jobs < 1:
         raise UsageError(f'--jobs {options.jobs} is less than 1')
     if out is None:
-        _refuse(given & {'resume', 'table'}, 'needs the --out where that file or run is')
-    request = _request(options, given)
+        refuse(asked & {'resume', 'table'}, 'needs the --out where that file or run is')
+    request = _request(options, asked)
     report = out is not None and not options.no_report
     if report:
         # Before minutes of work of which no report could be drawn.
@@ -187,13 +186,7 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
     return 1 if result.problems else 0
 
 
-def _refuse(options: Collection[str], why: str) -> None:
-    """Raise UsageError for options that would be of no effect."""
-    for name in sorted(options):
-        raise UsageError(f'--{name.replace("_", "-")} {why}')
-
-
-def _request(options: argparse.Namespace, given: Collection[str]) -> Request:
+def _request(options: argparse.Namespace, asked: Collection[str]) -> Request:
     from sparse_split_ros.evaluation.contestants import BASELINES
     from sparse_split_ros.evaluation.jobs import Request
     from sparse_split_ros.policy.factory import POLICIES, Settings
@@ -201,12 +194,10 @@ def _request(options: argparse.Namespace, given: Collection[str]) -> Request:
 
     others = [*options.policies, *(BASELINES if options.baselines else ())]
     names = tuple(dict.fromkeys((options.policy, *others)))
-    for option, followers in (
-        ('split', ('fixed',)), ('threshold', ('fixed', *LEARNERS)), ('codec', POLICIES),
-        ('target_disagreement', ('joint',)),
-    ):  # fmt: skip
-        if option in given and not set(followers).intersection(names):
-            _refuse([option], f'is for --policy {", ".join(followers)}, not {", ".join(names)}')
+    refuse_for(asked, names, {
+        'split': ('fixed',), 'threshold': ('fixed', *LEARNERS), 'codec': POLICIES,
+        'target_disagreement': ('joint',),
+    })  # fmt: skip
     settings = Settings(
         split=options.split,
         threshold=options.threshold,
@@ -226,7 +217,7 @@ def _sources(options: argparse.Namespace) -> tuple[Source, ...]:
     from sparse_split_ros.evaluation.stream import Source, Weather, streams_in
 
     weather = Weather.parse(options.weather) if options.weather else None
-    specs = [spec for given in options.source for spec in streams_in(given)]
+    specs = [spec for source in options.source for spec in streams_in(source)]
     if options.topic is not None and not any(is_bag(Path(spec).expanduser()) for spec in specs):
         raise UsageError(f'--topic is for a bag, not {", ".join(options.source)}')
     return tuple(
