@@ -97,6 +97,7 @@ def test_the_files_are_the_documented_ones(written: Path) -> None:
         (['--link', 'pigeon'], "unknown link 'pigeon'"),
         (['--robot', '0'], 'robot factor 0'),
         (['--deadline', '-1'], 'deadline -1 ms'),
+        (['--deadline', 'inf'], 'deadline inf ms'),
         (['--weather', 'storm'], "unknown condition 'storm'"),
         (['--table', 'decisions.xls'], '.csv or .parquet'),
         (['--jobs', '0'], '--jobs 0'),

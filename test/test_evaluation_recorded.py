@@ -212,6 +212,15 @@ def test_options_of_a_replay_are_refused_for_a_live_run(
     assert capsys.readouterr().err.strip() == error
 
 
+@pytest.mark.parametrize('deadline', ['nan', 'inf', '-1'])
+def test_a_deadline_of_a_live_run_is_a_time(
+    unlabelled: Path, capsys: pytest.CaptureFixture[str], deadline: str
+) -> None:
+    command = ['evaluate', '--decisions', str(unlabelled), '--json', '--deadline', deadline]
+    assert main(command) == 2
+    assert f'--deadline {deadline} ms, expected a positive' in capsys.readouterr().err
+
+
 def test_a_live_run_without_a_report_has_its_figures(unlabelled: Path, tmp_path: Path) -> None:
     out = tmp_path / 'out'
     assert main(['evaluate', '--decisions', str(unlabelled), '--out', str(out), '--no-report']) == 0

@@ -308,6 +308,14 @@ def test_another_request_does_not_go_on_with_it(
         evaluate(request(world, robot=2.0), tmp_path, resume=True)
 
 
+@pytest.mark.parametrize('text', ['', '{"request": ', '[]', '{}'])
+def test_a_plan_that_was_cut_off_does_not_go_on(world: World, tmp_path: Path, text: str) -> None:
+    (tmp_path / '.parts').mkdir()
+    (tmp_path / '.parts' / 'plan.json').write_text(text)
+    with pytest.raises(EvaluateError, match='leave --resume out'):
+        evaluate(request(world), tmp_path, resume=True)
+
+
 def test_labels_are_names_or_numbers_and_others_are_counted(world: World, tmp_path: Path) -> None:
     _, data, _ = world
     with np.load(data) as packed:

@@ -149,6 +149,8 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
     out = options.out
     if out is None and not options.json:
         out = Path('evaluation')
+    if not 0 < options.deadline < math.inf:
+        raise UsageError(f'--deadline {options.deadline:g} ms, expected a positive number')
     asked = given(parser, options) - {'source'}
     if options.decisions:
         if options.source:

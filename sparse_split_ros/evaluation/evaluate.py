@@ -124,13 +124,19 @@ def _plan(
     wanted = _identity(request, times)
     path = folder / _PLAN
     if resume and path.is_file():
-        stored = json.loads(path.read_text(encoding='utf-8'))
-        if stored['request'] != wanted:
+        try:
+            stored = json.loads(path.read_text(encoding='utf-8'))
+            begun, groups = stored['request'], stored['groups']
+        except (ValueError, TypeError, KeyError) as error:
+            raise EvaluateError(
+                f'{path}: not the plan of a run that can go on ({error!r}); leave --resume out to '
+                'begin anew'
+            ) from error
+        if begun != wanted:
             raise EvaluateError(
                 f'{folder.parent} holds an unfinished run of another request; give the same '
                 'options as then, or leave --resume out to begin anew'
             )
-        groups = stored['groups']
     else:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
