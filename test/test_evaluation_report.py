@@ -175,6 +175,11 @@ def test_a_rival_without_a_mistake_stands_above_one_with_a_mistake() -> None:
     assert charts._wrong(flawless) < charts._wrong({**flawless, 'accuracy': 119 / 120})
 
 
+def test_no_more_is_kept_of_an_image_than_can_be_shown() -> None:
+    assert pictures.reduced(np.zeros((1080, 1920, 3), np.uint8)).shape == (144, 256, 3)
+    assert pictures.reduced(np.zeros((40, 250, 3), np.uint8)).shape == (40, 250, 3)
+
+
 def test_thumbnails_stand_where_their_frames_are_in_time() -> None:
     early = [Outcome(index, index / 30) for index in range(60)]
     late = [Outcome(index, 100 + index / 30) for index in range(60, 120)]

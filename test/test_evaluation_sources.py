@@ -73,6 +73,18 @@ def test_folders_name_the_classes(world: World, tmp_path: Path, frames: list[Fra
     assert result.summary['labelled'] == 6
 
 
+def test_the_hash_of_a_source_is_of_what_is_read(tmp_path: Path, frames: list[Frame]) -> None:
+    (tmp_path / 'elsewhere').mkdir()
+    (tmp_path / 'photos').mkdir()
+    (tmp_path / 'photos' / 'stop').symlink_to(tmp_path / 'elsewhere')
+    source = Source(str(tmp_path / 'photos'))
+    seen = []
+    for name in ('1.png', '.hidden.png', '2.png'):
+        cv2.imwrite(str(tmp_path / 'elsewhere' / name), frames[0].image)
+        seen.append(source.fingerprint())
+    assert seen[0] == seen[1] != seen[2]
+
+
 def test_a_report_is_not_put_among_the_images_it_is_about(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: list[Frame]
 ) -> None:

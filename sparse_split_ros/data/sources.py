@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from glob import iglob
 from pathlib import Path
 from typing import Literal
 
@@ -161,14 +162,12 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The image files in a folder and those inside it, unread; what is hidden is passed over."""
-    return [
-        file
-        for file in folder.rglob('*')
-        if file.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith('.') for part in file.relative_to(folder).parts)
-        and file.is_file()
-    ]
+    """The image files in a folder and those inside it, unread.
+
+    Linked folders are followed, and what is hidden is passed over, as glob does and rglob does not.
+    """
+    found = (folder / name for name in iglob('**', root_dir=folder, recursive=True))
+    return [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
 
 
 def _folder(path: Path, rate: float) -> Iterator[Frame]:

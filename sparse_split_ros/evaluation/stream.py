@@ -15,6 +15,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from glob import iglob
 from pathlib import Path
 from typing import Any
 
@@ -210,8 +211,8 @@ class Source:
         if not path.exists():
             digest.update(f'{self.spec}/{self.seed}/{self.rate}'.encode())
             return digest.hexdigest()[:16]
-        files = sorted(p for p in path.rglob('*') if p.is_file()) if path.is_dir() else [path]
-        for file in files:
+        inside = [path / name for name in iglob('**', root_dir=path, recursive=True)]
+        for file in sorted(each for each in inside or [path] if each.is_file()):
             digest.update(str(file.relative_to(path)).encode())
             with file.open('rb') as data:
                 while block := data.read(1 << 20):
