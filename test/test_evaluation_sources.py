@@ -85,6 +85,19 @@ def test_the_hash_of_a_source_is_of_what_is_read(tmp_path: Path, frames: list[Fr
     assert seen[0] == seen[1] != seen[2]
 
 
+def test_sources_of_one_name_are_told_apart(
+    world: World, frames: list[Frame], tmp_path: Path
+) -> None:
+    bags = [tmp_path / day / 'flown' for day in ('monday', 'tuesday')]
+    for bag in bags:
+        write_bag(bag, frames[:2])
+    asked = request(world, sources=tuple(Source(str(bag)) for bag in bags))
+    summary = evaluate(asked, tmp_path / 'out').summary
+    assert [each['name'] for each in summary['sources']] == [str(bag) for bag in bags]
+    rows = (tmp_path / 'out' / 'decisions.csv').read_text().splitlines()[1:]
+    assert [row.split(',')[1] for row in rows] == [str(bag) for bag in bags for _ in range(2)]
+
+
 def test_a_report_is_not_put_among_the_images_it_is_about(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: list[Frame]
 ) -> None:

@@ -180,8 +180,7 @@ def _parts(
     for contestant in entrants:
         for job in plan:
             if contestant in job.group:
-                source = request.sources[job.number]
-                yield contestant.label, source.name, rows_of(job, contestant.label)
+                yield contestant.label, request.names[job.number], rows_of(job, contestant.label)
 
 
 def _outcomes(
@@ -286,7 +285,7 @@ def _sources(request: Request, plan: Sequence[Job], done: Sequence[Done]) -> lis
     frames = {job.number: each.frames for job, each in zip(plan, done)}
     return [
         {
-            'name': source.name,
+            'name': request.names[number],
             'sha256': source.fingerprint(),
             'frames': frames[number],
             'weather': None if source.weather is None else str(source.weather),
