@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sparse_split_ros import cli
@@ -150,6 +151,16 @@ def test_a_folder_that_cannot_be_made_is_said_before_the_work(
     assert cli.main(['simulate', '--schedule', 'day:300', '--out', str(tmp_path / 'file')]) == 2
     shown = capsys.readouterr()
     assert shown.out == '' and str(tmp_path / 'file') in shown.err
+
+
+def test_the_picture_shows_a_change_when_it_comes_and_not_before() -> None:
+    pytest.importorskip('matplotlib')
+    it = study('day:300')
+    run = it.run('fixed')
+    late = replace(run, cost=np.where(np.arange(300) < 200, 1.0, 9.0))
+    line = it.picture({'fixed': late}, window=50).axes[0].lines[0]
+    (changed,) = np.flatnonzero(np.diff(line.get_ydata()) > 0)[:1]
+    assert line.get_xdata()[changed + 1] == 200
 
 
 def test_a_picture_that_cannot_be_drawn_is_said_before_the_work(
