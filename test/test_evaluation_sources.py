@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from replays import make_world, replayed, request
 
-from sparse_split_ros.data.bags import Frame, write_bag
+from sparse_split_ros.data.bags import Frame, is_bag, write_bag
 from sparse_split_ros.data.weather import WeatherError
 from sparse_split_ros.evaluation.evaluate import Result, evaluate
 from sparse_split_ros.evaluation.jobs import EvaluateError
@@ -135,6 +135,12 @@ def test_storage_files_in_a_folder_are_bags_of_their_own(
     write_bag(tmp_path / 'bag', frames[:10])
     (tmp_path / 'bag' / 'metadata.yaml').unlink()
     assert streams_in(str(tmp_path / 'bag')) == [str(tmp_path / 'bag' / 'bag.mcap')]
+
+
+def test_a_bag_may_be_called_as_its_storage_file(frames: list[Frame], tmp_path: Path) -> None:
+    write_bag(tmp_path / 'drive.mcap', frames[:1])
+    assert streams_in(str(tmp_path)) == [str(tmp_path / 'drive.mcap')]
+    assert is_bag(tmp_path / 'drive.mcap') and not is_bag(tmp_path)
 
 
 def test_a_truncated_bag_has_results_until_there_and_says_so(

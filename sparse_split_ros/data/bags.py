@@ -108,8 +108,10 @@ class Frame:
 def is_bag(path: Path) -> bool:
     """Whether a path is a storage file, or the folder of a bag, be its recording cut off."""
     if path.is_dir():
-        return any(each.name == 'metadata.yaml' or each.suffix in _STORAGE
-                   for each in path.iterdir())  # fmt: skip
+        return any(
+            each.name == 'metadata.yaml' or (each.suffix in _STORAGE and each.is_file())
+            for each in path.iterdir()
+        )
     return path.suffix.lower() in BAG_SUFFIXES
 
 
