@@ -286,6 +286,27 @@ def test_a_bag_without_decisions_says_how_to_make_one(tmp_path: Path) -> None:
         score(tmp_path / 'bag')
 
 
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [('route', 'north'), ('total_ms', 'fast'), ('offboard_ms', 'nan'), ('exit', '1.5')],
+)
+def test_a_decision_that_cannot_be_read_is_named(tmp_path: Path, name: str, value: str) -> None:
+    plain = {**dict.fromkeys(DECISION_KEYS, '0'), 'route': 'local', 'reason': 'confident'}
+    with Recording(tmp_path / 'bag') as bag:
+        header = Header(stamp=TimeMsg(sec=7), frame_id='camera')
+        write(bag, '/decision', said(header, **{**plain, name: value}))
+    with pytest.raises(BagError, match=rf'stamp 7\.000000000 .*{value}.* not of this head'):
+        score(tmp_path / 'bag')
+
+
+def test_counts_that_are_none_are_named(tmp_path: Path) -> None:
+    with Recording(tmp_path / 'bag') as bag:
+        decide(bag, Header(stamp=TimeMsg(sec=7), frame_id='camera'), 'stop')
+        write(bag, '/diagnostics', said(Header(), accepted='many', fingerprint='00'))
+    with pytest.raises(BagError, match='many'):
+        score(tmp_path / 'bag')
+
+
 def test_a_decision_topic_of_somebody_else_is_named(tmp_path: Path) -> None:
     status = DiagnosticStatus(values=[KeyValue(key='route', value='north')])
     foreign = DiagnosticArray(header=Header(stamp=TimeMsg(sec=7, nanosec=5)), status=[status])

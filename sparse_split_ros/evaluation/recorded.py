@@ -20,7 +20,7 @@ from sparse_split_ros.data.bags import (
     read_bag,
     read_messages,
 )
-from sparse_split_ros.evaluation.ledger import DECISION_KEYS, Key, Ledger
+from sparse_split_ros.evaluation.ledger import DecisionError, Key, Ledger, read_decision
 from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
 from sparse_split_ros.evaluation.provenance import machine, versions
 from sparse_split_ros.evaluation.stream import Source, Truth, class_meant
@@ -110,7 +110,10 @@ def score(
             'give every camera a frame_id of its own, and play a recording once'
         )
     names = ('received', 'accepted', 'dropped', 'rejected', 'failed')
-    known = Counts(*(int(head.get(name, 0)) for name in names))
+    try:
+        known = Counts(*(int(head.get(name, 0)) for name in names))
+    except ValueError as error:
+        raise BagError(f'bag {path}: the counts in /diagnostics are none ({error})') from error
     # A recording that began after the head cannot be held against all that the head counted.
     decided = len(heard.decisions)
     counts = known if known.accepted == decided else Counts(decided, decided, 0)
@@ -172,11 +175,13 @@ def _heard(path: Path) -> _Heard:
             for status in message.status:
                 values = {value.key: value.value for value in status.values}
                 if name == 'decision':
-                    if missing := DECISION_KEYS - values.keys():
+                    try:
+                        read_decision(values)
+                    except DecisionError as error:
                         raise BagError(
-                            f'bag {path}: the decision of stamp {key[0]}.{key[1]:09d} has no '
-                            f'{", ".join(sorted(missing))}: topic {topic} is not of this head'
-                        )
+                            f'bag {path}: the decision of stamp {key[0]}.{key[1]:09d} {error}: '
+                            f'topic {topic} is not of this head'
+                        ) from error
                     heard.repeated += key in heard.decisions
                     heard.decisions[key] = received, values
                 elif 'accepted' in values and 'fingerprint' in values:
