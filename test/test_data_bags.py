@@ -252,6 +252,14 @@ def test_a_recording_that_was_cut_off_says_how_to_save_it(tmp_path: Path) -> Non
         list(read_bag(tmp_path / 'bag'))
 
 
+def test_a_storage_file_that_was_cut_off_says_how_to_save_it(tmp_path: Path) -> None:
+    write_bag(tmp_path / 'bag', make_frames(9))
+    file = tmp_path / 'bag' / 'bag.mcap'
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(BagError, match=r'not readable: .*; `mcap recover .*bag\.mcap'):
+        list(read_bag(file))
+
+
 def test_a_ros_1_bag_is_an_error_that_says_how_to_convert(tmp_path: Path) -> None:
     (tmp_path / 'old.bag').write_bytes(b'#ROSBAG V2.0\n')
     with pytest.raises(BagError, match='rosbags-convert'):

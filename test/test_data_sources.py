@@ -59,6 +59,21 @@ def test_images_in_the_folder_itself_have_no_label(tmp_path: Path) -> None:
     assert next(open_source(tmp_path)).label is None
 
 
+def test_hidden_files_are_no_frames(tmp_path: Path) -> None:
+    save(tmp_path / 'stop' / '1.png', 1)
+    save(tmp_path / '.thumbnails' / '1.png', 2)
+    # What macOS leaves beside every file on a foreign disk.
+    (tmp_path / 'stop' / '._1.png').write_bytes(b'\0\5\26\7' + bytes(100))
+    assert [frame.label for frame in open_source(tmp_path)] == ['stop']
+
+
+def test_a_class_may_be_a_link_to_its_folder(tmp_path: Path) -> None:
+    save(tmp_path / 'elsewhere' / 'a' / '1.png', 1)
+    save(tmp_path / 'photos' / 'yield' / '1.png', 2)
+    (tmp_path / 'photos' / 'stop').symlink_to(tmp_path / 'elsewhere')
+    assert [frame.label for frame in open_source(tmp_path / 'photos')] == ['stop', 'yield']
+
+
 def test_stamps_follow_the_rate(tmp_path: Path) -> None:
     for index in range(3):
         save(tmp_path / f'{index}.png', index)

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,7 +16,9 @@ import pytest
 from replays import make_world
 
 from sparse_split_ros.cli import main
+from sparse_split_ros.link.codec import CodecError
 from sparse_split_ros.runtime.bundle import Bundle
+from sparse_split_ros.runtime.head import Head
 
 World = tuple[Bundle, Path, Path]
 
@@ -93,16 +97,24 @@ def test_the_files_are_the_documented_ones(written: Path) -> None:
         (['--link', 'pigeon'], "unknown link 'pigeon'"),
         (['--robot', '0'], 'robot factor 0'),
         (['--deadline', '-1'], 'deadline -1 ms'),
+        (['--deadline', 'inf'], 'deadline inf ms'),
         (['--weather', 'storm'], "unknown condition 'storm'"),
         (['--table', 'decisions.xls'], '.csv or .parquet'),
         (['--jobs', '0'], '--jobs 0'),
         (['--seed', '-1'], 'seed -1'),
         (['--rate', 'nan'], 'rate nan Hz'),
+        (['--limit', '0'], 'limit of 0 frames, expected 1 or more'),
         (['--threshold', 'nan', '--policy', 'fixed'], 'threshold is nan'),
         (['--threshold', '7', '--policy', 'fixed'], 'threshold 7'),
         (['--profile', 'nowhere.json'], 'nowhere.json'),
         (['--bundle', 'nowhere'], 'nowhere'),
         (['--split', '9', '--policy', 'fixed'], 'split'),
+        (['--split', '1'], '--split is for --policy fixed, not joint'),
+        (['--threshold', '0.5', '--policy', 'oracle'], '--threshold is for --policy fixed'),
+        (['--codec', 'int8', '--policy', 'full-local'], '--codec is for --policy joint'),
+        (['--target-disagreement', '0.1', '--policy', 'fixed'], 'is for --policy joint, not fixed'),
+        (['--topic', '/image'], '--topic is for a bag, not'),
+        (['--decisions', 'flown'], '--decisions and the SOURCE'),
     ],
 )
 def test_what_cannot_be_done_is_one_line(
@@ -114,6 +126,28 @@ def test_what_cannot_be_done_is_one_line(
     assert said.startswith('error: ') and message in said and '\n' not in said
 
 
+@pytest.mark.parametrize('option', [['--resume'], ['--table', 'decisions.parquet']])
+def test_what_is_about_a_folder_needs_one(
+    world: World, capsys: pytest.CaptureFixture[str], option: list[str]
+) -> None:
+    assert main(arguments(world, '--json', *option)) == 2
+    assert f'error: {option[0]} needs the --out' in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_drawn_is_said_before_the_work(
+    world: World, tmp_path: Path
+) -> None:
+    script = (
+        'import sys; sys.modules["matplotlib"] = None; from sparse_split_ros.cli import main; '
+        'sys.exit(main(sys.argv[1:]))'
+    )
+    command = [sys.executable, '-c', script, *arguments(world, '--out', str(tmp_path / 'out'))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "pip install '.[report]'" in done.stderr
+    assert not (tmp_path / 'out').exists()
+    assert subprocess.run([*command, '--no-report'], check=False).returncode == 0
+
+
 def test_a_source_that_is_not_there_is_one_line(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,6 +155,44 @@ def test_a_source_that_is_not_there_is_one_line(
     command = ['evaluate', 'nowhere', '--bundle', str(bundle.path), '--profile', str(times)]
     assert main([*command, '--json']) == 2
     assert "source 'nowhere' does not exist" in capsys.readouterr().err
+
+
+def test_a_run_in_which_every_frame_failed_has_a_report_too(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pytest.importorskip('matplotlib')
+
+    def broken(*_: object) -> None:
+        raise CodecError('features of no shape')
+
+    monkeypatch.setattr(Head, 'computed', broken)
+    command = arguments(world, '--policies', 'full-local', 'jpeg-offload', '--out', str(tmp_path))
+    assert main(command) == 1
+    assert '60 frames failed, first: features of no shape' in capsys.readouterr().err
+    assert 'No frame was decided.' in (tmp_path / 'index.html').read_text('utf-8')
+
+
+def test_labels_of_no_class_are_named(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'names.yaml').write_text('0: owl')
+    command = arguments(world, '--json', '--labels', str(tmp_path / 'names.yaml'))
+    assert main(command) == 0
+    assert "labels that are no class of the bundle, such as 'owl'" in capsys.readouterr().err
+
+
+def test_labels_of_no_frame_are_named(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, data, times = world
+    with np.load(data) as packed:
+        np.savez(tmp_path / 'bare.npz', images=packed['images'][:3])
+    (tmp_path / 'labels.csv').write_text('frame,label\n1000,0\n')
+    command = ['evaluate', str(tmp_path / 'bare.npz'), '--bundle', str(bundle.path), '--json',
+               '--profile', str(times), '--labels', str(tmp_path / 'labels.csv')]  # fmt: skip
+    assert main(command) == 0
+    assert 'labels.csv: none of its labels is of a frame' in capsys.readouterr().err
 
 
 def test_unlabelled_images_have_a_report_too(world: World, tmp_path: Path) -> None:

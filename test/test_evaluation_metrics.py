@@ -86,6 +86,17 @@ def test_frame_rate_and_jitter_come_from_the_moments_of_the_answers() -> None:
     assert summary['jitter_ms']['max'] == pytest.approx(200 - 400 / 3)
 
 
+def test_a_decision_without_an_answer_was_never_received() -> None:
+    """As of a robot that sends pictures and hears nothing."""
+    frames = [
+        replace(outcome(i, Route.FALLBACK), wall=i / 30, end_to_end=DEADLINE_MS, answer=None)
+        for i in range(9)
+    ]
+    summary = summarise(frames, Counts(9, 9, 0), DEADLINE_MS)
+    assert summary['mean_frame_rate'] is None
+    assert summary['end_to_end_ms']['mean'] is summary['jitter_ms']['mean'] is None
+
+
 @pytest.mark.parametrize('frames', [[], [outcome(0, None)]])
 def test_a_run_without_answers_has_a_summary_that_json_can_hold(frames: list[Outcome]) -> None:
     summary = summarise(frames, Counts(0, 0, 0), DEADLINE_MS)

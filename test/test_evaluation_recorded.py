@@ -4,26 +4,30 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from bundles import make_bundle
 from processes import Peer, Process, node, private_domain, ready
 from replays import make_world, replayed
 
+from sparse_split_ros.cli import main
 from sparse_split_ros.data.bags import BagError, Frame, Recording, write_bag
 from sparse_split_ros.evaluation.ledger import DECISION_KEYS
 from sparse_split_ros.evaluation.recorded import score
-from sparse_split_ros.evaluation.stream import Source
-from sparse_split_ros.nodes.messages import named
+from sparse_split_ros.evaluation.stream import Source, Truth
+from sparse_split_ros.nodes.messages import named, octets
 from sparse_split_ros.policy.decision import Route
 from sparse_split_ros.ros import (
     Classification,
     DiagnosticArray,
     DiagnosticStatus,
     Header,
+    Image,
     KeyValue,
     TimeMsg,
     serialize_message,
@@ -98,37 +102,129 @@ def test_offline_and_live_agree_frame_by_frame_in_lock_step(tmp_path: Path) -> N
     assert live.summary['route_share'] == offline.summary['route_share']
 
 
+def write(bag: Recording, topic: str, message: object) -> None:
+    kind = 'diagnostic_msgs/msg/DiagnosticArray'
+    if isinstance(message, Classification):
+        kind = 'vision_msgs/msg/Classification'
+    bag.write(topic, kind, 1, bytes(serialize_message(message)))
+
+
+def said(header: Header, **values: object) -> DiagnosticArray:
+    held = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+    return DiagnosticArray(header=header, status=[DiagnosticStatus(values=held)])
+
+
+def decide(bag: Recording, header: Header, answer: str) -> None:
+    """A decision of a head and its answer."""
+    plain = {**dict.fromkeys(DECISION_KEYS, '0'), 'route': 'local', 'reason': 'confident'}
+    write(bag, '/decision', said(header, **{**plain, 'class': answer}))
+    write(bag, '/classification', named(header, answer))
+
+
+def shows(bag: Recording, camera: str, stamp: TimeMsg, colour: tuple[int, int, int]) -> None:
+    """An image of one colour."""
+    image = Image(
+        header=Header(stamp=stamp, frame_id=camera), height=8, width=8, encoding='rgb8', step=24,
+        data=octets(np.full((8, 8, 3), colour, np.uint8).tobytes()),
+    )  # fmt: skip
+    bag.write(f'/{camera}/image', 'sensor_msgs/msg/Image', 1, bytes(serialize_message(image)))
+
+
 def test_labels_of_a_live_run_are_classes_of_its_bundle_or_not_known(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / 'bundle', classes=3)
     shown = (('class 1', '1'), ('2', 'class 2'), ('owl', 'class 0'))
-
-    def said(sec: int, **values: object) -> DiagnosticArray:
-        held = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
-        header = Header(stamp=TimeMsg(sec=sec), frame_id='camera')
-        return DiagnosticArray(header=header, status=[DiagnosticStatus(values=held)])
-
     plain = {**dict.fromkeys(DECISION_KEYS, '0'), 'route': 'local', 'reason': 'confident'}
     counted = {'received': 3, 'accepted': 3, 'fingerprint': bundle.fingerprint.hex()}
     with Recording(tmp_path / 'bag') as bag:
-
-        def write(topic: str, message: object) -> None:
-            kind = 'diagnostic_msgs/msg/DiagnosticArray'
-            if isinstance(message, Classification):
-                kind = 'vision_msgs/msg/Classification'
-            bag.write(topic, kind, 1, bytes(serialize_message(message)))
-
-        write('/diagnostics', said(9, **counted))
+        write(bag, '/diagnostics', said(Header(), **counted))
         for sec, (label, answer) in enumerate(shown):
             header = Header(stamp=TimeMsg(sec=sec), frame_id='camera')
-            write('/ground_truth', named(header, label))
+            write(bag, '/ground_truth', named(header, label))
             name = bundle.classes[int(answer)] if answer.isdecimal() else answer
-            write('/decision', said(sec, **{**plain, 'class': name}))
-            write('/classification', named(header, answer))
+            write(bag, '/decision', said(header, **{**plain, 'class': name}))
+            write(bag, '/classification', named(header, answer))
     known = score(tmp_path / 'bag', bundle=str(bundle.path)).summary
     assert (known['labelled'], known['accuracy'], known['errors']) == (2, 1.0, [])
     assert known['unknown_labels'] == {'owl': 1}
     other = score(tmp_path / 'bag', bundle='gtsrb32').summary
     assert (other['labelled'], other['unknown_labels']) == (3, None)
+
+
+@pytest.fixture
+def unlabelled(tmp_path: Path) -> Path:
+    """A recorded run of three frames, answered stop, yield, stop."""
+    with Recording(tmp_path / 'bag') as bag:
+        for sec, answer in enumerate(('stop', 'yield', 'stop')):
+            decide(bag, Header(stamp=TimeMsg(sec=sec, nanosec=5), frame_id='camera'), answer)
+    return tmp_path / 'bag'
+
+
+@pytest.mark.parametrize(
+    ('name', 'text', 'known', 'right'),
+    [
+        ('frames.csv', 'frame,label\n0,stop\n2,yield\n', 2, 0.5),
+        ('stamps.csv', 'stamp_ns,label\n1000000005,yield\n', 1, 1.0),
+    ],
+)
+def test_a_live_run_takes_its_labels_from_a_file(
+    unlabelled: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, known: int,
+    right: float,
+) -> None:  # fmt: skip
+    labels = unlabelled.parent / name
+    labels.write_text(text)
+    command = ['evaluate', '--decisions', str(unlabelled), '--labels', str(labels), '--json']
+    assert main(command) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary['labelled'], summary['accuracy']) == (known, right)
+
+
+def test_what_the_head_dropped_is_counted_without_a_truth(tmp_path: Path) -> None:
+    with Recording(tmp_path / 'bag') as bag:
+        for sec in range(3):
+            decide(bag, Header(stamp=TimeMsg(sec=sec), frame_id='camera'), 'stop')
+        counted = {'received': 5, 'accepted': 3, 'dropped': 2, 'fingerprint': '00'}
+        write(bag, '/diagnostics', said(Header(), **counted))
+    summary = score(tmp_path / 'bag').summary
+    assert summary['errors'] == []
+    assert {name: summary[name] for name in ('frames', 'received', 'dropped', 'missed_frames')} == {
+        'frames': 5, 'received': 5, 'dropped': 2, 'missed_frames': 2,
+    }  # fmt: skip
+
+
+def test_labels_of_a_live_run_can_be_named_otherwise(tmp_path: Path) -> None:
+    with Recording(tmp_path / 'bag') as bag:
+        header = Header(stamp=TimeMsg(sec=1), frame_id='camera')
+        write(bag, '/ground_truth', named(header, 'STOP'))
+        decide(bag, header, 'stop')
+    assert score(tmp_path / 'bag').summary['accuracy'] == 0.0
+    assert score(tmp_path / 'bag', truth=Truth({'STOP': 'stop'})).summary['accuracy'] == 1.0
+
+
+@pytest.mark.parametrize(
+    'options',
+    [['--link', 'lte'], ['--baselines'], ['--seed', '3'], ['--table', 'a.csv'], ['--limit', '1']],
+)
+def test_options_of_a_replay_are_refused_for_a_live_run(
+    unlabelled: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    assert main(['evaluate', '--decisions', str(unlabelled), '--json', *options]) == 2
+    error = f'error: {options[0]} is for a replay and not for --decisions'
+    assert capsys.readouterr().err.strip() == error
+
+
+@pytest.mark.parametrize('deadline', ['nan', 'inf', '-1'])
+def test_a_deadline_of_a_live_run_is_a_time(
+    unlabelled: Path, capsys: pytest.CaptureFixture[str], deadline: str
+) -> None:
+    command = ['evaluate', '--decisions', str(unlabelled), '--json', '--deadline', deadline]
+    assert main(command) == 2
+    assert f'--deadline {deadline} ms, expected a positive' in capsys.readouterr().err
+
+
+def test_a_live_run_without_a_report_has_its_figures(unlabelled: Path, tmp_path: Path) -> None:
+    out = tmp_path / 'out'
+    assert main(['evaluate', '--decisions', str(unlabelled), '--out', str(out), '--no-report']) == 0
+    assert [path.name for path in out.iterdir()] == ['summary.json']
 
 
 def test_frames_of_two_cameras_with_one_header_are_an_error(tmp_path: Path) -> None:
@@ -147,9 +243,67 @@ def test_frames_of_two_cameras_with_one_header_are_an_error(tmp_path: Path) -> N
     assert any('1 decisions have stamp and frame_id of another' in each for each in errors)
 
 
+def test_the_report_shows_the_images_of_every_camera(tmp_path: Path) -> None:
+    pytest.importorskip('matplotlib')
+    pytest.importorskip('jinja2')
+    from sparse_split_ros.evaluation.compared import write_recorded
+
+    colours = {'front': (255, 0, 0), 'left': (0, 0, 255)}
+    with Recording(tmp_path / 'bag') as bag:
+        # Overtaken before the head took it up: it has no decision.
+        shows(bag, 'front', TimeMsg(sec=1), (0, 255, 0))
+        for sec in range(2, 22):
+            stamp = TimeMsg(sec=sec)
+            for camera, colour in colours.items():
+                shows(bag, camera, stamp, colour)
+                decide(bag, Header(stamp=stamp, frame_id=camera), 'stop')
+    write_recorded(score(tmp_path / 'bag'), tmp_path / 'bag', tmp_path / 'out')
+    drawn = cv2.imread(str(tmp_path / 'out' / 'drive.png'))[..., ::-1]
+    areas = [int((drawn == colour).all(2).sum()) for colour in ((255, 0, 0), (0, 0, 255))]
+    assert min(areas) > 0.9 * max(areas) > 10_000
+    assert not (drawn == (0, 255, 0)).all(2).any()
+
+
+def test_the_worst_frames_of_a_live_run_are_among_its_images(tmp_path: Path) -> None:
+    pytest.importorskip('matplotlib')
+    pytest.importorskip('jinja2')
+    from sparse_split_ros.evaluation.compared import write_recorded
+
+    with Recording(tmp_path / 'bag') as bag:
+        for index in range(1001):
+            header = Header(stamp=TimeMsg(sec=index), frame_id='front')
+            write(bag, '/ground_truth', named(header, 'yield' if index == 501 else 'stop'))
+            decide(bag, header, 'stop')
+            if index == 501:
+                shows(bag, 'front', header.stamp, (9, 9, 9))
+    page = write_recorded(score(tmp_path / 'bag'), tmp_path / 'bag', tmp_path / 'out')
+    assert 'frame 501' in page.read_text('utf-8')
+
+
 def test_a_bag_without_decisions_says_how_to_make_one(tmp_path: Path) -> None:
     write_bag(tmp_path / 'bag', [Frame(1, 'camera', np.zeros((8, 8, 3), np.uint8), 'stop')])
     with pytest.raises(BagError, match='sparse-split record'):
+        score(tmp_path / 'bag')
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [('route', 'north'), ('total_ms', 'fast'), ('offboard_ms', 'nan'), ('exit', '1.5')],
+)
+def test_a_decision_that_cannot_be_read_is_named(tmp_path: Path, name: str, value: str) -> None:
+    plain = {**dict.fromkeys(DECISION_KEYS, '0'), 'route': 'local', 'reason': 'confident'}
+    with Recording(tmp_path / 'bag') as bag:
+        header = Header(stamp=TimeMsg(sec=7), frame_id='camera')
+        write(bag, '/decision', said(header, **{**plain, name: value}))
+    with pytest.raises(BagError, match=rf'stamp 7\.000000000 .*{value}.* not of this head'):
+        score(tmp_path / 'bag')
+
+
+def test_counts_that_are_none_are_named(tmp_path: Path) -> None:
+    with Recording(tmp_path / 'bag') as bag:
+        decide(bag, Header(stamp=TimeMsg(sec=7), frame_id='camera'), 'stop')
+        write(bag, '/diagnostics', said(Header(), accepted='many', fingerprint='00'))
+    with pytest.raises(BagError, match='many'):
         score(tmp_path / 'bag')
 
 

@@ -18,6 +18,8 @@ from sparse_split_ros.evaluation import jobs as module
 from sparse_split_ros.evaluation.contestants import BASELINES
 from sparse_split_ros.evaluation.evaluate import evaluate
 from sparse_split_ros.evaluation.jobs import EvaluateError
+from sparse_split_ros.evaluation.metrics import Outcome
+from sparse_split_ros.evaluation.rows import gather, read_rows, write_rows
 from sparse_split_ros.evaluation.stream import CHUNK, Source, Stream, full_network
 from sparse_split_ros.link.codec import CodecError
 from sparse_split_ros.policy.decision import Reason, Route
@@ -254,6 +256,14 @@ def test_several_sources_are_counted_together_from_blank_starts(world: World) ->
     assert [each.time for each in outcomes] == sorted(each.time for each in outcomes)
 
 
+@pytest.mark.parametrize('limit', [1, 20])
+def test_joints_between_sources_are_no_pauses(world: World, limit: int) -> None:
+    sources = tuple(Source(str(world[1]), rate=20.0, limit=limit) for _ in range(9))
+    summary = replayed(world, 'full-local', sources=sources).summary
+    assert summary['mean_frame_rate'] == pytest.approx(20.0, rel=1e-3)
+    assert summary['jitter_ms']['max'] < 0.1
+
+
 class Killed(BaseException):
     """As a kill would, this ends a run without a chance to say goodbye."""
 
@@ -296,6 +306,14 @@ def test_another_request_does_not_go_on_with_it(
             evaluate(request(world), tmp_path)
     with pytest.raises(EvaluateError, match='another request'):
         evaluate(request(world, robot=2.0), tmp_path, resume=True)
+
+
+@pytest.mark.parametrize('text', ['', '{"request": ', '[]', '{}'])
+def test_a_plan_that_was_cut_off_does_not_go_on(world: World, tmp_path: Path, text: str) -> None:
+    (tmp_path / '.parts').mkdir()
+    (tmp_path / '.parts' / 'plan.json').write_text(text)
+    with pytest.raises(EvaluateError, match='leave --resume out'):
+        evaluate(request(world), tmp_path, resume=True)
 
 
 def test_labels_are_names_or_numbers_and_others_are_counted(world: World, tmp_path: Path) -> None:
@@ -342,6 +360,25 @@ def test_decisions_are_one_table(world: World, tmp_path: Path) -> None:
     assert [row['policy'] for row in rows] == ['fixed'] * 200 + ['full-local'] * 200
     assert [int(row['index']) for row in rows[:200]] == list(range(200))
     assert {row['route'] for row in rows} <= {'local', 'offboard', 'fallback'}
+
+
+def test_the_times_of_a_long_run_are_those_of_its_frames(tmp_path: Path) -> None:
+    times = [index / 30 for index in range(3_000_000, 3_000_100)]
+    with (tmp_path / 'rows.csv').open('w') as file:
+        write_rows([Outcome(index, time, time) for index, time in enumerate(times)], file)
+    back = list(read_rows(tmp_path / 'rows.csv'))
+    assert [each.time for each in back] == pytest.approx(times, rel=0, abs=1e-4)
+
+
+def test_parquet_takes_columns_that_begin_otherwise_than_they_go_on(tmp_path: Path) -> None:
+    parquet = pytest.importorskip('pyarrow.parquet')
+    quiet = [Outcome(index, 0.0) for index in range(20_000)]
+    asked = Outcome(20_000, 0.5, codec='int8', offboard=2.5, rtt=1.5)
+    with (tmp_path / 'rows.csv').open('w') as file:
+        write_rows([*quiet, asked], file)
+    gather([('joint', 'bag', tmp_path / 'rows.csv')], tmp_path / 'decisions.parquet')
+    last = parquet.read_table(tmp_path / 'decisions.parquet').to_pylist()[-1]
+    assert (last['codec'], last['offboard'], last['rtt']) == ('int8', 2.5, 1.5)
 
 
 def test_parquet_holds_the_same(world: World, tmp_path: Path) -> None:

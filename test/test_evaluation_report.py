@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip('matplotlib')
 pytest.importorskip('jinja2')
 
-from sparse_split_ros.evaluation import pictures
+from sparse_split_ros.evaluation import charts, pictures
 from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
 from sparse_split_ros.evaluation.provenance import machine, versions
 from sparse_split_ros.evaluation.report import Report, write_report
@@ -169,7 +169,28 @@ def test_nothing_confused_draws_no_matrix() -> None:
     assert pictures.confusion_matrix(right) is None
 
 
-@pytest.mark.parametrize('shape', [(7, 300, 3), (300, 7, 3), (16, 16)])
+def test_a_rival_without_a_mistake_stands_above_one_with_a_mistake() -> None:
+    """However few of the frames it took up."""
+    flawless = {'accuracy': 1.0, 'frames': 120, 'accepted': 20}
+    assert charts._wrong(flawless) < charts._wrong({**flawless, 'accuracy': 119 / 120})
+
+
+def test_no_more_is_kept_of_an_image_than_can_be_shown() -> None:
+    assert pictures.reduced(np.zeros((1080, 1920, 3), np.uint8)).shape == (144, 256, 3)
+    assert pictures.reduced(np.zeros((40, 250, 3), np.uint8)).shape == (40, 250, 3)
+
+
+def test_thumbnails_stand_where_their_frames_are_in_time() -> None:
+    early = [Outcome(index, index / 30) for index in range(60)]
+    late = [Outcome(index, 100 + index / 30) for index in range(60, 120)]
+    red = np.full((8, 8, 3), (255, 0, 0), np.uint8)
+    strip = pictures.drive_strip([*early, *late], {each.index: red for each in early})
+    drawn = cv2.imdecode(np.frombuffer(strip, np.uint8), cv2.IMREAD_COLOR)
+    where = np.flatnonzero((drawn == (0, 0, 255)).all(2).any(0))
+    assert where.size and where.max() < drawn.shape[1] / 2
+
+
+@pytest.mark.parametrize('shape', [(7, 300, 3), (300, 7, 3), (16, 16), (1, 300, 3)])
 def test_thumbnails_keep_the_shape(shape: tuple[int, ...]) -> None:
     data = np.frombuffer(pictures.thumbnail(np.zeros(shape, np.uint8), 64), np.uint8)
     height, width = cv2.imdecode(data, cv2.IMREAD_COLOR).shape[:2]

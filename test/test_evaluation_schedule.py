@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sparse_split_ros import cli
@@ -151,6 +153,25 @@ def test_a_folder_that_cannot_be_made_is_said_before_the_work(
     assert shown.out == '' and str(tmp_path / 'file') in shown.err
 
 
+def test_the_picture_shows_a_change_when_it_comes_and_not_before() -> None:
+    pytest.importorskip('matplotlib')
+    it = study('day:300')
+    run = it.run('fixed')
+    late = replace(run, cost=np.where(np.arange(300) < 200, 1.0, 9.0))
+    line = it.picture({'fixed': late}, window=50).axes[0].lines[0]
+    (changed,) = np.flatnonzero(np.diff(line.get_ydata()) > 0)[:1]
+    assert line.get_xdata()[changed + 1] == 200
+
+
+def test_a_picture_that_cannot_be_drawn_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)
+    assert cli.main(['simulate', '--out', str(tmp_path / 'out')]) == 2
+    said = capsys.readouterr()
+    assert 'matplotlib is not installed' in said.err and said.out == ''
+
+
 def test_a_policy_is_simulated_once_for_figures_and_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +199,9 @@ def test_a_policy_is_simulated_once_for_figures_and_picture(
         (['--policy', 'guess'], "unknown policy 'guess'"),
         (['--cost-weights', 'free'], "unknown cost_weights 'free'"),
         (['--index', 'ucb9'], "unknown index 'ucb9'"),
+        (['--bundle', 'mine'], '--bundle is the network of a --table'),
+        (['--policy', 'joint', '--split', '1'], '--split is for --policy fixed, not joint'),
+        (['--policy', 'fixed', '--index', 'ucb-v'], '--index is for --policy splitee'),
     ],
 )
 def test_bad_input_is_one_line_of_error(

@@ -163,6 +163,11 @@ def test_a_link_is_read_from_yaml_and_a_trace(tmp_path) -> None:
     assert trace.send(100, 5.0) == pytest.approx(5.020)
 
 
+def test_a_trace_of_a_spreadsheet_is_read(tmp_path) -> None:
+    (tmp_path / 'trace.csv').write_text('time_s,rtt_ms\n0,10\n', encoding='utf-8-sig')
+    assert TraceModel(tmp_path / 'trace.csv').mean().delay_ms == 5.0
+
+
 def test_a_trace_loses_as_many_round_trips_as_it_says_and_so_does_its_mean(tmp_path) -> None:
     (tmp_path / 'trace.csv').write_text('time_s,rtt_ms,loss\n0,10,0.3\n')
     trace = TraceModel(tmp_path / 'trace.csv')
@@ -182,7 +187,10 @@ def test_a_trace_of_epoch_stamps_is_played_from_its_first_row_to_its_last(tmp_pa
     assert delays == pytest.approx([0.005, 0.010, 0.020, 0.020, 0.005, 0.010])
 
 
-@pytest.mark.parametrize('row', ['nan,10,0', '0,inf,0', '0,nan,0', '0,10,2', '-1,10,0', '0,,0'])
+@pytest.mark.parametrize(
+    'row',
+    ['nan,10,0', '0,inf,0', '0,nan,0', '0,10,2', '-1,10,0', '0,,0', '0,"' + 200_000 * '1'],
+)
 def test_a_trace_with_impossible_rows_is_refused(tmp_path, row: str) -> None:
     (tmp_path / 'trace.csv').write_text(f'time_s,rtt_ms,loss\n{row}\n')
     with pytest.raises(LinkModelError, match=r'trace\.csv: expected'):

@@ -13,13 +13,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from replays import make_world, replayed
+from replays import make_world, replayed, request
 
-from sparse_split_ros.data.bags import Frame, write_bag
+from sparse_split_ros.data.bags import Frame, is_bag, write_bag
 from sparse_split_ros.data.weather import WeatherError
-from sparse_split_ros.evaluation.evaluate import Result
+from sparse_split_ros.evaluation.evaluate import Result, evaluate
 from sparse_split_ros.evaluation.jobs import EvaluateError
-from sparse_split_ros.evaluation.stream import LabelError, Source, Truth, Weather, bags_in
+from sparse_split_ros.evaluation.stream import LabelError, Source, Truth, Weather, streams_in
 from sparse_split_ros.runtime.bundle import Bundle
 
 World = tuple[Bundle, Path, Path]
@@ -73,12 +73,74 @@ def test_folders_name_the_classes(world: World, tmp_path: Path, frames: list[Fra
     assert result.summary['labelled'] == 6
 
 
+def test_the_hash_of_a_source_is_of_what_is_read(tmp_path: Path, frames: list[Frame]) -> None:
+    (tmp_path / 'elsewhere').mkdir()
+    (tmp_path / 'photos').mkdir()
+    (tmp_path / 'photos' / 'stop').symlink_to(tmp_path / 'elsewhere')
+    source = Source(str(tmp_path / 'photos'))
+    seen = []
+    for name in ('1.png', '.hidden.png', '2.png'):
+        cv2.imwrite(str(tmp_path / 'elsewhere' / name), frames[0].image)
+        seen.append(source.fingerprint())
+    assert seen[0] == seen[1] != seen[2]
+
+
+def test_sources_of_one_name_are_told_apart(
+    world: World, frames: list[Frame], tmp_path: Path
+) -> None:
+    bags = [tmp_path / day / 'flown' for day in ('monday', 'tuesday')]
+    for bag in bags:
+        write_bag(bag, frames[:2])
+    asked = request(world, sources=tuple(Source(str(bag)) for bag in bags))
+    summary = evaluate(asked, tmp_path / 'out').summary
+    assert [each['name'] for each in summary['sources']] == [str(bag) for bag in bags]
+    rows = (tmp_path / 'out' / 'decisions.csv').read_text().splitlines()[1:]
+    assert [row.split(',')[1] for row in rows] == [str(bag) for bag in bags for _ in range(2)]
+
+
+def test_a_report_is_not_put_among_the_images_it_is_about(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: list[Frame]
+) -> None:
+    cv2.imwrite(str(tmp_path / '0.png'), frames[0].image)
+    monkeypatch.chdir(tmp_path)
+    asked = request(world, sources=(Source('.'),))
+    with pytest.raises(EvaluateError, match='evaluation lies in the source'):
+        evaluate(asked, Path('evaluation'))
+    result = evaluate(asked, tmp_path.parent / f'{tmp_path.name} out')
+    assert result.summary['sources'][0]['name'] == tmp_path.name
+
+
 def test_a_folder_of_bags_is_all_of_them(world: World, frames: list[Frame], tmp_path: Path) -> None:
     for name in ('b', 'a'):
         write_bag(tmp_path / name, frames[:10])
-    bags = bags_in(str(tmp_path))
+    bags = streams_in(str(tmp_path))
     assert [Path(bag).name for bag in bags] == ['a', 'b']
     assert run(world, *map(Path, bags)).summary['frames'] == 20
+
+
+def test_a_bag_that_was_cut_off_is_missed_among_others(
+    world: World, frames: list[Frame], tmp_path: Path
+) -> None:
+    for name in ('whole', 'cut'):
+        write_bag(tmp_path / name, frames[:10])
+    (tmp_path / 'cut' / 'metadata.yaml').unlink()
+    result = run(world, *map(Path, streams_in(str(tmp_path))))
+    assert result.summary['frames'] == 10
+    assert len(result.problems) == 1 and 'cut.mcap -o saved.mcap` saves' in result.problems[0]
+
+
+def test_storage_files_in_a_folder_are_bags_of_their_own(
+    world: World, frames: list[Frame], tmp_path: Path
+) -> None:
+    write_bag(tmp_path / 'bag', frames[:10])
+    (tmp_path / 'bag' / 'metadata.yaml').unlink()
+    assert streams_in(str(tmp_path / 'bag')) == [str(tmp_path / 'bag' / 'bag.mcap')]
+
+
+def test_a_bag_may_be_called_as_its_storage_file(frames: list[Frame], tmp_path: Path) -> None:
+    write_bag(tmp_path / 'drive.mcap', frames[:1])
+    assert streams_in(str(tmp_path)) == [str(tmp_path / 'drive.mcap')]
+    assert is_bag(tmp_path / 'drive.mcap') and not is_bag(tmp_path)
 
 
 def test_a_truncated_bag_has_results_until_there_and_says_so(
@@ -195,10 +257,25 @@ def test_labels_can_be_given_by_frame_stamp_or_name(
     assert set(found['names.json']) == {'class 0'}
 
 
+def test_names_of_classes_are_what_is_written(tmp_path: Path) -> None:
+    """To YAML 00014 is twelve and no is false, to a folder they are names."""
+    (tmp_path / 'names.yaml').write_text('00014: stop\nno: no entry\nyield: 013\n')
+    names = {'00014': 'stop', 'no': 'no entry', 'yield': '013'}
+    assert Truth.load(tmp_path / 'names.yaml').names == names
+
+
+def test_labels_of_a_spreadsheet_are_read(tmp_path: Path) -> None:
+    (tmp_path / 'labels.csv').write_text('frame,label\n3,stop\n', encoding='utf-8-sig')
+    assert Truth.load(tmp_path / 'labels.csv').by_frame == {3: 'stop'}
+
+
 @pytest.mark.parametrize(
     ('name', 'text'),
-    [('a.csv', 'x,y\n1,2\n'), ('a.csv', 'frame,label\nz,2\n'), ('a.yaml', '- 1'), ('a.json', '{')],
-)
+    [
+        ('a.csv', 'x,y\n1,2\n'), ('a.csv', 'frame,label\nz,2\n'), ('a.csv', 'frame,label\n'),
+        ('a.csv', f'frame,label\n1,"{"x" * 200_000}\n'), ('a.yaml', '- 1'), ('a.json', '{'),
+    ],
+)  # fmt: skip
 def test_files_of_labels_that_are_none_are_refused(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(LabelError, match=name):

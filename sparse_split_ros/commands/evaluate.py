@@ -8,16 +8,18 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparse_split_ros.commands.parser import Commands, UsageError
+from sparse_split_ros.commands.parser import Commands, UsageError, given, refuse, refuse_for
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from sparse_split_ros.evaluation.jobs import Request
-    from sparse_split_ros.evaluation.stream import Source
+    from sparse_split_ros.evaluation.stream import Source, Truth
 
 _DESCRIPTION = """\
 Replays recorded frames through the robot's head, a model of the link and the tail, in virtual time,
@@ -44,6 +46,10 @@ docs/evaluation.md says what each figure means and how the baselines are defined
 """
 
 
+# What is asked of a live run that is over.
+_OF_A_LIVE_RUN = {'decisions', 'deadline', 'labels', 'bundle', 'out', 'json', 'no_report'}
+
+
 def add(commands: Commands) -> None:
     """Add `evaluate` and `record`."""
     _add_evaluate(commands)
@@ -57,8 +63,9 @@ def _add_evaluate(commands: Commands) -> None:
     )  # fmt: skip
     parser.add_argument('source', metavar='SOURCE', nargs='*')
     parser.add_argument(
-        '--decisions', metavar='BAG', help='score a bag of `sparse-split record` instead'
-    )
+        '--decisions', metavar='BAG', help='score a bag of `sparse-split record` instead; only '
+        '--deadline, --labels, --bundle, --out, --json and --no-report are for that',
+    )  # fmt: skip
     what = parser.add_argument_group('what is compared')
     what.add_argument(
         '--policy', default='joint', metavar='NAME',
@@ -70,7 +77,9 @@ def _add_evaluate(commands: Commands) -> None:
         'oracle, and splitee-paired',
     )  # fmt: skip
     what.add_argument('--baselines', action='store_true', help='all of them but splitee-paired')
-    what.add_argument('--threshold', type=float, default=-1.0, help="for fixed (the bundle's)")
+    what.add_argument(
+        '--threshold', type=float, default=-1.0, help="for fixed and SplitEE (the bundle's)"
+    )
     what.add_argument('--split', type=int, default=-1, help="for fixed (the bundle's)")
     what.add_argument('--codec', default='', help="of the features (the policy's choice)")
     what.add_argument(
@@ -130,25 +139,35 @@ def _add_evaluate(commands: Commands) -> None:
         help='a Dask (tcp://host:8786) or Ray (ray://host:10001) cluster to use instead',
     )  # fmt: skip
     run.add_argument('--resume', action='store_true', help='go on with the unfinished run in --out')
-    parser.set_defaults(run=_evaluate)
+    parser.set_defaults(run=partial(_evaluate, parser))
 
 
-def _evaluate(options: argparse.Namespace) -> int:
+def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from rich.console import Console
 
     console = Console(stderr=options.json)
     out = options.out
     if out is None and not options.json:
         out = Path('evaluation')
+    if not 0 < options.deadline < math.inf:
+        raise UsageError(f'--deadline {options.deadline:g} ms, expected a positive number')
+    asked = given(parser, options) - {'source'}
     if options.decisions:
+        if options.source:
+            raise UsageError(f'--decisions and the SOURCE {options.source[0]}: give one of them')
+        refuse(asked - _OF_A_LIVE_RUN, 'is for a replay and not for --decisions')
         return _score(options, out, console)
     if not options.source:
         raise UsageError('name a SOURCE, or a bag of decisions by --decisions')
     if options.jobs < 1:
         raise UsageError(f'--jobs {options.jobs} is less than 1')
-    if options.resume and out is None:
-        raise UsageError('--resume needs the --out of the run to go on with')
-    request = _request(options)
+    if out is None:
+        refuse(asked & {'resume', 'table'}, 'needs the --out where that file or run is')
+    request = _request(options, asked)
+    report = out is not None and not options.no_report
+    if report:
+        # Before minutes of work of which no report could be drawn.
+        from sparse_split_ros.evaluation.compared import write_evaluation
     result = _replay(request, options, out, console)
     if options.json:
         print(json.dumps(result.summary, indent=1, allow_nan=False, ensure_ascii=False))
@@ -159,24 +178,28 @@ def _evaluate(options: argparse.Namespace) -> int:
         console.print()
         console.print(rivals_table(result.summary))
         console.print(f'{result.fps:,.0f} frames a second', highlight=False)
-    if out is not None and not options.no_report:
-        from sparse_split_ros.evaluation.compared import write_evaluation
-
+    if out is not None and report:
         with console.status('drawing the report'):
             page = write_evaluation(result, request.sources, out)
         console.print(f'report: {page}', soft_wrap=True, highlight=False)
+    _tell_labels(result.summary, options.labels)
     for problem in result.problems:
         print(f'error: {problem}', file=sys.stderr)
     return 1 if result.problems else 0
 
 
-def _request(options: argparse.Namespace) -> Request:
+def _request(options: argparse.Namespace, asked: Collection[str]) -> Request:
     from sparse_split_ros.evaluation.contestants import BASELINES
     from sparse_split_ros.evaluation.jobs import Request
-    from sparse_split_ros.policy.factory import Settings
+    from sparse_split_ros.policy.factory import POLICIES, Settings
+    from sparse_split_ros.policy.splitee import LEARNERS
 
     others = [*options.policies, *(BASELINES if options.baselines else ())]
     names = tuple(dict.fromkeys((options.policy, *others)))
+    refuse_for(asked, names, {
+        'split': ('fixed',), 'threshold': ('fixed', *LEARNERS), 'codec': POLICIES,
+        'target_disagreement': ('joint',),
+    })  # fmt: skip
     settings = Settings(
         split=options.split,
         threshold=options.threshold,
@@ -192,19 +215,27 @@ def _request(options: argparse.Namespace) -> Request:
 
 
 def _sources(options: argparse.Namespace) -> tuple[Source, ...]:
-    from sparse_split_ros.evaluation.stream import Source, Truth, Weather, bags_in
+    from sparse_split_ros.data.bags import is_bag
+    from sparse_split_ros.evaluation.stream import Source, Weather, streams_in
 
     weather = Weather.parse(options.weather) if options.weather else None
-    truth = Truth() if options.labels is None else Truth.load(options.labels)
+    specs = [spec for source in options.source for spec in streams_in(source)]
+    if options.topic is not None and not any(is_bag(Path(spec).expanduser()) for spec in specs):
+        raise UsageError(f'--topic is for a bag, not {", ".join(options.source)}')
     return tuple(
         Source(
-            spec, options.topic, options.rate, options.limit, weather, truth,
+            spec, options.topic, options.rate, options.limit, weather, _truth(options),
             # The drawn drive of seed 0 is that of the demo.
             options.seed + 1,
         )
-        for given in options.source
-        for spec in bags_in(given)
+        for spec in specs
     )  # fmt: skip
+
+
+def _truth(options: argparse.Namespace) -> Truth:
+    from sparse_split_ros.evaluation.stream import Truth
+
+    return Truth() if options.labels is None else Truth.load(options.labels)
 
 
 def _replay(
@@ -227,17 +258,34 @@ def _replay(
         )  # fmt: skip
 
 
+def _tell_labels(summary: Mapping[str, Any], given: Path | None) -> None:
+    """Say what of the truth was of no use, as an accuracy without it looks like any other."""
+    if unknown := summary['unknown_labels']:
+        names = ', '.join(repr(name) for name in list(unknown)[:3])
+        print(
+            f'{sum(unknown.values())} frames have labels that are no class of the bundle, such as '
+            f'{names}, and count as unlabelled: say by --labels what they mean',
+            file=sys.stderr,
+        )
+    elif given is not None and not summary['labelled']:
+        print(f'{given}: none of its labels is of a frame', file=sys.stderr)
+
+
 def _score(options: argparse.Namespace, out: Path | None, console: Console) -> int:
+    from sparse_split_ros.evaluation.jobs import to_json
     from sparse_split_ros.evaluation.recorded import score
     from sparse_split_ros.evaluation.tables import summary_table
 
     bag = Path(options.decisions)
-    live = score(bag, options.deadline, options.bundle)
+    live = score(bag, options.deadline, options.bundle, _truth(options))
     if options.json:
         print(json.dumps(live.summary, indent=1, allow_nan=False, ensure_ascii=False))
     else:
         console.print(summary_table(live.summary))
     if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / 'summary.json').write_text(to_json(live.summary), encoding='utf-8')
+    if out is not None and not options.no_report:
         from sparse_split_ros.evaluation.compared import write_recorded
 
         page = write_recorded(live, bag, out)
@@ -247,6 +295,7 @@ def _score(options: argparse.Namespace, out: Path | None, console: Console) -> i
             'labels are not held against the classes: name the bundle of the run by --bundle',
             file=sys.stderr,
         )
+    _tell_labels(live.summary, options.labels)
     for problem in live.summary['errors']:
         print(f'error: {problem}', file=sys.stderr)
     return 1 if live.summary['errors'] else 0

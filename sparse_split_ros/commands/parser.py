@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
@@ -27,6 +28,26 @@ class Parser(argparse.ArgumentParser):
 
 
 Commands: TypeAlias = 'argparse._SubParsersAction[Parser]'
+
+
+def given(parser: argparse.ArgumentParser, options: argparse.Namespace) -> set[str]:
+    """The options that are not as they would be by themselves."""
+    return {name for name, value in vars(options).items() if value != parser.get_default(name)}
+
+
+def refuse(options: Collection[str], why: str) -> None:
+    """Raise UsageError for options that would be of no effect."""
+    for name in sorted(options):
+        raise UsageError(f'--{name.replace("_", "-")} {why}')
+
+
+def refuse_for(
+    options: Collection[str], chosen: Sequence[str], policies: Mapping[str, Sequence[str]]
+) -> None:
+    """Refuse options, by name, of which none of the chosen policies takes any notice."""
+    for name, taking in policies.items():
+        if name in options and not set(taking).intersection(chosen):
+            refuse([name], f'is for --policy {", ".join(taking)}, not {", ".join(chosen)}')
 
 
 def console() -> Console:

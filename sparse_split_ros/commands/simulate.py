@@ -6,10 +6,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparse_split_ros.commands.parser import Commands, UsageError, console
+from sparse_split_ros.commands.parser import (
+    Commands,
+    UsageError,
+    console,
+    given,
+    refuse,
+    refuse_for,
+)
 
 if TYPE_CHECKING:
     from sparse_split_ros.evaluation.schedule import Part, Study
@@ -105,10 +114,15 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--out', type=Path, metavar='DIR', help='write simulate.json and .png here')
-    parser.set_defaults(run=_simulate)
+    parser.set_defaults(run=partial(_simulate, parser))
 
 
-def _simulate(options: argparse.Namespace) -> int:
+def _simulate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from sparse_split_ros.policy.splitee import LEARNERS
+
+    asked = given(parser, options)
+    if options.table == 'synthetic':
+        refuse(asked & {'bundle'}, 'is the network of a --table, and none is given')
     for name, low, high in (
         ('profile', 0.01, 1e4), ('deadline_ms', 1, 1e6), ('target', 1e-5, 0.9), ('streams', 1, 1e4),
         ('period_ms', 0.1, 1e5), ('audit_budget', 0, 0.2), ('seed', 0, 2**31),
@@ -118,8 +132,13 @@ def _simulate(options: argparse.Namespace) -> int:
             raise UsageError(f'--{name.replace("_", "-")} {value:g} is outside {low:g} to {high:g}')
     study = _study(options)
     policies = _policies(options, study)
+    refuse_for(asked, policies, {
+        'split': ('fixed',), 'threshold': ('fixed', *LEARNERS), 'index': tuple(LEARNERS),
+        'audit_budget': ('joint',),
+    })  # fmt: skip
     if options.out is not None:
-        # Before minutes of work whose result could not be written.
+        # Before minutes of work whose result could not be drawn or written.
+        import_module('matplotlib')
         options.out.mkdir(parents=True, exist_ok=True)
     out = console()
     result, runs = study.result(policies)

@@ -53,6 +53,10 @@ else:
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'
 CLASSIFICATION = 'vision_msgs/msg/Classification'
+_IMAGES = (IMAGE, COMPRESSED)
+
+_STORAGE = ('.mcap', '.db3')
+BAG_SUFFIXES = frozenset((*_STORAGE, '.bag'))
 
 # What rosbags lets through for damaged files, beside its own error.
 _DAMAGE = (
@@ -101,6 +105,21 @@ class Frame:
     severity: float = 0.0
 
 
+def is_bag(path: Path) -> bool:
+    """Whether a path is a storage file, or the folder of a bag, be its recording cut off."""
+    if path.is_dir():
+        return any(
+            each.name == 'metadata.yaml' or (each.suffix in _STORAGE and each.is_file())
+            for each in path.iterdir()
+        )
+    return path.suffix.lower() in BAG_SUFFIXES
+
+
+def bags_in(folder: Path) -> list[Path]:
+    """The bags that a folder holds, in the order of their names."""
+    return sorted(path for path in folder.iterdir() if is_bag(path))
+
+
 def read_bag(path: str | os.PathLike[str], image_topic: str | None = None) -> Iterator[Frame]:
     """Read the frames of a rosbag2 directory, or of one of its .mcap or .db3 files, in order.
 
@@ -138,6 +157,12 @@ def read_bag(path: str | os.PathLike[str], image_topic: str | None = None) -> It
         expected = sum(connection.msgcount for connection in images)
         if count < expected:
             raise BagError(f"bag {bag} is truncated: '{topic}' gave {count} of {expected} images")
+
+
+def image_topics(path: str | os.PathLike[str]) -> list[str]:
+    """The topics of a bag that :func:`read_bag` can read, by name. Raises BagError."""
+    with contextlib.closing(_open(Path(path))) as reader:
+        return sorted({each.topic for each in reader.connections if each.msgtype in _IMAGES})
 
 
 def count_images(path: str | os.PathLike[str], image_topic: str | None = None) -> int:
@@ -276,7 +301,8 @@ def _open(bag: Path) -> Reader:
         reader = Reader(bag)
         reader.open()
     except _DAMAGE as error:
-        raise BagError(f'bag {bag} is not readable: {_reason(error)}') from error
+        saved = f'; {_how_to_recover(bag)}' if bag.suffix == '.mcap' else ''
+        raise BagError(f'bag {bag} is not readable: {_reason(error)}{saved}') from error
     for topic, kind, count in ((c.topic, c.msgtype, c.msgcount) for c in reader.connections):
         if not (isinstance(topic, str) and isinstance(kind, str) and isinstance(count, int)):
             reader.close()
@@ -308,7 +334,7 @@ def _image_connections(
 ) -> list[Connection]:
     """The connections of the one image topic to read; a topic may have several publishers."""
     every = {connection.topic: connection.msgtype for connection in connections}
-    images = sorted(topic for topic, kind in every.items() if kind in (IMAGE, COMPRESSED))
+    images = sorted(topic for topic, kind in every.items() if kind in _IMAGES)
     listing = ', '.join(f'{topic} ({kind})' for topic, kind in sorted(every.items())) or 'none'
     if wanted is not None:
         chosen = next((topic for topic in images if topic.strip('/') == wanted.strip('/')), None)

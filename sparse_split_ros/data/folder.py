@@ -25,7 +25,7 @@ import numpy.typing as npt
 from sparse_split_ros.data.datasets import LabelledImages, find_data
 from sparse_split_ros.data.gtsrb import REPORT_SHARE, SELECT_SHARE, SPLITS
 from sparse_split_ros.data.images import resize_to
-from sparse_split_ros.data.sources import IMAGE_SUFFIXES
+from sparse_split_ros.data.sources import images_in
 
 _GIVEN = {'train': 'train', 'select': 'val', 'report': 'test'}
 """The folder of each split, in a folder that is divided already."""
@@ -163,11 +163,8 @@ def _folders(folder: Path) -> list[Path]:
 def _groups(folder: Path, least: int) -> Groups:
     """The images of a class by the path, relative to it, of what must stay together."""
     groups: Groups = {}
-    for path in sorted(folder.rglob('*')):
-        inside = path.relative_to(folder)
-        hidden = any(part.startswith('.') for part in inside.parts)
-        if not hidden and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-            groups.setdefault(inside.parts[0], []).append(path)
+    for path in sorted(images_in(folder)):
+        groups.setdefault(path.relative_to(folder).parts[0], []).append(path)
     if not groups:
         raise FolderError(f'{folder}: no image in this class folder')
     if len(groups) < least:

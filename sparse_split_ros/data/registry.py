@@ -17,13 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_split_ros.data import gtsrb
-from sparse_split_ros.data.bags import BagError, read_bag
+from sparse_split_ros.data.bags import BagError, bags_in, read_bag
 from sparse_split_ros.data.datasets import DatasetError, Images, LabelledImages, find_data
 from sparse_split_ros.data.folder import divide, load_folder, read_rgb
 from sparse_split_ros.data.images import resize_to
 from sparse_split_ros.data.public import load_caltech256, load_cifar10, load_cifar100, load_mnist
 from sparse_split_ros.data.signs import CLASSES
-from sparse_split_ros.data.sources import BAG_SUFFIXES
 
 Source = Callable[[str | os.PathLike[str] | None, str, int], LabelledImages]
 """Loads one split of what lies in a directory (SPARSE_SPLIT_DATA for None) at size x size pixels.
@@ -115,9 +114,7 @@ def load_bag(data: str | os.PathLike[str] | None, split: str, size: int) -> Labe
 def _bags(root: Path) -> list[Path]:
     if root.is_file() or (root / 'metadata.yaml').exists():
         return [root]
-    inside = sorted(root.iterdir())
-    bags = [p for p in inside if (p / 'metadata.yaml').exists() or p.suffix in BAG_SUFFIXES]
-    if not bags:
+    if not (bags := bags_in(root)):
         raise BagError(f'{root}: neither a bag nor a folder of bags')
     return bags
 

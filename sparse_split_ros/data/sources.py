@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from glob import iglob
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sparse_split_ros.data.bags import Frame, read_bag, write_bag
+from sparse_split_ros.data.bags import BAG_SUFFIXES, Frame, is_bag, read_bag, write_bag
 from sparse_split_ros.data.drive import Drive, render_drive
 from sparse_split_ros.data.gtsrb import (
     NPZ_DAMAGE,
@@ -35,7 +36,6 @@ IMAGE_SUFFIXES = frozenset(
     {'.png', '.jpg', '.jpeg', '.bmp', '.ppm', '.pgm', '.webp', '.tif', '.tiff'}
 )
 VIDEO_SUFFIXES = frozenset({'.mp4', '.avi', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg'})
-BAG_SUFFIXES = frozenset({'.mcap', '.db3', '.bag'})
 
 # Recorded images without stamps of their own get these, so that replays are alike.
 _START_NS = 1_760_000_000_000_000_000
@@ -116,15 +116,13 @@ def _frames(
             "video, a camera such as /dev/video0, the GTSRB, an .npz of images or 'drive'"
         )
     suffix = path.suffix.lower()
+    if is_bag(path):
+        return read_bag(path, image_topic)
     if path.is_dir():
-        if (path / 'metadata.yaml').exists():
-            return read_bag(path, image_topic)
         for originals in (path / 'gtsrb' / 'GTSRB', path):
             if originals.name == 'GTSRB' and (originals / 'Training').is_dir():
                 return _original_tracks(originals, split, rate)
         return _folder(path, rate)
-    if suffix in BAG_SUFFIXES:
-        return read_bag(path, image_topic)
     if suffix == '.npz':
         return _arrays(path, split, rate)
     if suffix in VIDEO_SUFFIXES:
@@ -163,15 +161,17 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     ]
 
 
+def images_in(folder: Path) -> list[Path]:
+    """The image files in a folder and those inside it, unread.
+
+    Linked folders are followed, and what is hidden is passed over, as glob does and rglob does not.
+    """
+    found = (folder / name for name in iglob('**', root_dir=folder, recursive=True))
+    return [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+
+
 def _folder(path: Path, rate: float) -> Iterator[Frame]:
-    files = sorted(
-        (
-            file
-            for file in path.rglob('*')
-            if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
-        ),
-        key=_natural,
-    )
+    files = sorted(images_in(path), key=_natural)
     if not files:
         raise SourceError(
             f'folder {path} holds no images ({", ".join(sorted(IMAGE_SUFFIXES))}) and no bag'

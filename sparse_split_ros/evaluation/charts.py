@@ -40,11 +40,12 @@ _STATES = {TailState.UP: '#cfeed6', TailState.DOWN: '#ffd9b0', TailState.UNKNOWN
 def tradeoff(summary: Mapping[str, Any]) -> bytes | None:
     """Wrong answers against cost, latency and robot compute, the best on top; None without rivals.
 
-    Where the truth is not known, answers that the full network does not give count as wrong.
+    Where the truth is not known, answers that the full network does not give count as wrong. What
+    decided no frame has no place.
     """
     chosen = {**summary, 'name': summary['policy']}
-    rows = [*summary['baselines'].values(), chosen]
-    if len(rows) < 2:
+    rows = [row for row in (*summary['baselines'].values(), chosen) if _decided(row)]
+    if len(rows) < 2 or not _decided(chosen):
         return None
     panels = (
         ('cost per frame, ms equivalents', lambda row: row['cost_mean'], True),
@@ -75,6 +76,10 @@ def tradeoff(summary: Mapping[str, Any]) -> bytes | None:
     return buffer.getvalue()
 
 
+def _decided(row: Mapping[str, Any]) -> bool:
+    return row['cost_mean'] is not None
+
+
 def _few(value: float, _: int) -> str:
     """Label only the twos and fives between powers of ten."""
     lead = f'{value:.0e}'[0]
@@ -82,15 +87,16 @@ def _few(value: float, _: int) -> str:
 
 
 def _wrong(row: Mapping[str, Any]) -> float:
-    """The share of wrong answers; where there are none, half a frame's."""
+    """The share of wrong answers; where there are none, half a frame's, less than any other's."""
     known = row['accuracy'] is not None
     share = 1.0 - float(row['accuracy']) if known else float(row['disagreement'] or 0.0)
-    return max(share, 0.5 / max(1, int(row['accepted'])))
+    return max(share, 0.5 / max(1, int(row['frames'])))
 
 
 def _draw_rival(axes: Axes, row: Mapping[str, Any], cost: Any, *, star: bool) -> None:
     colour = _RIVALS.get(row['name'], QUIET)
-    if len(sweep := row.get('sweep', ())) > 1:
+    sweep = [each for each in row.get('sweep', ()) if _decided(each)]
+    if len(sweep) > 1:
         x, y = [cost(each) for each in sweep], [_wrong(each) for each in sweep]
         axes.plot(x, y, color=colour, lw=1, alpha=0.6, marker='o', ms=2.5)
     axes.plot(
@@ -99,9 +105,16 @@ def _draw_rival(axes: Axes, row: Mapping[str, Any], cost: Any, *, star: bool) ->
     )  # fmt: skip
 
 
-def learning(outcomes: Sequence[Outcome], oracle: Sequence[Outcome] | None, target: float) -> bytes:
-    """Threshold, cumulative disagreement and regret over time, above the scenes."""
+def learning(
+    outcomes: Sequence[Outcome], oracle: Sequence[Outcome] | None, target: float
+) -> bytes | None:
+    """Threshold, cumulative disagreement and regret over time, above the scenes.
+
+    None when nothing was decided.
+    """
     decided = [each for each in outcomes if each.route is not None]
+    if not decided:
+        return None
     _, end = times_of(outcomes)
     regret = None if oracle is None else _regret(decided, oracle)
     heights = [2.4, 2.0, *([2.0] if regret else []), 0.6]

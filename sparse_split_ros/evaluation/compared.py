@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from sparse_split_ros.data.bags import BagError
 from sparse_split_ros.data.sources import SourceError
-from sparse_split_ros.evaluation import charts
+from sparse_split_ros.evaluation import charts, pictures
 from sparse_split_ros.evaluation.evaluate import Result
 from sparse_split_ros.evaluation.metrics import Outcome, worst
 from sparse_split_ros.evaluation.recorded import Live, images_of
@@ -59,12 +58,13 @@ def write_evaluation(result: Result, sources: Sequence[Source], folder: Path) ->
 
 
 def write_recorded(live: Live, bag: Path, folder: Path) -> Path:
-    """Write the report of a recorded live run, and summary.json; returns the path of the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(live.summary, indent=1, allow_nan=False, ensure_ascii=False)
-    (folder / 'summary.json').write_text(text + '\n', encoding='utf-8')
-    report = Report(f'{live.summary["policy"]} on {bag.name}', live.outcomes, live.summary,
-                    images_of(bag, live.outcomes), None)  # fmt: skip
+    """Write the report of a recorded live run; returns the path of the page."""
+    cameras = live.cameras()
+    shown = set[int]().union(*map(_shown, cameras.values()))
+    wanted = {key: each.index for key, each in zip(live.keys, live.outcomes) if each.index in shown}
+    images = {index: pictures.reduced(image) for index, image in images_of(bag, wanted)}
+    report = Report(f'{live.summary["policy"]} on {_names(live.summary)}', live.outcomes,
+                    live.summary, images, None, cameras)  # fmt: skip
     reliability = charts.reliability_diagram(live.outcomes)
     figures = run_figures(report)
     if reliability is not None:
@@ -113,10 +113,7 @@ def _images(
     sources: Sequence[Source], summary: Mapping[str, Any], outcomes: Sequence[Outcome]
 ) -> dict[int, NDArray[np.uint8]]:
     """A second look at the sources, for the few images that are shown."""
-    step = max(1, len(outcomes) // _SHOWN)
-    wanted = {each.index for each in outcomes[::step]} | {
-        each.index for each in worst(outcomes, WORST)
-    }
+    wanted = _shown(outcomes)
     found: dict[int, NDArray[np.uint8]] = {}
     first = 0
     for source, known in zip(sources, summary['sources']):
@@ -124,11 +121,17 @@ def _images(
         try:
             for index, frame in enumerate(itertools.islice(source.frames(), last - first + 1)):
                 if first + index in wanted:
-                    found[first + index] = frame.image
+                    found[first + index] = pictures.reduced(frame.image)
         except (BagError, SourceError):
             pass  # Said when it was evaluated; what came before is shown.
         first += known['frames']
     return found
+
+
+def _shown(outcomes: Sequence[Outcome]) -> set[int]:
+    """The frames of a camera whose images are shown: some along its way, and the worst."""
+    step = max(1, len(outcomes) // _SHOWN)
+    return {each.index for each in (*outcomes[::step], *worst(outcomes, WORST))}
 
 
 def _compared(summary: Mapping[str, Any]) -> list[Figure]:

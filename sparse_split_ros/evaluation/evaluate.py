@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from sparse_split_ros.data.pace import Pace
 from sparse_split_ros.evaluation.contestants import Contestant, best, contestants
 from sparse_split_ros.evaluation.jobs import (
     Done,
@@ -70,6 +71,12 @@ def evaluate(
     """
     began = time.monotonic()
     check_table(decisions)
+    for source in request.sources:
+        if out is not None and source.holds(out):
+            raise EvaluateError(
+                f'the output {out} lies in the source {source.spec}, whose frames its pictures '
+                'would be: name a folder outside by --out'
+            )
     bundle = Bundle.load(bundle_path(request.bundle))
     engine = load_engine(bundle, request.engine)
     request = replace(request, engine=engine.name)
@@ -117,13 +124,19 @@ def _plan(
     wanted = _identity(request, times)
     path = folder / _PLAN
     if resume and path.is_file():
-        stored = json.loads(path.read_text(encoding='utf-8'))
-        if stored['request'] != wanted:
+        try:
+            stored = json.loads(path.read_text(encoding='utf-8'))
+            begun, groups = stored['request'], stored['groups']
+        except (ValueError, TypeError, KeyError) as error:
+            raise EvaluateError(
+                f'{path}: not the plan of a run that can go on ({error!r}); leave --resume out to '
+                'begin anew'
+            ) from error
+        if begun != wanted:
             raise EvaluateError(
                 f'{folder.parent} holds an unfinished run of another request; give the same '
                 'options as then, or leave --resume out to begin anew'
             )
-        groups = stored['groups']
     else:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -167,8 +180,7 @@ def _parts(
     for contestant in entrants:
         for job in plan:
             if contestant in job.group:
-                source = Path(request.sources[job.number].spec).name
-                yield contestant.label, source, rows_of(job, contestant.label)
+                yield contestant.label, request.names[job.number], rows_of(job, contestant.label)
 
 
 def _outcomes(
@@ -176,17 +188,22 @@ def _outcomes(
 ) -> tuple[list[Outcome], Counts]:
     """All sources of one contestant one after the other, with one count of frames and time."""
     found: list[Outcome] = []
+    start = 0.0
     totals = [0] * 5
     for job, each in zip(plan, done):
         if contestant not in job.group:
             continue
-        first, time_ = len(found), found[-1].time + 1.0 if found else 0.0
+        first = len(found)
         for row in read_rows(rows_of(job, contestant.label)):
-            moved = first or time_
             found.append(
-                replace(row, index=first + row.index, time=time_ + row.time, wall=time_ + row.wall)
-                if moved else row
+                replace(row, index=first + row.index, time=start + row.time, wall=start + row.wall)
+                if first else row
             )  # fmt: skip
+        if len(found) > first:
+            # A pause as between any two frames, or rate and jitter would be of the joints too.
+            steps, taken = len(found) - first - 1, found[-1].time - start
+            pace = Pace(job.request.sources[job.number].rate)
+            start += taken + (taken / steps if steps else pace.step)
         totals = [sum(pair) for pair in zip(totals, each.counts[contestant.label])]
     return found, Counts(*totals)
 
@@ -268,7 +285,7 @@ def _sources(request: Request, plan: Sequence[Job], done: Sequence[Done]) -> lis
     frames = {job.number: each.frames for job, each in zip(plan, done)}
     return [
         {
-            'name': Path(source.spec).name,
+            'name': request.names[number],
             'sha256': source.fingerprint(),
             'frames': frames[number],
             'weather': None if source.weather is None else str(source.weather),

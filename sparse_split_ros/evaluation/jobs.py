@@ -66,6 +66,12 @@ class Request:
         if not self.settings.deadline_ms > 0:
             raise EvaluateError(f'deadline {self.settings.deadline_ms:g} ms, expected more than 0')
 
+    @property
+    def names(self) -> list[str]:
+        """What each source is called: by its own name, by its path where two have the same."""
+        names = [source.name for source in self.sources]
+        return names if len(set(names)) == len(names) else [each.spec for each in self.sources]
+
 
 @dataclass(frozen=True)
 class Job:

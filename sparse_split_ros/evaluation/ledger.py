@@ -8,8 +8,10 @@ answer per accepted frame is the promise, so whatever contradicts it is counted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sparse_split_ros.evaluation.metrics import Counts, Outcome
 from sparse_split_ros.policy.decision import Reason, Route
@@ -22,6 +24,41 @@ DECISION_KEYS = frozenset((
     'total_ms',
 ))  # fmt: skip
 """What is read of a ``decision`` message."""
+
+
+class DecisionError(ValueError):
+    """A ``decision`` message that no head of this version sent; says what is wrong with it."""
+
+
+def read_decision(values: Mapping[str, str]) -> dict[str, Any]:
+    """What a ``decision`` message says, as fields of an Outcome. Raises DecisionError."""
+    if missing := DECISION_KEYS - values.keys():
+        raise DecisionError(f'has no {", ".join(sorted(missing))}')
+    try:
+        times = {name: float(values[name]) for name in DECISION_KEYS if name.endswith('_ms')}
+        found = {
+            'route': Route(values['route']),
+            'reason': Reason(values['reason']),
+            'exit': int(values['exit']),
+            'split': int(values['split']),
+            'confidence': float(values['confidence']),
+            'measured_scene': values['scene'],
+            'payload_bytes': int(values['payload_bytes']),
+            'latency': times['total_ms'],
+            'compute': times['compute_ms'],
+            'offboard': times['offboard_ms'],
+            'tail': times['tail_ms'],
+            'queue': times['queue_ms'],
+            'prepare': times['prepare_ms'],
+            'codec': values['codec'],
+            'threshold': float(values['threshold']),
+            'audit': values['audit'] == 'True' and int(values['payload_bytes']) > 0,
+        }
+    except ValueError as error:
+        raise DecisionError(f'cannot be read ({error})') from error
+    if odd := [name for name, value in times.items() if not math.isfinite(value)]:
+        raise DecisionError(f'has a {odd[0]} of {values[odd[0]]}')
+    return found
 
 
 @dataclass(frozen=True)
@@ -72,27 +109,8 @@ class Ledger:
             return None
         sent, answer, values = self._sent[key], self._answers[key], self._decisions[key]
         self.contradicted += answer.name != values['class']
-        outcome = replace(
-            sent,
-            answer=answer.name,
-            route=Route(values['route']),
-            reason=Reason(values['reason']),
-            exit=int(values['exit']),
-            split=int(values['split']),
-            confidence=float(values['confidence']),
-            measured_scene=values['scene'],
-            payload_bytes=int(values['payload_bytes']),
-            latency=float(values['total_ms']),
-            end_to_end=(answer.received - sent.wall) * 1e3,
-            compute=float(values['compute_ms']),
-            offboard=float(values['offboard_ms']),
-            tail=float(values['tail_ms']),
-            queue=float(values['queue_ms']),
-            prepare=float(values['prepare_ms']),
-            codec=values['codec'],
-            threshold=float(values['threshold']),
-            audit=values['audit'] == 'True' and int(values['payload_bytes']) > 0,
-        )
+        end_to_end = (answer.received - sent.wall) * 1e3
+        outcome = replace(sent, answer=answer.name, end_to_end=end_to_end, **read_decision(values))
         self.answered.append(outcome)
         return outcome
 
@@ -101,8 +119,11 @@ class Ledger:
         known = {outcome.index: outcome for outcome in self.answered}
         return [known.get(frame.index, frame) for frame in self._sent.values()]
 
-    def problems(self, counts: Counts) -> list[str]:
-        """What is wrong with the answers, held against the head's own counts."""
+    def problems(self, counts: Counts, *, all_sent: bool = True) -> list[str]:
+        """What is wrong with the answers, held against the head's own counts.
+
+        ``all_sent`` tells whether every image was sent from here.
+        """
         answers, decided = self._answers.keys(), self._decisions.keys()
         handled = counts.accepted + counts.dropped + counts.rejected
         found = {
@@ -118,7 +139,7 @@ class Ledger:
                 counts.received - handled
             ),
             f'the head received {counts.received} images of {len(self._sent)}': max(
-                0, counts.received - len(self._sent)
+                0, counts.received - len(self._sent) if all_sent else 0
             ),
         }
         return [text for text, count in found.items() if count]

@@ -177,11 +177,12 @@ class TraceModel:
         self._times: list[float] = []
         self._rows: list[tuple[float, float, float]] = []
         try:
-            with Path(path).open(newline='', encoding='utf-8') as file:
+            # A spreadsheet may have put a byte order mark in front.
+            with Path(path).open(newline='', encoding='utf-8-sig') as file:
                 for row in csv.DictReader(file):
                     self._times.append(_finite(row, 'time_s'))
                     self._rows.append(_trace_row(row))
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
             raise LinkModelError(
                 f'{path}: expected the columns time_s, rtt_ms, loss and rate_mbit ({error!r})'
             ) from error

@@ -206,7 +206,7 @@ def summarise(outcomes: Sequence[Outcome], counts: Counts, deadline_ms: float) -
     decided = [outcome for outcome in outcomes if outcome.route is not None]
     answered = [outcome for outcome in decided if outcome.answer is not None]
     latency = [outcome.latency for outcome in decided]
-    end_to_end = [outcome.end_to_end for outcome in decided if outcome.end_to_end >= 0]
+    end_to_end = [outcome.end_to_end for outcome in answered if outcome.end_to_end >= 0]
     sent = [float(outcome.payload_bytes) for outcome in decided if outcome.payload_bytes]
     trips = [outcome.offboard for outcome in decided if outcome.route is Route.OFFBOARD]
     routes = grouped(decided, lambda outcome: outcome.route)
@@ -255,8 +255,8 @@ def summarise(outcomes: Sequence[Outcome], counts: Counts, deadline_ms: float) -
         },
         'end_to_end_ms': spread(end_to_end, 'mean', 'p50', 'p95', 'p99', 'max'),
         'round_trip_ms': spread(trips, 'mean', 'p50', 'p95', 'p99', 'max'),
-        'jitter_ms': spread(_jitter(decided), 'mean', 'p95', 'max'),
-        'mean_frame_rate': _frame_rate(decided),
+        'jitter_ms': spread(_jitter(answered), 'mean', 'p95', 'max'),
+        'mean_frame_rate': _frame_rate(answered),
         'missed_frames': len(outcomes) - len(answered),
         'deadline_ms': deadline_ms,
         'deadline_hits': hits / count if decided else None,

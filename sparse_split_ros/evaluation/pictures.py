@@ -45,11 +45,17 @@ def drive_strip(
     outcomes: Sequence[Outcome],
     images: Mapping[int, RGB],
     outage: tuple[float, float] | None = None,
+    cameras: Mapping[str, Sequence[Outcome]] | None = None,
 ) -> bytes:
-    """Thumbnails, scenes, routes and mistakes along the drive; ``outage`` in its seconds."""
-    with figure(11, 2.5) as (canvas, buffer):
-        thumbnails, scenes, routes, wrong = canvas.subplots(
-            4, 1, sharex=True, gridspec_kw={'height_ratios': [3.4, 1, 2.2, 1], 'hspace': 0.04}
+    """Thumbnails, scenes, routes and mistakes along the drive; ``outage`` in its seconds.
+
+    ``cameras`` divides the outcomes into one row of thumbnails each.
+    """
+    views = cameras or {'': outcomes}
+    heights = [*[3.4] * len(views), 1, 2.2, 1]
+    with figure(11, 1.4 + 1.1 * len(views)) as (canvas, buffer):
+        *thumbnails, scenes, routes, wrong = canvas.subplots(
+            len(heights), 1, sharex=True, gridspec_kw={'height_ratios': heights, 'hspace': 0.04}
         )
         times, end = times_of(outcomes)
         draw_scenes(scenes, outcomes, end)
@@ -62,16 +68,20 @@ def drive_strip(
             shade(wrong, outage)
         for axes, name in ((routes, 'route'), (wrong, 'wrong'), (scenes, 'scene')):
             axes.set_ylabel(name, rotation=0, ha='right', va='center')
-        for axes in (thumbnails, scenes, routes, wrong):
+        if len(views) > 1:
+            for axes, name in zip(thumbnails, views):
+                axes.set_ylabel(name, rotation=0, ha='right', va='center')
+        for axes in (*thumbnails, scenes, routes, wrong):
             bare(axes)
             axes.set_xlim(0, end)
             axes.set_ylim(0, 1)
         wrong.tick_params(labelbottom=True)
         # Only the finished layout tells how many squares fit.
         canvas.draw_without_rendering()
-        place = thumbnails.get_window_extent()
+        place = thumbnails[0].get_window_extent()
         count = max(1, round(place.width / place.height))
-        _draw_thumbnails(thumbnails, outcomes, images, end, count)
+        for axes, view in zip(thumbnails, views.values()):
+            _draw_thumbnails(axes, view, images, end, count)
         wrong.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g} s'))
     return buffer.getvalue()
 
@@ -273,13 +283,24 @@ def confusion_matrix(outcomes: Sequence[Outcome]) -> bytes | None:
     return buffer.getvalue()
 
 
+def reduced(image: RGB, side: int = 256) -> RGB:
+    """An image, (H, W, 3) or (H, W) uint8, of which no more is kept than can be shown."""
+    return image if max(image.shape[:2]) <= side else _resized(image, side)
+
+
 def thumbnail(image: RGB, side: int = 128) -> bytes:
     """An image of shape (H, W, 3) or (H, W), uint8, as a PNG whose longer side is ``side``."""
-    scale = side / max(image.shape[:2])
+    small = _resized(image, side)
+    coloured = cv2.cvtColor(small, cv2.COLOR_RGB2BGR if small.ndim == 3 else cv2.COLOR_GRAY2BGR)
+    return bytes(cv2.imencode('.png', coloured)[1])
+
+
+def _resized(image: RGB, side: int) -> RGB:
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    size = max(1, round(scale * width)), max(1, round(scale * height))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=method)
-    small = cv2.cvtColor(small, cv2.COLOR_RGB2BGR if small.ndim == 3 else cv2.COLOR_GRAY2BGR)
-    return bytes(cv2.imencode('.png', small)[1])
+    return np.asarray(cv2.resize(image, size, interpolation=method), np.uint8)
 
 
 def _draw_thumbnails(
@@ -287,7 +308,7 @@ def _draw_thumbnails(
 ) -> None:
     width = end / count
     for slot in range(count):
-        part = outcomes[slot * len(outcomes) // count : (slot + 1) * len(outcomes) // count]
+        part = [each for each in outcomes if slot <= each.time / width < slot + 1]
         # The largest crop of each part shows the most.
         shown = [images[each.index] for each in part if each.index in images]
         image = max(shown, key=lambda each: each.shape[0], default=None)

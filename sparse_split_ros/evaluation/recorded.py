@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_split_ros.data.bags import CLASSIFICATION, BagError, read_bag, read_messages
-from sparse_split_ros.evaluation.ledger import DECISION_KEYS, Key, Ledger
+from sparse_split_ros.data.bags import (
+    CLASSIFICATION,
+    BagError,
+    image_topics,
+    read_bag,
+    read_messages,
+)
+from sparse_split_ros.evaluation.ledger import DecisionError, Key, Ledger, read_decision
 from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
 from sparse_split_ros.evaluation.provenance import machine, versions
-from sparse_split_ros.evaluation.stream import Source, class_meant
+from sparse_split_ros.evaluation.stream import Source, Truth, class_meant
 from sparse_split_ros.runtime.bundle import Bundle, BundleError, bundle_path
 
 _DIAGNOSTICS = 'diagnostic_msgs/msg/DiagnosticArray'
@@ -24,10 +31,18 @@ _DIAGNOSTICS = 'diagnostic_msgs/msg/DiagnosticArray'
 
 @dataclass(frozen=True)
 class Live:
-    """What a bag of decisions says of a run."""
+    """What a bag of decisions says of a run; ``keys`` are the headers of the outcomes."""
 
     summary: dict[str, Any]
     outcomes: list[Outcome]
+    keys: list[Key]
+
+    def cameras(self) -> dict[str, list[Outcome]]:
+        """The outcomes of each camera, by its frame_id."""
+        found: dict[str, list[Outcome]] = {}
+        for key, outcome in zip(self.keys, self.outcomes):
+            found.setdefault(key[2], []).append(outcome)
+        return found
 
 
 @dataclass
@@ -43,11 +58,14 @@ class _Heard:
     """Decisions with the header of another."""
 
 
-def score(path: Path, deadline_ms: float = 100.0, bundle: str = '') -> Live:
+def score(
+    path: Path, deadline_ms: float = 100.0, bundle: str = '', truth: Truth | None = None
+) -> Live:
     """The figures of a recorded run. Raises BagError where no decision was recorded.
 
     Labels and answers are classes of `bundle` by name or by number, if it is the one that the head
     ran; labels that are no class of it are not known. Without it both are taken as they are.
+    `truth` knows more of the labels than the bag; its frames are numbered as the outcomes are.
     """
     heard = _heard(path)
     if not heard.decisions:
@@ -56,16 +74,19 @@ def score(path: Path, deadline_ms: float = 100.0, bundle: str = '') -> Live:
             'running head with `sparse-split record`'
         )
     classes = _classes(bundle, heard.head)
-    unknown: dict[str, int] = {}
-    labels: dict[Key, str | None] = dict(heard.truths)
-    if classes:
-        labels = {key: class_meant(name, classes) for key, name in heard.truths.items()}
-        for key, label in labels.items():
-            if label is None:
-                unknown[heard.truths[key]] = unknown.get(heard.truths[key], 0) + 1
-    ledger = Ledger()
     # An image with a truth and no decision was sent, and lost or overtaken on the way.
     order = sorted(heard.decisions.keys() | heard.truths.keys())
+    unknown: dict[str, int] = {}
+    labels: dict[Key, str] = {}
+    for index, key in enumerate(order):
+        stamp_ns = key[0] * 1_000_000_000 + key[1]
+        said = (truth or Truth()).of(index, stamp_ns, heard.truths.get(key))
+        meant = class_meant(said, classes) if classes and said is not None else said
+        if meant is not None:
+            labels[key] = meant
+        elif said is not None:
+            unknown[said] = unknown.get(said, 0) + 1
+    ledger = Ledger()
     start = min(received for received, _ in heard.decisions.values())
     for index, key in enumerate(order):
         since = (key[0] - order[0][0]) + (key[1] - order[0][1]) * 1e-9
@@ -89,16 +110,23 @@ def score(path: Path, deadline_ms: float = 100.0, bundle: str = '') -> Live:
             'give every camera a frame_id of its own, and play a recording once'
         )
     names = ('received', 'accepted', 'dropped', 'rejected', 'failed')
-    known = Counts(*(int(head.get(name, 0)) for name in names))
+    try:
+        known = Counts(*(int(head.get(name, 0)) for name in names))
+    except ValueError as error:
+        raise BagError(f'bag {path}: the counts in /diagnostics are none ({error})') from error
     # A recording that began after the head cannot be held against all that the head counted.
     decided = len(heard.decisions)
-    whole = known.accepted == decided and known.received <= len(order)
-    counts = known if whole else Counts(decided, decided, 0)
+    counts = known if known.accepted == decided else Counts(decided, decided, 0)
+    figures = summarise(outcomes, counts, deadline_ms)
+    # Without a truth nothing but the head's count tells of an image that was overtaken.
+    figures['frames'] = max(len(order), counts.received)
+    figures['missed_frames'] = figures['frames'] - figures['answered']
+    source = Source(str(path))
     summary = {
         'format': 'sparse_split_summary/1',
         'kind': 'recorded',
         'simulated': [],
-        **summarise(outcomes, counts, deadline_ms),
+        **figures,
         'policy': head.get('policy', 'unknown'),
         'bundle': {'name': head.get('bundle', 'unknown'),
                    'fingerprint': head.get('fingerprint', 'unknown')},
@@ -106,15 +134,15 @@ def score(path: Path, deadline_ms: float = 100.0, bundle: str = '') -> Live:
         'link': 'live',
         'robot': 'live',
         'seed': None,
-        'sources': [{'name': path.name, 'sha256': Source(str(path)).fingerprint(),
+        'sources': [{'name': source.name, 'sha256': source.fingerprint(),
                      'frames': len(order), 'weather': None}],
         'unknown_labels': unknown if classes else None,
-        'errors': [*problems, *ledger.problems(counts)],
+        'errors': [*problems, *ledger.problems(counts, all_sent=False)],
         'baselines': {},
         'machine': machine(),
         'versions': versions(),
     }  # fmt: skip
-    return Live(summary, outcomes)
+    return Live(summary, outcomes, order)
 
 
 def _classes(bundle: str, head: Mapping[str, str]) -> tuple[str, ...]:
@@ -126,21 +154,15 @@ def _classes(bundle: str, head: Mapping[str, str]) -> tuple[str, ...]:
     return found.classes if found.fingerprint.hex() == head.get('fingerprint') else ()
 
 
-def images_of(path: Path, outcomes: list[Outcome]) -> dict[int, NDArray[np.uint8]]:
-    """The images of a recorded run by index, as far as the bag has them; at most 400 of them."""
-    step = max(1, len(outcomes) // 400)
-    first: int | None = None
-    by_time = {round(each.time * 1e3): each.index for each in outcomes[::step]}
-    found = {}
-    try:
-        for frame in read_bag(path):
-            first = frame.stamp_ns if first is None else first
-            index = by_time.get(round((frame.stamp_ns - first) * 1e-6))
-            if index is not None:
-                found[index] = frame.image
-    except BagError:
-        return found  # Images were not recorded, or are cut short.
-    return found
+def images_of(path: Path, wanted: Mapping[Key, int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """The images of a recorded run whose header has a number, as far as the bag has them."""
+    for topic in image_topics(path):
+        # What is cut short or damaged shows what came before.
+        with suppress(BagError):
+            for frame in read_bag(path, topic):
+                key = (*divmod(frame.stamp_ns, 1_000_000_000), frame.frame_id)
+                if key in wanted:
+                    yield wanted[key], frame.image
 
 
 def _heard(path: Path) -> _Heard:
@@ -153,11 +175,13 @@ def _heard(path: Path) -> _Heard:
             for status in message.status:
                 values = {value.key: value.value for value in status.values}
                 if name == 'decision':
-                    if missing := DECISION_KEYS - values.keys():
+                    try:
+                        read_decision(values)
+                    except DecisionError as error:
                         raise BagError(
-                            f'bag {path}: the decision of stamp {key[0]}.{key[1]:09d} has no '
-                            f'{", ".join(sorted(missing))}: topic {topic} is not of this head'
-                        )
+                            f'bag {path}: the decision of stamp {key[0]}.{key[1]:09d} {error}: '
+                            f'topic {topic} is not of this head'
+                        ) from error
                     heard.repeated += key in heard.decisions
                     heard.decisions[key] = received, values
                 elif 'accepted' in values and 'fingerprint' in values:

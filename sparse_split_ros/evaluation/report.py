@@ -8,7 +8,7 @@ import json
 import math
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.resources import files
 from pathlib import Path
@@ -44,6 +44,7 @@ class Report:
     ``summary`` is what :func:`~sparse_split_ros.evaluation.metrics.summarise` returned and whatever
     else is known of the run. ``images`` holds the RGB images, (H, W, 3) uint8, of the frames that
     may be shown, by index. ``input_bytes`` is the size of one uncoded network input, if known.
+    ``cameras`` holds the outcomes of each, where there may be several.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Report:
     summary: Mapping[str, Any]
     images: Mapping[int, NDArray[np.uint8]]
     input_bytes: int | None
+    cameras: Mapping[str, Sequence[Outcome]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,8 @@ def _routes_text(summary: Mapping[str, Any]) -> str:
     share = summary['route_share']
     asked = share['offboard'] + share['fallback']
     lost = summary['frames'] - summary['accepted']
+    if not asked and not share['local']:
+        return 'No frame was decided.'
     text = (
         f'The robot was sure of {percent(share["local"])} of the frames and answered them by '
         f'itself. Of the {percent(asked)} that it doubted, the tail answered '
@@ -227,7 +231,7 @@ def run_figures(
             'The drive',
             ['What the camera saw, the scene it was in, who answered, and where the answer was '
              'wrong.', *outage_text],
-            pictures.drive_strip(outcomes, report.images, outage),
+            pictures.drive_strip(outcomes, report.images, outage, report.cameras),
         ),
         (
             'exits',

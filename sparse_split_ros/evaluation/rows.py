@@ -28,7 +28,10 @@ class RowError(ValueError):
 
 
 def write_rows(outcomes: Iterable[Outcome], file: io.TextIOBase) -> None:
-    """Append rows without a header; None and NaN are empty, floats have seven digits."""
+    """Append rows without a header; None and NaN are empty.
+
+    Floats have seven digits, or four behind the point where that is more.
+    """
     writer = csv.writer(file, lineterminator='\n')
     writer.writerows([_text(getattr(outcome, name)) for name in COLUMNS] for outcome in outcomes)
 
@@ -69,10 +72,12 @@ def _to_parquet(table: Path, out: Path) -> None:
     from pyarrow import csv as arrow_csv
     from pyarrow import parquet
 
-    # Class names that look like numbers stay names.
-    text = (*LEADING, 'label', 'scene', 'answer', 'full')
+    # What a column looks like at first says nothing of what comes: zeros before fractions, none
+    # before names, and class names that are numbers.
+    kinds = {'int': 'int64', 'bool': 'int64', 'float': 'float64'}
+    types = {field.name: kinds.get(str(field.type), 'string') for field in fields(Outcome)}
     convert = arrow_csv.ConvertOptions(
-        column_types=dict.fromkeys(text, 'string'), strings_can_be_null=True
+        column_types={**dict.fromkeys(LEADING, 'string'), **types}, strings_can_be_null=True
     )
     with (
         arrow_csv.open_csv(table, convert_options=convert) as reader,
@@ -90,8 +95,12 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(int(value))
     if isinstance(value, float):
+        if math.isnan(value):
+            return ''
+        if abs(value) >= 1e3:  # of a long run's seconds, tenths of a ms
+            return f'{value:.4f}'.rstrip('0').rstrip('.')
         # Adding zero turns -0 into 0.
-        return '' if math.isnan(value) else f'{round(value, 9) + 0.0:.7g}'
+        return f'{round(value, 9) + 0.0:.7g}'
     return str(value)
 
 

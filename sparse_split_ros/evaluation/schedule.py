@@ -186,7 +186,9 @@ class Study:
         kernel = np.ones(window) / window
         for name, run in runs.items():
             for axis, values in zip(axes, (run.cost, 100.0 * (run.sent > 0))):
-                axis.plot(np.convolve(values, kernel, 'valid'), label=name, lw=1.2)
+                # Of the frames until then: no change is to be seen before it comes.
+                mean = np.convolve(values, kernel, 'valid')
+                axis.plot(np.arange(window - 1, len(run)), mean, label=name, lw=1.2)
             axes[2].plot(100 * run.disagreement(), label=name, lw=1.2)
         at = 0
         for number, (part, (final, best)) in enumerate(zip(self.schedule, self.references(0))):

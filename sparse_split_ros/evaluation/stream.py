@@ -15,6 +15,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from glob import iglob
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import yaml
 from numpy.typing import NDArray
 
 from sparse_split_ros.data import weather
-from sparse_split_ros.data.bags import BagError, Frame, count_images
+from sparse_split_ros.data.bags import BagError, Frame, bags_in, count_images, is_bag
 from sparse_split_ros.data.images import ImageError
 from sparse_split_ros.data.pace import Pace
 from sparse_split_ros.data.sources import SourceError, open_source
@@ -103,14 +104,17 @@ class Truth:
         Raises LabelError.
         """
         try:
-            text = path.read_text(encoding='utf-8')
+            text = path.read_text(encoding='utf-8-sig')  # with a byte order mark, as Excel has it
             if path.suffix == '.csv':
                 rows = list(csv.DictReader(io.StringIO(text)))
-                key = 'stamp_ns' if rows and 'stamp_ns' in rows[0] else 'frame'
+                if not rows:
+                    raise ValueError('no row')
+                key = 'stamp_ns' if 'stamp_ns' in rows[0] else 'frame'
                 labels = {int(row[key]): row['label'] for row in rows}
                 return cls(by_stamp=labels) if key == 'stamp_ns' else cls(by_frame=labels)
-            names = yaml.safe_load(text)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            # Names as they are written: 00014 is not 12, and no is not False.
+            names = yaml.load(text, yaml.BaseLoader)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, csv.Error) as error:
             reason = ' '.join(str(error).split())
             raise LabelError(f'{path}: not a readable file of labels: {reason}') from error
         except (KeyError, TypeError, ValueError) as error:
@@ -121,25 +125,26 @@ class Truth:
             raise LabelError(f'{path}: expected a mapping from class names to class names')
         return cls(names={str(name): str(other) for name, other in names.items()})
 
-    def of(self, frame: Frame, index: int) -> str | None:
-        """The label of a frame, None where nobody knows it."""
-        label = self.by_frame.get(index, self.by_stamp.get(frame.stamp_ns, frame.label))
+    def of(self, index: int, stamp_ns: int, label: str | None) -> str | None:
+        """The label of a frame that has this one by itself, None where nobody knows it."""
+        label = self.by_frame.get(index, self.by_stamp.get(stamp_ns, label))
         return None if label is None else self.names.get(label, label)
 
 
-def bags_in(spec: str) -> list[str]:
+def streams_in(spec: str) -> list[str]:
     """The bags of a folder of bags, in order of name; any other source is itself."""
     path = Path(spec).expanduser()
     if not path.is_dir() or (path / 'metadata.yaml').exists():
         return [spec]
-    return sorted(str(each.parent) for each in path.glob('*/metadata.yaml')) or [spec]
+    return [str(bag) for bag in bags_in(path)] or [spec]
 
 
 @dataclass(frozen=True)
 class Source:
     """Where the frames of one stream come from, and what is done to them.
 
-    ``rate`` in Hz paces what has no stamps. Raises SourceError for one that is not positive.
+    ``rate`` in Hz paces what has no stamps. Raises SourceError for a rate or limit that is not
+    positive.
     """
 
     spec: str
@@ -153,13 +158,24 @@ class Source:
     def __post_init__(self) -> None:
         if not 0 < self.rate < math.inf:
             raise SourceError(f'rate {self.rate:g} Hz, expected a positive number')
+        if self.limit is not None and self.limit < 1:
+            raise SourceError(f'limit of {self.limit} frames, expected 1 or more')
+
+    @property
+    def name(self) -> str:
+        """The last part of its path, of the folder's own for '.'."""
+        return Path(self.spec).expanduser().absolute().name
+
+    def holds(self, folder: Path) -> bool:
+        """Whether what is written there would be read as a part of it."""
+        path = Path(self.spec).expanduser()
+        return path.is_dir() and folder.resolve().is_relative_to(path.resolve())
 
     def count(self) -> int | None:
         """How many frames there will be, as far as that is known beforehand."""
         path = Path(self.spec).expanduser()
-        bag = path.suffix in ('.mcap', '.db3') or (path / 'metadata.yaml').exists()
         known = self.limit
-        if bag:
+        if is_bag(path):
             try:
                 held = count_images(path, self.topic)
             except BagError:
@@ -195,8 +211,8 @@ class Source:
         if not path.exists():
             digest.update(f'{self.spec}/{self.seed}/{self.rate}'.encode())
             return digest.hexdigest()[:16]
-        files = sorted(p for p in path.rglob('*') if p.is_file()) if path.is_dir() else [path]
-        for file in files:
+        inside = [path / name for name in iglob('**', root_dir=path, recursive=True)]
+        for file in sorted(each for each in inside or [path] if each.is_file()):
             digest.update(str(file.relative_to(path)).encode())
             with file.open('rb') as data:
                 while block := data.read(1 << 20):
@@ -255,7 +271,7 @@ class Stream:
 
     def _label(self, frame: Frame, index: int) -> str | None:
         """The class of the bundle that a source means; what is none is counted."""
-        name = self._source.truth.of(frame, index)
+        name = self._source.truth.of(index, frame.stamp_ns, frame.label)
         meant = None if name is None else class_meant(name, self._bundle.classes)
         if name is not None and meant is None:
             self.unknown_labels[name] = self.unknown_labels.get(name, 0) + 1
