@@ -204,10 +204,10 @@ def test_an_operation_without_counterpart_is_named() -> None:
 def test_an_exported_bundle_replaces_the_old_one_only_when_all_is_well(tmp_path: Path) -> None:
     target = tmp_path / 'bundle'
     target.mkdir()
-    (target / 'old').write_text('kept')
+    (target / 'manifest.json').write_text('kept')
     with pytest.raises(TrainingError):
         export(tmp_path / 'no_checkpoint', target, tmp_path)
-    assert (target / 'old').read_text() == 'kept'
+    assert (target / 'manifest.json').read_text() == 'kept'
 
 
 def test_shipped_bundle_keeps_its_promises() -> None:

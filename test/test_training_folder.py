@@ -24,6 +24,7 @@ from sparse_split_ros.runtime.bundle import Bundle  # noqa: E402
 from sparse_split_ros.training.checkpoint import load_checkpoint  # noqa: E402
 from sparse_split_ros.training.export import export  # noqa: E402
 from sparse_split_ros.training.joint import train  # noqa: E402
+from sparse_split_ros.training.program import ExportError  # noqa: E402
 from sparse_split_ros.training.recipe import Recipe, TrainingError, load_split  # noqa: E402
 
 torch.set_num_threads(1)
@@ -149,6 +150,26 @@ def test_the_bundle_knows_the_classes_and_reports_only_what_it_saw(
     assert record['report'] == bundle.training['report']
     exit_ = record['report']['folder']['exits']['3']
     assert {'accuracy', 'ece', 'aurc', 'excess_aurc'} <= set(exit_)
+
+
+@pytest.mark.parametrize('inside', ['thesis.txt', 'other_bundle/manifest.json', ''])
+def test_export_replaces_nothing_but_a_bundle(trained: Path, tmp_path: Path, inside: str) -> None:
+    kept = tmp_path / 'mine' / inside
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text('kept')
+    with pytest.raises(ExportError, match='mine: holds something else than a bundle'):
+        export(trained / 'run', tmp_path / 'mine', trained / 'photos')
+    assert kept.read_text() == 'kept'
+
+
+def test_a_link_to_a_bundle_stays_one(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / 'first').mkdir()
+    (tmp_path / 'link').symlink_to('first')
+    for _ in range(2):
+        export(trained / 'run', tmp_path / 'link', trained / 'photos')
+    assert (tmp_path / 'link').is_symlink()
+    assert Bundle.load(tmp_path / 'first').classes == CLASSES
+    assert {path.name for path in tmp_path.iterdir()} == {'first', 'link'}
 
 
 def test_data_that_changed_after_the_training_is_not_reported_on(
