@@ -187,6 +187,20 @@ def test_data_that_changed_after_the_training_is_not_reported_on(
         export(trained / 'run', tmp_path / 'bundle', tmp_path / 'photos')
 
 
+def test_images_moved_from_training_to_test_are_not_reported_on(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    for label, name in enumerate(CLASSES):
+        for part, count in {'train': 9, 'val': 3, 'test': 3}.items():
+            for index in range(count):
+                draw(tmp_path / 'photos' / part / name / f'{part} {index}.png', label, rng)
+    (tmp_path / 'recipe.yaml').write_text(yaml.safe_dump(RECIPE | {'epochs': 1}))
+    train(tmp_path / 'recipe.yaml', tmp_path / 'run', tmp_path / 'photos')
+    learned = tmp_path / 'photos' / 'train' / CLASSES[0] / 'train 0.png'
+    learned.rename(tmp_path / 'photos' / 'test' / CLASSES[0] / learned.name)
+    with pytest.raises(TrainingError, match='the data has changed since the training'):
+        export(tmp_path / 'run', tmp_path / 'bundle', tmp_path / 'photos')
+
+
 def test_a_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / 'recipe.yaml'
     recipe.write_text(yaml.safe_dump(RECIPE))

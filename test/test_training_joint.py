@@ -111,7 +111,7 @@ def test_a_checkpoint_from_before_a_setting_existed_resumes(tmp_path: Path) -> N
     fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
     for name in ('last', 'best'):
         meta, tensors = load(tmp_path / name)
-        del meta['recipe']['patience']
+        del meta['recipe']['patience'], meta['learned_on']
         save(tmp_path / name, meta, tensors)
     best = fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path, resume=True)
     assert load_checkpoint(best)[1].patience == 0
@@ -158,8 +158,18 @@ def test_resuming_with_another_recipe_is_refused(tmp_path: Path) -> None:
     one = dataclasses.replace(RECIPE, epochs=1)
     fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
     other = dataclasses.replace(one, learning_rate=1e-4)
-    with pytest.raises(TrainingError, match='of another recipe'):
+    with pytest.raises(TrainingError, match=r'of another recipe .*\(learning_rate changed\)'):
         fit(other, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path, resume=True)
+
+
+def test_resuming_with_other_images_is_refused(tmp_path: Path) -> None:
+    one = dataclasses.replace(RECIPE, epochs=1)
+    selection = {'blobs': blobs(12, 1)}
+    fit(one, blobs(32, 0), selection, tmp_path)
+    with pytest.raises(TrainingError, match=r'other data \(learned_on changed\)'):
+        fit(one, blobs(32, 2), selection, tmp_path, resume=True)
+    with pytest.raises(TrainingError, match=r'other data \(chosen_on changed\)'):
+        fit(one, blobs(32, 0), {'blobs': blobs(12, 3)}, tmp_path, resume=True)
 
 
 def test_a_loss_that_is_not_a_number_keeps_the_last_epoch(

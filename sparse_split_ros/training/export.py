@@ -69,7 +69,7 @@ def export(
     torch.set_num_threads(recipe.threads)
     training = load_split(recipe, data, 'train')
     selection = load_split(recipe, data, 'select')
-    _check_data(recipe, meta, selection)
+    _check_data(recipe, meta, training, selection)
     images = {'train': len(training), 'select': len(selection)}
     run = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
     drawn = None
@@ -110,19 +110,19 @@ def export(
     return bundle
 
 
-def _check_data(recipe: Recipe, meta: Mapping[str, Any], selection: LabelledImages) -> None:
-    """Refuse data other than the run's: images it learned from could be reported as held out.
-
-    Whatever moves the border of a report split changes the selection split, which lies between it
-    and the training split.
-    """
+def _check_data(
+    recipe: Recipe, meta: Mapping[str, Any], training: LabelledImages, selection: LabelledImages
+) -> None:
+    """Refuse data other than the run's: images it learned from could be reported as held out."""
     if list(selection.classes) != meta['classes']:
         raise TrainingError(
             f'the checkpoint knows the classes {", ".join(meta["classes"])}, the data holds '
             f'{", ".join(selection.classes)}: give the data it was trained on'
         )
-    known = meta.get('chosen_on', {}).get(recipe.dataset)
-    if known not in (None, selection.digest()):
+    parts = [(meta.get('chosen_on', {}).get(recipe.dataset), selection)]
+    if not recipe.drawn:  # which join a data set that nobody adds to
+        parts.append((meta.get('learned_on'), training))
+    if any(known not in (None, images.digest()) for known, images in parts):
         raise TrainingError(
             'the data has changed since the training, so its report part may hold images that '
             'were trained on: train again'
