@@ -28,10 +28,9 @@ from sparse_split_ros.training.measure import calibrated
 from sparse_split_ros.training.onnx_graph import to_onnx
 from sparse_split_ros.training.predict import predict, rows_at_once
 from sparse_split_ros.training.program import ExportError, Program, trace
-from sparse_split_ros.training.recipe import Recipe, input_spec
+from sparse_split_ros.training.recipe import SHIPPED_CODECS, Recipe, input_spec
 
 TOLERANCE = 1e-4
-SHIPPED_CODECS = ('none', 'fp16', 'int8', 'int4', 'int8+zstd', 'int4+zstd')
 _CALIBRATION_IMAGES = 4000
 _VERIFIED_IMAGES = 1000
 
