@@ -292,8 +292,15 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     meta, tensors = load(best)
     meta['recipe']['network_arguments']['widths'] = [8, 12, 24]
     save(tmp_path / 'other', meta, tensors)
-    with pytest.raises(TrainingError, match="is not of network 'compact'"):
+    with pytest.raises(TrainingError, match="is not of network 'compact'") as raised:
         load_checkpoint(tmp_path / 'other.safetensors')
+    assert '\n' not in str(raised.value)
+
+
+def test_what_a_run_goes_on_from_is_not_what_it_learned(tmp_path: Path) -> None:
+    fit(dataclasses.replace(RECIPE, epochs=1), blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
+    with pytest.raises(TrainingError, match=r'goes on from.* give best\.safetensors'):
+        load_checkpoint(tmp_path / 'last.safetensors')
 
 
 @pytest.mark.parametrize('content', [b'', b'not safetensors', b'\xff' * 64])
