@@ -13,6 +13,7 @@ torch = pytest.importorskip('torch')
 
 from sparse_split_ros.cli import main  # noqa: E402
 from sparse_split_ros.commands import prune as command  # noqa: E402
+from sparse_split_ros.data.datasets import DatasetError  # noqa: E402
 from sparse_split_ros.networks import prune as prune_module  # noqa: E402
 from sparse_split_ros.networks.prune import (  # noqa: E402
     METHODS,
@@ -26,7 +27,7 @@ from sparse_split_ros.networks.prune import (  # noqa: E402
 )
 from sparse_split_ros.networks.staged import StagedNetwork  # noqa: E402
 from sparse_split_ros.networks.zoo import build  # noqa: E402
-from sparse_split_ros.training.recipe import Recipe, build_network  # noqa: E402
+from sparse_split_ros.training.recipe import Recipe, build_network, load_split  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -332,6 +333,18 @@ def test_the_command_refuses_what_does_not_go_together(
     assert message in capsys.readouterr().err
 
 
+def test_masks_that_cannot_be_written_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / 'mine.yaml', str(tmp_path / 'nowhere' / 'out.yaml')
+    path.write_text(yaml.safe_dump({'name': 'mine', 'dataset': 'folder'}))
+    arguments = ['--method', 'random-erk', '--target', '0.5', '--classes', '3', '--out', out]
+    assert main(['prune', str(path), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert 'the masks cannot be written' in error
+    assert error.count('\n') == 1
+
+
 def test_a_checkpoint_of_a_masked_network_needs_no_file_of_masks(tmp_path: Path) -> None:
     from sparse_split_ros.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -344,7 +357,9 @@ def test_a_checkpoint_of_a_masked_network_needs_no_file_of_masks(tmp_path: Path)
     meta = {'recipe': recipe.plain(), 'classes': list('abcde')}
     save_checkpoint(tmp_path / 'best', meta, network)
     file.unlink()
-    loaded, _, _ = load_checkpoint(tmp_path)
+    loaded, recipe, _ = load_checkpoint(tmp_path)
+    with pytest.raises(DatasetError, match='no such data directory'):
+        load_split(recipe, tmp_path / 'photos', 'train')
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(loaded(x).logits[3], network.eval()(x).logits[3])
     assert not loaded.get_submodule('stages.3.0.0').weight[~masks['stages.3.0.0']].any()

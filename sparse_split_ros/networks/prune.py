@@ -135,10 +135,14 @@ def apply_masks(network: StagedNetwork, masks: Mapping[str, Tensor]) -> None:
 
 
 def save_masks(path: str | os.PathLike[str], masks: Mapping[str, Tensor]) -> None:
-    """Write masks to a .safetensors file. Raises OSError."""
+    """Write masks to a .safetensors file. Raises PruneError."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    save_file({name: mask.contiguous() for name, mask in masks.items()}, path)
+    try:
+        save_file({name: mask.contiguous() for name, mask in masks.items()}, path)
+    except (OSError, SafetensorError) as error:
+        raise PruneError(f'{path}: the masks cannot be written: {error}') from error
 
 
 def load_masks(path: str | os.PathLike[str]) -> Tensors:

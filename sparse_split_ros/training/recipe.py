@@ -214,7 +214,9 @@ def load_split(recipe: Recipe, data: str | os.PathLike[str] | None, split: str) 
         raise TrainingError(
             f'unknown data set {recipe.dataset!r}; choose one of {", ".join(SOURCES)}'
         )
-    size = build_network(recipe, 2).input_shape[1]
+    # The size is that of the whole network, and a file of masks may be gone since the training.
+    arguments = {k: v for k, v in recipe.network_arguments.items() if k != 'masks'}
+    size = build_network(replace(recipe, network_arguments=arguments), 2).input_shape[1]
     return SOURCES[recipe.dataset](data, split, size)
 
 
