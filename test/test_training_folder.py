@@ -215,6 +215,14 @@ def test_one_class_is_too_few(photos: Path) -> None:
         scan(photos)
 
 
+@pytest.mark.parametrize('names', [('train', 'valid', 'test'), ('train', 'val'), ('Train', 'Test')])
+def test_parts_of_a_division_are_no_classes(photos: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        shutil.copytree(photos, photos.with_name('divided') / name)
+    with pytest.raises(FolderError, match=r'parts and no classes; .* train and test'):
+        scan(photos.with_name('divided'))
+
+
 def test_an_empty_class_is_named(photos: Path) -> None:
     (photos / 'nothing').mkdir()
     (photos / 'nothing' / 'notes.txt').write_text('no image')
