@@ -286,6 +286,12 @@ def test_a_split_the_network_lacks_is_refused(tmp_path: Path) -> None:
         fit(dataclasses.replace(RECIPE, split=3), blobs(32, 0), {'b': blobs(12, 1)}, tmp_path)
 
 
+def test_a_batch_of_one_image_is_refused(tmp_path: Path) -> None:
+    one = dataclasses.replace(RECIPE, batch_size=1)
+    with pytest.raises(TrainingError, match='batch_size 1 in 1 processes: expected two images'):
+        fit(one, blobs(32, 0), {'b': blobs(12, 1)}, tmp_path)
+
+
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     one = dataclasses.replace(RECIPE, epochs=1)
     best = fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)

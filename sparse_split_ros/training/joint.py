@@ -103,10 +103,20 @@ def fit(
             raise TrainingError(
                 f'batch_size {recipe.batch_size} does not divide among {group.world} processes'
             )
+        if share < 2:
+            raise TrainingError(
+                f'batch_size {recipe.batch_size} in {group.world} processes: expected two images '
+                'or more in each, for BatchNorm compares them'
+            )
         state = _State(recipe, training.classes, training.digest(), chosen_on, group)
         if resume:
             state.restore(directory)
         dataset = AugmentedBatches(training, share, recipe.seed, recipe.augmentation)
+        if len(dataset) < group.world:
+            raise TrainingError(
+                f'batch_size {recipe.batch_size} for {len(training)} training images: lower it in '
+                'the recipe'
+            )
         drawn = -math.inf
         while group.share(lambda: state.goes_on):
             start = time.monotonic()
