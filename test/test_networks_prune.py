@@ -233,6 +233,22 @@ def test_a_target_that_cuts_an_exit_off_is_refused_with_one_that_does_not(method
     assert prune(make(), method, nearest, BATCH).kept > 0
 
 
+@pytest.mark.parametrize('method', METHODS)
+def test_a_network_without_flow_is_refused(method: str) -> None:
+    network = make()
+    body = network.stages[0]
+    assert isinstance(body, torch.nn.Sequential)
+    body.append(torch.nn.Softshrink(1e9))
+    with pytest.raises(PruneError, match='this network cannot be pruned'):
+        prune(network, method, 0.5, BATCH)
+
+
+def test_a_target_that_no_larger_one_mends_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prune_module, '_reaches', lambda *_: False)
+    with pytest.raises(PruneError, match=r'cannot be reached by snip.*; choose another method'):
+        prune(make(), 'snip', 0.3, BATCH)
+
+
 @pytest.mark.parametrize('method', ['precrop', 'random-erk'])
 def test_what_is_pruned_already_is_not_pruned_again(method: str) -> None:
     masked = make()

@@ -156,7 +156,9 @@ def build(
         )
     network = _drawn(name, classes, pretrained, arguments)
     if narrow != 1:
-        own = (group for group in groups(network) if group.name.startswith('stages.'))
+        own = [group for group in groups(network) if group.name.startswith('stages.')]
+        if not own:
+            raise ValueError(f'narrow is {narrow}: no channels of {name} can be removed')
         shrink(network, {group.name: max(1, round(narrow * group.size)) for group in own})
     if channels:
         shrink(network, channels)
