@@ -6,7 +6,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import multiprocessing
+import os
 import resource
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,12 @@ import pytest
 
 torch = pytest.importorskip('torch')
 
-from sparse_split_ros.data.augment import Augmentation, AugmentedBatches, augment  # noqa: E402
+from sparse_split_ros.data.augment import (  # noqa: E402
+    Augmentation,
+    AugmentedBatches,
+    augment,
+    batches,
+)
 from sparse_split_ros.data.datasets import (  # noqa: E402
     DatasetError,
     LabelledImages,
@@ -326,6 +335,32 @@ def test_batches_depend_on_seed_epoch_and_position_only() -> None:
     for one, other in zip(first[4], second[4], strict=True):
         assert torch.equal(one, other)
     assert not torch.equal(first[4][0], first[3][0])
+
+
+def test_an_interrupt_stops_the_training_and_not_its_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = AugmentedBatches(blobs(64, 0), 8, 3, Augmentation())
+    items = batches(dataset, 0, workers=1)
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGINT)
+    assert len(list(items)) == 8
+
+    started = []
+
+    class Loader:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def __iter__(self) -> Iterator[None]:
+            os.kill(os.getpid(), signal.SIGINT)
+            started.append(True)
+            return iter(())
+
+    monkeypatch.setattr('sparse_split_ros.data.augment.DataLoader', Loader)
+    with pytest.raises(KeyboardInterrupt):
+        batches(dataset, 0, workers=1)
+    assert started
 
 
 def test_augmentation_changes_an_image_and_keeps_its_form() -> None:
