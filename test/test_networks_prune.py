@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import yaml
 
@@ -347,6 +349,21 @@ def test_the_command_refuses_what_does_not_go_together(
     )
     assert main(['prune', str(path), '--target', '0.5', *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_number_of_classes_is_that_of_the_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ('box', 'cup'):
+        (tmp_path / 'photos' / name).mkdir(parents=True)
+        for index in range(3):
+            file = str(tmp_path / 'photos' / name / f'{index}.png')
+            cv2.imwrite(file, np.full((8, 8, 3), 40 * index, np.uint8))
+    path = tmp_path / 'mine.yaml'
+    path.write_text(yaml.safe_dump({'name': 'mine', 'dataset': 'folder'}))
+    arguments = ['--method', 'snip', '--target', '0.5', '--data', str(tmp_path / 'photos')]
+    assert main(['prune', str(path), *arguments, '--classes', '9']) == 2
+    assert '--classes 9: the data holds 2; leave it out' in capsys.readouterr().err
 
 
 def test_masks_that_cannot_be_written_are_one_line(
