@@ -177,6 +177,18 @@ def test_classify_says_what_every_exit_thinks_and_who_would_answer(
     assert 'sign.png' in text and who in text
 
 
+def test_classify_shows_names_in_brackets(bundle: Path, picture: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv('COLUMNS', '160')
+    manifest = bundle / 'manifest.json'
+    found = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(found | {'classes': [f'[{k}]' for k in found['classes']]}))
+    sign = picture.rename(picture.with_name('sign[left].png'))
+    assert run('classify', bundle, sign) == 0
+    text = capsys.readouterr().out
+    assert sign.name in text
+    assert any(f'[{k}] ' in text for k in found['classes'])
+
+
 def test_make_bag_writes_a_bag_that_reads_back(picture: Path, tmp_path: Path, capsys) -> None:
     from sparse_split_ros.data.bags import read_bag
 

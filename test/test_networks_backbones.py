@@ -193,6 +193,16 @@ def test_cuts_that_cannot_be_are_refused(cuts: list[int]) -> None:
         build('resnet18', 4, size=32, cuts=cuts)
 
 
+def test_a_size_that_is_too_small_is_named() -> None:
+    with pytest.raises(ValueError, match=r'32 x 32 pixels: block 4 .* choose another size'):
+        build('alexnet', 4, size=32)
+
+
+def test_a_negative_number_of_blocks_keeps_no_resolution() -> None:
+    with pytest.raises(ValueError, match='unstrided is -1, expected a whole number of 0 or more'):
+        build('resnet18', 4, size=32, unstrided=-1)
+
+
 def test_cuts_divide_the_work_evenly() -> None:
     blocks = [nn.Conv2d(3, 8, 1), *(nn.Conv2d(8, 8, 3, padding=1) for _ in range(8))]
     assert balanced(blocks, (3, 8, 8)) == [3, 5, 7]

@@ -131,6 +131,14 @@ def test_a_narrow_network_is_the_one_drawn_with_fewer_channels() -> None:
         build('compact', 5, narrow=2)
 
 
+def test_blocks_with_channels_on_the_last_axis_keep_them() -> None:
+    pytest.importorskip('torchvision')
+    network = build('convnext_tiny', 3, size=32)
+    assert not [group.name for group in groups(network) if '.block.' in group.name]
+    with pytest.raises(ValueError, match='no channels of convnext_tiny can be removed'):
+        build('convnext_tiny', 3, size=32, narrow=0.5)
+
+
 def test_predefined_sparse_layers_keep_their_channels() -> None:
     network = build('compact', 5, widths=(32, 64, 64), density=0.25)
     sparse = build('compact', 5, widths=(32, 64, 64), channels={'stages.2.0.first.0': 32}, density=0.25)  # fmt: skip  # noqa: E501

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import yaml
 
@@ -13,6 +15,7 @@ torch = pytest.importorskip('torch')
 
 from sparse_split_ros.cli import main  # noqa: E402
 from sparse_split_ros.commands import prune as command  # noqa: E402
+from sparse_split_ros.data.datasets import DatasetError  # noqa: E402
 from sparse_split_ros.networks import prune as prune_module  # noqa: E402
 from sparse_split_ros.networks.prune import (  # noqa: E402
     METHODS,
@@ -26,7 +29,7 @@ from sparse_split_ros.networks.prune import (  # noqa: E402
 )
 from sparse_split_ros.networks.staged import StagedNetwork  # noqa: E402
 from sparse_split_ros.networks.zoo import build  # noqa: E402
-from sparse_split_ros.training.recipe import Recipe, build_network  # noqa: E402
+from sparse_split_ros.training.recipe import Recipe, build_network, load_split  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -232,6 +235,22 @@ def test_a_target_that_cuts_an_exit_off_is_refused_with_one_that_does_not(method
     assert prune(make(), method, nearest, BATCH).kept > 0
 
 
+@pytest.mark.parametrize('method', METHODS)
+def test_a_network_without_flow_is_refused(method: str) -> None:
+    network = make()
+    body = network.stages[0]
+    assert isinstance(body, torch.nn.Sequential)
+    body.append(torch.nn.Softshrink(1e9))
+    with pytest.raises(PruneError, match='this network cannot be pruned'):
+        prune(network, method, 0.5, BATCH)
+
+
+def test_a_target_that_no_larger_one_mends_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prune_module, '_reaches', lambda *_: False)
+    with pytest.raises(PruneError, match=r'cannot be reached by snip.*; choose another method'):
+        prune(make(), 'snip', 0.3, BATCH)
+
+
 @pytest.mark.parametrize('method', ['precrop', 'random-erk'])
 def test_what_is_pruned_already_is_not_pruned_again(method: str) -> None:
     masked = make()
@@ -332,6 +351,33 @@ def test_the_command_refuses_what_does_not_go_together(
     assert message in capsys.readouterr().err
 
 
+def test_the_number_of_classes_is_that_of_the_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ('box', 'cup'):
+        (tmp_path / 'photos' / name).mkdir(parents=True)
+        for index in range(3):
+            file = str(tmp_path / 'photos' / name / f'{index}.png')
+            cv2.imwrite(file, np.full((8, 8, 3), 40 * index, np.uint8))
+    path = tmp_path / 'mine.yaml'
+    path.write_text(yaml.safe_dump({'name': 'mine', 'dataset': 'folder'}))
+    arguments = ['--method', 'snip', '--target', '0.5', '--data', str(tmp_path / 'photos')]
+    assert main(['prune', str(path), *arguments, '--classes', '9']) == 2
+    assert '--classes 9: the data holds 2; leave it out' in capsys.readouterr().err
+
+
+def test_masks_that_cannot_be_written_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / 'mine.yaml', str(tmp_path / 'nowhere' / 'out.yaml')
+    path.write_text(yaml.safe_dump({'name': 'mine', 'dataset': 'folder'}))
+    arguments = ['--method', 'random-erk', '--target', '0.5', '--classes', '3', '--out', out]
+    assert main(['prune', str(path), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert 'the masks cannot be written' in error
+    assert error.count('\n') == 1
+
+
 def test_a_checkpoint_of_a_masked_network_needs_no_file_of_masks(tmp_path: Path) -> None:
     from sparse_split_ros.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -344,7 +390,9 @@ def test_a_checkpoint_of_a_masked_network_needs_no_file_of_masks(tmp_path: Path)
     meta = {'recipe': recipe.plain(), 'classes': list('abcde')}
     save_checkpoint(tmp_path / 'best', meta, network)
     file.unlink()
-    loaded, _, _ = load_checkpoint(tmp_path)
+    loaded, recipe, _ = load_checkpoint(tmp_path)
+    with pytest.raises(DatasetError, match='no such data directory'):
+        load_split(recipe, tmp_path / 'photos', 'train')
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(loaded(x).logits[3], network.eval()(x).logits[3])
     assert not loaded.get_submodule('stages.3.0.0').weight[~masks['stages.3.0.0']].any()

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from pathlib import Path
@@ -101,6 +102,25 @@ def test_a_network_that_moved_on_is_not_verified(network: StagedNetwork, bundle:
         linear.bias += 0.01
     with pytest.raises(ExportError, match='off the network'):
         verify(bundle, other, blobs(8, 0).images)
+
+
+def test_answers_that_are_no_numbers_are_not_verified(
+    network: StagedNetwork, bundle: Bundle
+) -> None:
+    broken = copy.deepcopy(network)
+    with torch.no_grad():
+        broken.last_linears()['exits.1.linear'].bias.fill_(float('nan'))
+    with pytest.raises(ExportError, match='the bundle answers nan off the network'):
+        verify(bundle, broken, blobs(8, 0).images)
+
+
+def test_a_bundle_is_verified_in_batches_that_fit_into_memory(
+    network: StagedNetwork, bundle: Bundle
+) -> None:
+    watched, sizes = copy.deepcopy(network), []
+    watched.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    verify(bundle, watched, blobs(300, 0).images)
+    assert set(sizes) == {256, 44}
 
 
 def test_batch_norm_is_folded_away(bundle: Bundle) -> None:
@@ -204,10 +224,10 @@ def test_an_operation_without_counterpart_is_named() -> None:
 def test_an_exported_bundle_replaces_the_old_one_only_when_all_is_well(tmp_path: Path) -> None:
     target = tmp_path / 'bundle'
     target.mkdir()
-    (target / 'old').write_text('kept')
+    (target / 'manifest.json').write_text('kept')
     with pytest.raises(TrainingError):
         export(tmp_path / 'no_checkpoint', target, tmp_path)
-    assert (target / 'old').read_text() == 'kept'
+    assert (target / 'manifest.json').read_text() == 'kept'
 
 
 def test_shipped_bundle_keeps_its_promises() -> None:

@@ -24,6 +24,7 @@ from sparse_split_ros.runtime.bundle import Bundle  # noqa: E402
 from sparse_split_ros.training.checkpoint import load_checkpoint  # noqa: E402
 from sparse_split_ros.training.export import export  # noqa: E402
 from sparse_split_ros.training.joint import train  # noqa: E402
+from sparse_split_ros.training.program import ExportError  # noqa: E402
 from sparse_split_ros.training.recipe import Recipe, TrainingError, load_split  # noqa: E402
 
 torch.set_num_threads(1)
@@ -151,6 +152,26 @@ def test_the_bundle_knows_the_classes_and_reports_only_what_it_saw(
     assert {'accuracy', 'ece', 'aurc', 'excess_aurc'} <= set(exit_)
 
 
+@pytest.mark.parametrize('inside', ['thesis.txt', 'other_bundle/manifest.json', ''])
+def test_export_replaces_nothing_but_a_bundle(trained: Path, tmp_path: Path, inside: str) -> None:
+    kept = tmp_path / 'mine' / inside
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text('kept')
+    with pytest.raises(ExportError, match='mine: holds something else than a bundle'):
+        export(trained / 'run', tmp_path / 'mine', trained / 'photos')
+    assert kept.read_text() == 'kept'
+
+
+def test_a_link_to_a_bundle_stays_one(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / 'first').mkdir()
+    (tmp_path / 'link').symlink_to('first')
+    for _ in range(2):
+        export(trained / 'run', tmp_path / 'link', trained / 'photos')
+    assert (tmp_path / 'link').is_symlink()
+    assert Bundle.load(tmp_path / 'first').classes == CLASSES
+    assert {path.name for path in tmp_path.iterdir()} == {'first', 'link'}
+
+
 def test_data_that_changed_after_the_training_is_not_reported_on(
     trained: Path, tmp_path: Path
 ) -> None:
@@ -166,6 +187,20 @@ def test_data_that_changed_after_the_training_is_not_reported_on(
         export(trained / 'run', tmp_path / 'bundle', tmp_path / 'photos')
 
 
+def test_images_moved_from_training_to_test_are_not_reported_on(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    for label, name in enumerate(CLASSES):
+        for part, count in {'train': 9, 'val': 3, 'test': 3}.items():
+            for index in range(count):
+                draw(tmp_path / 'photos' / part / name / f'{part} {index}.png', label, rng)
+    (tmp_path / 'recipe.yaml').write_text(yaml.safe_dump(RECIPE | {'epochs': 1}))
+    train(tmp_path / 'recipe.yaml', tmp_path / 'run', tmp_path / 'photos')
+    learned = tmp_path / 'photos' / 'train' / CLASSES[0] / 'train 0.png'
+    learned.rename(tmp_path / 'photos' / 'test' / CLASSES[0] / learned.name)
+    with pytest.raises(TrainingError, match='the data has changed since the training'):
+        export(tmp_path / 'run', tmp_path / 'bundle', tmp_path / 'photos')
+
+
 def test_a_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / 'recipe.yaml'
     recipe.write_text(yaml.safe_dump(RECIPE))
@@ -178,6 +213,14 @@ def test_one_class_is_too_few(photos: Path) -> None:
     shutil.rmtree(photos / CLASSES[1])
     with pytest.raises(FolderError, match="at least two class folders in it, found 'blue cup'"):
         scan(photos)
+
+
+@pytest.mark.parametrize('names', [('train', 'valid', 'test'), ('train', 'val'), ('Train', 'Test')])
+def test_parts_of_a_division_are_no_classes(photos: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        shutil.copytree(photos, photos.with_name('divided') / name)
+    with pytest.raises(FolderError, match=r'parts and no classes; .* train and test'):
+        scan(photos.with_name('divided'))
 
 
 def test_an_empty_class_is_named(photos: Path) -> None:

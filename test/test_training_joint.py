@@ -6,7 +6,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import multiprocessing
+import os
 import resource
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,12 @@ import pytest
 
 torch = pytest.importorskip('torch')
 
-from sparse_split_ros.data.augment import Augmentation, AugmentedBatches, augment  # noqa: E402
+from sparse_split_ros.data.augment import (  # noqa: E402
+    Augmentation,
+    AugmentedBatches,
+    augment,
+    batches,
+)
 from sparse_split_ros.data.datasets import (  # noqa: E402
     DatasetError,
     LabelledImages,
@@ -111,7 +120,7 @@ def test_a_checkpoint_from_before_a_setting_existed_resumes(tmp_path: Path) -> N
     fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
     for name in ('last', 'best'):
         meta, tensors = load(tmp_path / name)
-        del meta['recipe']['patience']
+        del meta['recipe']['patience'], meta['learned_on']
         save(tmp_path / name, meta, tensors)
     best = fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path, resume=True)
     assert load_checkpoint(best)[1].patience == 0
@@ -158,8 +167,18 @@ def test_resuming_with_another_recipe_is_refused(tmp_path: Path) -> None:
     one = dataclasses.replace(RECIPE, epochs=1)
     fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
     other = dataclasses.replace(one, learning_rate=1e-4)
-    with pytest.raises(TrainingError, match='of another recipe'):
+    with pytest.raises(TrainingError, match=r'of another recipe .*\(learning_rate changed\)'):
         fit(other, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path, resume=True)
+
+
+def test_resuming_with_other_images_is_refused(tmp_path: Path) -> None:
+    one = dataclasses.replace(RECIPE, epochs=1)
+    selection = {'blobs': blobs(12, 1)}
+    fit(one, blobs(32, 0), selection, tmp_path)
+    with pytest.raises(TrainingError, match=r'other data \(learned_on changed\)'):
+        fit(one, blobs(32, 2), selection, tmp_path, resume=True)
+    with pytest.raises(TrainingError, match=r'other data \(chosen_on changed\)'):
+        fit(one, blobs(32, 0), {'blobs': blobs(12, 3)}, tmp_path, resume=True)
 
 
 def test_a_loss_that_is_not_a_number_keeps_the_last_epoch(
@@ -201,9 +220,24 @@ def test_the_teacher_gets_no_gradient_from_its_pupils() -> None:
     ('values', 'message'),
     [
         ({'epochs': 0}, 'epochs is 0, expected more than 0'),
-        ({'epochs': 'many'}, "epochs is 'many', expected a number"),
+        ({'epochs': 'many'}, "epochs is 'many', expected a whole number"),
+        ({'epochs': True}, 'epochs is True, expected a whole number'),
+        ({'learning_rate': '1e-3'}, "is '1e-3', expected a number, written like .* or 1.0e-3"),
+        ({'flip': 'no'}, "flip is 'no', expected true or false"),
+        ({'flip': 1}, 'flip is 1, expected true or false'),
+        ({'name': ''}, "name is '', expected a text"),
+        ({'seed': 1 << 32}, 'seed is 4294967296, expected 0 to 4294967295'),
+        ({'early_weight': -1}, 'early_weight is -1, expected 0 or more'),
+        ({'distortion': float('nan')}, 'distortion is nan, expected 0 or more'),
+        ({'label_smoothing': 2}, 'label_smoothing is 2, expected 0 to 1'),
+        ({'distillation_temperature': 0}, 'distillation_temperature is 0, expected more than 0'),
+        ({'conditions': 'fog'}, r"conditions is 'fog', expected a list such as \[fog, rain\]"),
+        ({'conditions': 5}, 'conditions is 5, expected a list'),
+        ({'conditions': [['fog']]}, 'conditions is .*, expected a list'),
+        ({'mean': [123.7, 116.8, 103.9]}, 'mean is .*, expected three numbers from 0 to 1'),
+        ({'codec': 'fp16+zstd'}, "codec 'fp16.zstd', expected one of none, fp16, int8, int4"),
         ({'epochs': 1.5}, 'epochs is 1.5, expected a whole number'),
-        ({'seed': -1}, 'seed is -1, expected 0 or more'),
+        ({'seed': -1}, 'seed is -1, expected 0 to 4294967295'),
         ({'mean': [0.5, 0.5]}, 'mean is .*, expected three numbers'),
         ({'std': [0.2, 0.2, 0.0]}, 'std is .*, expected three numbers'),
         ({'codec': 'int5'}, "codec 'int5', expected one of none, fp16"),
@@ -261,14 +295,27 @@ def test_a_split_the_network_lacks_is_refused(tmp_path: Path) -> None:
         fit(dataclasses.replace(RECIPE, split=3), blobs(32, 0), {'b': blobs(12, 1)}, tmp_path)
 
 
+def test_a_batch_of_one_image_is_refused(tmp_path: Path) -> None:
+    one = dataclasses.replace(RECIPE, batch_size=1)
+    with pytest.raises(TrainingError, match='batch_size 1 in 1 processes: expected two images'):
+        fit(one, blobs(32, 0), {'b': blobs(12, 1)}, tmp_path)
+
+
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     one = dataclasses.replace(RECIPE, epochs=1)
     best = fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
     meta, tensors = load(best)
     meta['recipe']['network_arguments']['widths'] = [8, 12, 24]
     save(tmp_path / 'other', meta, tensors)
-    with pytest.raises(TrainingError, match="is not of network 'compact'"):
+    with pytest.raises(TrainingError, match="is not of network 'compact'") as raised:
         load_checkpoint(tmp_path / 'other.safetensors')
+    assert '\n' not in str(raised.value)
+
+
+def test_what_a_run_goes_on_from_is_not_what_it_learned(tmp_path: Path) -> None:
+    fit(dataclasses.replace(RECIPE, epochs=1), blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
+    with pytest.raises(TrainingError, match=r'goes on from.* give best\.safetensors'):
+        load_checkpoint(tmp_path / 'last.safetensors')
 
 
 @pytest.mark.parametrize('content', [b'', b'not safetensors', b'\xff' * 64])
@@ -288,6 +335,32 @@ def test_batches_depend_on_seed_epoch_and_position_only() -> None:
     for one, other in zip(first[4], second[4], strict=True):
         assert torch.equal(one, other)
     assert not torch.equal(first[4][0], first[3][0])
+
+
+def test_an_interrupt_stops_the_training_and_not_its_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = AugmentedBatches(blobs(64, 0), 8, 3, Augmentation())
+    items = batches(dataset, 0, workers=1)
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGINT)
+    assert len(list(items)) == 8
+
+    started = []
+
+    class Loader:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def __iter__(self) -> Iterator[None]:
+            os.kill(os.getpid(), signal.SIGINT)
+            started.append(True)
+            return iter(())
+
+    monkeypatch.setattr('sparse_split_ros.data.augment.DataLoader', Loader)
+    with pytest.raises(KeyboardInterrupt):
+        batches(dataset, 0, workers=1)
+    assert started
 
 
 def test_augmentation_changes_an_image_and_keeps_its_form() -> None:

@@ -60,10 +60,11 @@ try:
 except KeyboardInterrupt:
     joint._epoch = epoch
 run('killed', resume=True)
-try:
-    run('odd', batch=15)
-except TrainingError as error:
-    (out / f'error_{rank}').write_text(str(error))
+for name, batch in (('odd', 15), ('large', 162)):
+    try:
+        run(name, batch=batch)
+    except TrainingError as error:
+        (out / f'{name}_{rank}').write_text(str(error))
 torch.distributed.destroy_process_group()
 """
 
@@ -104,10 +105,16 @@ def test_two_processes_resume_to_the_same_weights(out: Path) -> None:
         torch.testing.assert_close(other[name], tensor, rtol=0, atol=0, msg=name)
 
 
-def test_a_batch_that_cannot_be_divided_is_named(out: Path) -> None:
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('odd', 'batch_size 15 does not divide among 2 processes'),
+        ('large', 'batch_size 162 for 160 training images: lower it in the recipe'),
+    ],
+)
+def test_a_batch_that_cannot_be_divided_is_named(out: Path, name: str, message: str) -> None:
     for rank in (0, 1):
-        error = (out / f'error_{rank}').read_text()
-        assert error == 'batch_size 15 does not divide among 2 processes'
+        assert (out / f'{name}_{rank}').read_text() == message
 
 
 def test_a_device_that_is_not_there_is_named() -> None:

@@ -157,6 +157,7 @@ def _profile(options: argparse.Namespace) -> int:
 
 
 def _classify(options: argparse.Namespace) -> int:
+    from rich.markup import escape
     from rich.table import Table
 
     from sparse_split_ros.data.images import ImageError, decode_file
@@ -186,8 +187,8 @@ def _classify(options: argparse.Namespace) -> int:
         ]  # fmt: skip
         who = f'[green]robot, exit {sure[0]}' if sure else f'[dodger_blue2]tail, exit {exits[-1]}'
         table.add_row(
-            path.name,
-            *(f'{bundle.classes[s.argmax()]} {s.max():.1%}' for s in scores.values()),
+            escape(path.name),
+            *(f'{escape(bundle.classes[s.argmax()])} {s.max():.1%}' for s in scores.values()),
             who,
         )
     console().print(table)
@@ -204,8 +205,9 @@ def _confidences(options: argparse.Namespace) -> int:
     right = (table.prediction == table.label[:, None]).mean(axis=0)
     shown = ', '.join(f'exit {s} {r:.2%}' for s, r in zip(table.stages, right, strict=True))
     console().print(
-        f'{len(table)} rows in {options.table}: {shown}', highlight=False, soft_wrap=True
-    )
+        f'{len(table)} rows in {options.table}: {shown}',
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
     return 0
 
 

@@ -84,6 +84,10 @@ def _prune(options: argparse.Namespace) -> int:
     batch, classes = None, options.classes
     if classes is None or options.method == 'snip':
         training = load_split(recipe, options.data, 'train')
+        if options.classes not in (None, len(training.classes)):
+            raise UsageError(
+                f'--classes {options.classes}: the data holds {len(training.classes)}; leave it out'
+            )
         classes = len(training.classes)
         batch = first_batch(recipe, training) if options.method == 'snip' else None
     # The network that training will begin with.

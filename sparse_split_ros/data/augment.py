@@ -8,7 +8,10 @@ before, so a training run that was killed goes on exactly as if it had not been.
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import cv2
@@ -87,7 +90,27 @@ def batches(
     dataset.set_epoch(epoch)
     mine = range(rank, len(dataset) - len(dataset) % world, world)
     loader = DataLoader(dataset, batch_size=None, sampler=mine, num_workers=workers)
-    return iter(loader)
+    with _interrupts_held():
+        return iter(loader)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Raise KeyboardInterrupt only behind the block; what is forked in it never does.
+
+    Ctrl-C reaches the workers too. While they are forked it would be lost here, and kill them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are none of this thread's business
+        return
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise KeyboardInterrupt
 
 
 def augment(rng: np.random.Generator, image: Images, how: Augmentation) -> Images:

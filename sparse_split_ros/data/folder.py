@@ -29,6 +29,10 @@ from sparse_split_ros.data.sources import images_in
 
 _GIVEN = {'train': 'train', 'select': 'val', 'report': 'test'}
 """The folder of each split, in a folder that is divided already."""
+_PARTS = {
+    'dev', 'eval', 'test', 'testing', 'train', 'training', 'val', 'valid', 'validation',
+}  # fmt: skip
+"""What the parts of a divided folder are called elsewhere."""
 
 Groups = dict[str, list[Path]]
 
@@ -65,9 +69,15 @@ def scan(root: str | os.PathLike[str]) -> ClassFolder:
     folder = Path(root)
     if not folder.is_dir():
         raise FolderError(f'{folder}: no such folder; expected one that holds a folder per class')
-    if {path.name for path in _folders(folder)} in ({'train', 'test'}, {'train', 'val', 'test'}):
+    names = {path.name for path in _folders(folder)}
+    if names in ({'train', 'test'}, {'train', 'val', 'test'}):
         return _divided(folder)
     classes = _classes(folder)
+    if {name.lower() for name in names} <= _PARTS:
+        raise FolderError(
+            f'{folder}: holds {", ".join(sorted(names))}, which are parts and no classes; a '
+            'folder that is divided already holds train and test, and perhaps val: rename them'
+        )
     groups = [_groups(path, len(SPLITS)) for path in classes]
     parts = {
         split: tuple({name: found[name] for name in divide(found, split)} for found in groups)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from sparse_split_ros.networks.bottleneck import check_counts
 from sparse_split_ros.networks.cut import cut, measure
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.vision import torchvision
@@ -61,6 +62,8 @@ def backbone(
     Raises ValueError for a network that is no chain of convolutional blocks and for weights that
     do not fit, VisionError without torchvision.
     """
+    check_counts(size=size)
+    check_counts(0, unstrided=unstrided)
     model = torchvision().models.get_model(
         name, weights=None, num_classes=classes, **_ARGUMENTS.get(name, {})
     )

@@ -12,6 +12,13 @@ import torch
 from torch import Tensor, nn
 
 
+def check_counts(least: int = 1, **values: object) -> None:
+    """Raise ValueError, by its name, for a value that is no whole number of `least` or more."""
+    for name, value in values.items():
+        if type(value) is not int or value < least:
+            raise ValueError(f'{name} is {value!r}, expected a whole number of {least} or more')
+
+
 class Bottleneck(nn.Module):
     """Encoder on the head's side, decoder on the tail's.
 
@@ -30,8 +37,9 @@ class Bottleneck(nn.Module):
         signed: bool = False,
     ) -> None:
         super().__init__()
-        if stride < 1 or not 1 <= bits <= 8:
-            raise ValueError(f'stride {stride}, bits {bits}: expected stride >= 1 and 1 to 8 bits')
+        check_counts(code_channels=code_channels, stride=stride, bits=bits)
+        if bits > 8:
+            raise ValueError(f'bits is {bits}, expected 1 to 8')
         self.code_channels, self.stride, self.bits = code_channels, stride, bits
         # Wide enough to read every pixel.
         kernel = max(3, stride + 2 * (stride > 2))

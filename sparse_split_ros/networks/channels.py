@@ -198,7 +198,7 @@ class _Analysis(fx.Interpreter):
         if n.op == 'output':
             for node in n.all_input_nodes:
                 self._fix(node)
-        elif isinstance(result, Tensor):
+        elif isinstance(result, Tensor) and n.op != 'get_attr':  # a parameter has no channels
             self._values[n] = self._channels(n, result)
         return result
 
@@ -228,7 +228,12 @@ class _Analysis(fx.Interpreter):
         if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)) or _is_depthwise(layer):
             group.followers[name] = repeat
         elif isinstance(layer, (nn.Conv2d, nn.Linear)):
-            whole = isinstance(layer, nn.Linear) or layer.groups in (1, layer.in_channels)
+            # A linear layer on more axes than two has its channels on the last.
+            whole = (
+                result.ndim == 2
+                if isinstance(layer, nn.Linear)
+                else layer.groups in (1, layer.in_channels)
+            )
             group.readers[name] = repeat
             group.fixed |= not whole
             written, _ = self._new(result.shape[1], fixed=not whole)

@@ -46,6 +46,10 @@ def cut(
     and three quarters of the MACs. At each cut stand an exit and a bottleneck of `code_channels`
     channels of `bits`. Raises ValueError for cuts that are not in order within the network.
     """
+    if cuts is not None and not (
+        isinstance(cuts, (list, tuple)) and all(type(at) is int for at in cuts)
+    ):
+        raise ValueError(f'cuts is {cuts!r}, expected a list of numbers of blocks')
     chosen = balanced(blocks, input_shape) if cuts is None else list(cuts)
     if chosen != sorted(set(chosen)) or not all(0 < at < len(blocks) for at in chosen):
         raise ValueError(
@@ -82,13 +86,20 @@ def balanced(blocks: Sequence[nn.Module], input_shape: tuple[int, int, int]) -> 
 def measure(blocks: Sequence[nn.Module], input_shape: tuple[int, int, int]) -> list[Features]:
     """The features behind each block, for one image of noise.
 
-    Raises ValueError where a block does not give (C, H, W).
+    Raises ValueError where a block does not give (C, H, W), or cannot read what it is given.
     """
     x = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0))
     found = []
     for index, block in enumerate(blocks):
-        with evaluating(block):
-            x = block(x)
+        before = tuple(x.shape[1:])
+        try:
+            with evaluating(block):
+                x = block(x)
+        except RuntimeError as error:
+            raise ValueError(
+                f'images of {input_shape[1]} x {input_shape[2]} pixels: block {index} cannot read '
+                f'features {before}: {error}; choose another size'
+            ) from error
         if x.ndim != 4:
             raise ValueError(f'block {index} gives {tuple(x.shape[1:])}, expected (C, H, W)')
         _, channels, height, width = x.shape

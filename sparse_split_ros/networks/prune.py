@@ -93,6 +93,11 @@ def prune(
     for name, layer in network.named_modules():
         if isinstance(layer, SparseLayer) or parametrize.is_parametrized(layer):
             raise PruneError(f'{name} is pruned already: start from the dense network')
+    if not bool((_Flow(network).exits() > 0).all()):
+        raise PruneError(
+            'this network cannot be pruned: what reaches its exits of an image of ones is nothing, '
+            'as behind a LayerNorm'
+        )
     total = sum(weight.numel() for weight in _weights(network).values())
     if method in STRUCTURED:
         widths = _Widths(network, multiple)
@@ -109,7 +114,8 @@ def prune(
     if target > given:
         raise PruneError(
             f'target {given:g} cannot be reached by {method}, which would leave an exit without a '
-            f'way from the image, or a layer without a weight; {target:g} can'
+            'way from the image, or a layer without a weight; '
+            + (f'{target:g} can' if target < 1 else 'choose another method')
         )
     kept = sum(int(mask.sum()) for mask in masks.values())
     return Pruning(method, target, kept, total, time.perf_counter() - start, masks=masks)
@@ -135,10 +141,14 @@ def apply_masks(network: StagedNetwork, masks: Mapping[str, Tensor]) -> None:
 
 
 def save_masks(path: str | os.PathLike[str], masks: Mapping[str, Tensor]) -> None:
-    """Write masks to a .safetensors file. Raises OSError."""
+    """Write masks to a .safetensors file. Raises PruneError."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    save_file({name: mask.contiguous() for name, mask in masks.items()}, path)
+    try:
+        save_file({name: mask.contiguous() for name, mask in masks.items()}, path)
+    except (OSError, SafetensorError) as error:
+        raise PruneError(f'{path}: the masks cannot be written: {error}') from error
 
 
 def load_masks(path: str | os.PathLike[str]) -> Tensors:

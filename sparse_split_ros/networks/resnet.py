@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparse_split_ros.networks.bottleneck import check_counts
 from sparse_split_ros.networks.cut import cut
 from sparse_split_ros.networks.staged import StagedNetwork
 
@@ -59,6 +60,7 @@ def resnet20(
     The groups have `width`, 2 `width` and 4 `width` channels at the full, half and quarter side.
     `cuts` count the first convolution as a block.
     """
+    check_counts(size=size, width=width)
     blocks: list[nn.Module] = [
         nn.Sequential(
             nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparse_split_ros.networks.backbones import backbone, names
-from sparse_split_ros.networks.bottleneck import Bottleneck
+from sparse_split_ros.networks.bottleneck import Bottleneck, check_counts
 from sparse_split_ros.networks.channels import groups, shrink
 from sparse_split_ros.networks.exits import conv_exit, final_exit
 from sparse_split_ros.networks.prune import apply_masks, load_masks
@@ -64,20 +64,16 @@ def compact(
     halves the side at once, `blocks` residual blocks follow after the cut at a quarter of the side.
     `widths` are the channels of stages 0, 1 and 2, and 3; `stem` those of the first convolution.
     """
-    for name, values in (
-        ('widths', widths), ('exit_channels', exit_channels),
-        ('encoder_channels', encoder_channels), ('code_channels', code_channels),
-    ):  # fmt: skip
-        if values is not None and not (len(values) == 3 and all(map(_counts, values))):
-            raise ValueError(f'{name} is {values}, expected three whole numbers of 1 or more')
-    for name, value in (('size', size), ('stem', stem), ('blocks', blocks)):
-        if value is not None and not _counts(value):
-            raise ValueError(f'{name} is {value!r}, expected a whole number of 1 or more')
-    if size % 32:
-        raise ValueError(f'size {size}: expected a multiple of 32')
+    _check_triples(
+        widths=widths, encoder_channels=encoder_channels, code_channels=code_channels
+    )  # fmt: skip
     a, b, c = widths
     stem = a if stem is None else stem
     hidden = (a, 40, 32) if exit_channels is None else exit_channels
+    _check_triples(exit_channels=hidden)
+    check_counts(size=size, stem=stem, blocks=blocks)
+    if size % 32:
+        raise ValueError(f'size {size}: expected a multiple of 32')
     stages = [
         nn.Sequential(conv(3, stem, 5, 2), conv(stem, a)),
         conv(a, b, 3, 2),
@@ -98,8 +94,12 @@ def compact(
     return StagedNetwork(stages, exits, bottlenecks, (3, size, size))
 
 
-def _counts(value: object) -> bool:
-    return type(value) is int and value >= 1
+def _check_triples(**given: object) -> None:
+    for name, values in given.items():
+        if not isinstance(values, (list, tuple)) or len(values) != 3 or not all(
+            type(value) is int and value >= 1 for value in values
+        ):  # fmt: skip
+            raise ValueError(f'{name} is {values!r}, expected three whole numbers of 1 or more')
 
 
 NETWORKS: dict[str, Callable[..., StagedNetwork]] = {'compact': compact, 'resnet20': resnet20}
@@ -137,8 +137,18 @@ def build(
     """
     if not (isinstance(density, (int, float)) and 0 < density <= 1):
         raise ValueError(f'density is {density!r}, expected a share more than 0 and at most 1')
-    if isinstance(keep_dense, str):
-        raise ValueError(f'keep_dense is {keep_dense!r}, expected a list: [{keep_dense!r}]')
+    if not isinstance(keep_dense, (list, tuple)) or not all(
+        isinstance(item, str) for item in keep_dense
+    ):
+        raise ValueError(f"keep_dense is {keep_dense!r}, expected a list: ['stages.0.*']")
+    if not (isinstance(narrow, (int, float)) and 0 < narrow <= 1):
+        raise ValueError(f'narrow is {narrow!r}, expected a share more than 0 and at most 1')
+    if not isinstance(channels or {}, Mapping):
+        raise ValueError(f'channels is {channels!r}, expected "group: number" lines')
+    if not isinstance(masks, (str, Mapping, type(None))):
+        raise ValueError(f'masks is {masks!r}, expected the name of a file')
+    check_counts(0, pattern_seed=pattern_seed)
+    check_counts(block_width=block_width)
     if arguments.get('weights') is not None and (narrow != 1 or channels):
         raise ValueError(
             f'weights {arguments["weights"]!r} are of the whole network: narrow and channels would '
@@ -146,9 +156,9 @@ def build(
         )
     network = _drawn(name, classes, pretrained, arguments)
     if narrow != 1:
-        if not 0 < narrow < 1:
-            raise ValueError(f'narrow is {narrow}, expected a share between 0 and 1')
-        own = (group for group in groups(network) if group.name.startswith('stages.'))
+        own = [group for group in groups(network) if group.name.startswith('stages.')]
+        if not own:
+            raise ValueError(f'narrow is {narrow}: no channels of {name} can be removed')
         shrink(network, {group.name: max(1, round(narrow * group.size)) for group in own})
     if channels:
         shrink(network, channels)

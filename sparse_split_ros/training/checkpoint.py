@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[StagedNetwork, Recipe
     given = Path(path)
     stem = given / 'best' if given.is_dir() else given.with_suffix('')
     meta, tensors = load(stem)
+    if any(key.startswith('optimiser.') for key in tensors):
+        raise TrainingError(
+            f'{stem}.safetensors is what a run goes on from, not what it learned: give '
+            'best.safetensors beside it'
+        )
     recipe = Recipe.from_mapping(meta['recipe'])
     built = recipe
     if masks := masks_of(tensors):
@@ -45,8 +51,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[StagedNetwork, Recipe
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
+        reason = textwrap.shorten(str(error), 300, placeholder=' ...')
         raise TrainingError(
-            f'{stem}.safetensors is not of network {recipe.network!r}: {error}'
+            f'{stem}.safetensors is not of network {recipe.network!r}: {reason}'
         ) from error
     return network.eval(), recipe, meta
 

@@ -29,7 +29,7 @@ from sparse_split_ros.data.datasets import LabelledImages, join
 from sparse_split_ros.data.drawn import load_drawn
 from sparse_split_ros.evaluation.simulate import calibration_of
 from sparse_split_ros.evaluation.table import tabulate
-from sparse_split_ros.runtime.bundle import Bundle, write_manifest
+from sparse_split_ros.runtime.bundle import MANIFEST, Bundle, write_manifest
 from sparse_split_ros.runtime.engine import Engine, load_engine
 from sparse_split_ros.training.assemble import build_bundle
 from sparse_split_ros.training.checkpoint import load_checkpoint
@@ -46,6 +46,7 @@ from sparse_split_ros.training.measure import (
     prepare_set,
 )
 from sparse_split_ros.training.pictures import draw_reliability
+from sparse_split_ros.training.program import ExportError
 from sparse_split_ros.training.recipe import Recipe, TrainingError, load_split
 
 _CONDITIONS_LEVEL, _CONDITIONS_STRIDE = 3, 5
@@ -63,11 +64,12 @@ def export(
     `data` is the data directory (SPARSE_SPLIT_DATA without it). Raises ExportError, TrainingError,
     DatasetError, BundleError.
     """
+    replacing = _Replacing(Path(bundle_dir))
     network, recipe, meta = load_checkpoint(checkpoint)
     torch.set_num_threads(recipe.threads)
     training = load_split(recipe, data, 'train')
     selection = load_split(recipe, data, 'select')
-    _check_data(recipe, meta, selection)
+    _check_data(recipe, meta, training, selection)
     images = {'train': len(training), 'select': len(selection)}
     run = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
     drawn = None
@@ -76,8 +78,7 @@ def export(
         size, count = training.images.shape[1], DRAWN_SELECTION * len(training.classes)
         # Those that helped to choose the epoch.
         drawn = load_drawn(count, size, 2 * recipe.seed + 1)
-    directory = Path(bundle_dir)
-    with _Replacing(directory) as partial:
+    with replacing as partial:
         classes = tuple(meta['classes'])
         sets = calibration_sets(recipe, selection, drawn)
         mixed = functools.reduce(join, sets.values())
@@ -104,24 +105,24 @@ def export(
         for exit_ in manifest['exits']:
             exit_ |= {k: reported[str(exit_['stage'])][k] for k in ('accuracy', 'ece')}
         write_manifest(partial, manifest)
-    bundle = Bundle.load(directory)
+    bundle = Bundle.load(bundle_dir)
     _keep(run, bundle, recipe, report, bins)
     return bundle
 
 
-def _check_data(recipe: Recipe, meta: Mapping[str, Any], selection: LabelledImages) -> None:
-    """Refuse data other than the run's: images it learned from could be reported as held out.
-
-    Whatever moves the border of a report split changes the selection split, which lies between it
-    and the training split.
-    """
+def _check_data(
+    recipe: Recipe, meta: Mapping[str, Any], training: LabelledImages, selection: LabelledImages
+) -> None:
+    """Refuse data other than the run's: images it learned from could be reported as held out."""
     if list(selection.classes) != meta['classes']:
         raise TrainingError(
             f'the checkpoint knows the classes {", ".join(meta["classes"])}, the data holds '
             f'{", ".join(selection.classes)}: give the data it was trained on'
         )
-    known = meta.get('chosen_on', {}).get(recipe.dataset)
-    if known not in (None, selection.digest()):
+    parts = [(meta.get('chosen_on', {}).get(recipe.dataset), selection)]
+    if not recipe.drawn:  # which join a data set that nobody adds to
+        parts.append((meta.get('learned_on'), training))
+    if any(known not in (None, images.digest()) for known, images in parts):
         raise TrainingError(
             'the data has changed since the training, so its report part may hold images that '
             'were trained on: train again'
@@ -226,10 +227,20 @@ def _keep(run: Path, bundle: Bundle, recipe: Recipe, report: dict[str, Any], bin
 
 
 class _Replacing:
-    """A fresh directory that takes the place of `target` if the block ends well."""
+    """A fresh directory that takes the place of `target`, an older bundle, if the block ends well.
+
+    Raises ExportError where something else would be lost.
+    """
 
     def __init__(self, target: Path) -> None:
-        self._target = target
+        self._target = target.resolve()  # what a link points to is replaced, and the link kept
+        found = list(self._target.iterdir()) if self._target.is_dir() else [self._target]
+        bundle = (self._target / MANIFEST).is_file() and not any(path.is_dir() for path in found)
+        if any(path.exists() for path in found) and not bundle:
+            raise ExportError(
+                f'{target}: holds something else than a bundle, which would be lost: give a new '
+                'directory, or a bundle to replace'
+            )
 
     def __enter__(self) -> Path:
         self._target.parent.mkdir(parents=True, exist_ok=True)

@@ -103,10 +103,20 @@ def fit(
             raise TrainingError(
                 f'batch_size {recipe.batch_size} does not divide among {group.world} processes'
             )
-        state = _State(recipe, training.classes, chosen_on, group)
+        if share < 2:
+            raise TrainingError(
+                f'batch_size {recipe.batch_size} in {group.world} processes: expected two images '
+                'or more in each, for BatchNorm compares them'
+            )
+        state = _State(recipe, training.classes, training.digest(), chosen_on, group)
         if resume:
             state.restore(directory)
         dataset = AugmentedBatches(training, share, recipe.seed, recipe.augmentation)
+        if len(dataset) < group.world:
+            raise TrainingError(
+                f'batch_size {recipe.batch_size} for {len(training)} training images: lower it in '
+                'the recipe'
+            )
         drawn = -math.inf
         while group.share(lambda: state.goes_on):
             start = time.monotonic()
@@ -133,12 +143,13 @@ class _State:
         self,
         recipe: Recipe,
         classes: tuple[str, ...],
+        learned_on: str,
         chosen_on: Mapping[str, str],
         group: Processes,
     ) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.classes, self.chosen_on = recipe, classes, dict(chosen_on)
-        self.group = group
+        self.recipe, self.classes, self.group = recipe, classes, group
+        self.learned_on, self.chosen_on = learned_on, dict(chosen_on)
         network = build_network(recipe, len(classes), pretrained=True)
         if recipe.split not in network.split_stages:
             raise TrainingError(
@@ -176,6 +187,7 @@ class _State:
         return {
             'recipe': self.recipe.plain(),
             'classes': list(self.classes),
+            'learned_on': self.learned_on,
             'chosen_on': self.chosen_on,
             'epoch': self.epoch,
             'steps': self.steps,
@@ -197,12 +209,14 @@ class _State:
         """Go on from the last whole epoch in `directory`. Raises TrainingError."""
         # Only the first process is sure to see the directory.
         meta, tensors = self.group.share(lambda: load(directory / 'last'))
-        before = (Recipe.from_mapping(meta['recipe']), meta['classes'], meta['chosen_on'])
-        now = Recipe.from_mapping(self.recipe.plain())
-        if before != (now, list(self.classes), self.chosen_on):
+        # Older checkpoints lack what is newer than they are.
+        before = self.meta() | meta | Recipe.from_mapping(meta['recipe']).plain()
+        now = self.meta() | self.recipe.plain()
+        told = (*self.recipe.plain(), 'classes', 'learned_on', 'chosen_on')
+        if changed := [name for name in told if before[name] != now[name]]:
             raise TrainingError(
-                f'{directory}: the checkpoint is of another recipe or other data; use a new '
-                'directory'
+                f'{directory}: the checkpoint is of another recipe or other data '
+                f'({", ".join(changed)} changed); use a new directory'
             )
         self.network.load_state_dict(_under(tensors, 'network.'))
         self.average.load_state_dict(_under(tensors, 'average.'))

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -20,11 +19,20 @@ from torch import Tensor
 from sparse_split_ros.data.augment import Augmentation
 from sparse_split_ros.data.datasets import LabelledImages
 from sparse_split_ros.data.registry import SOURCES
-from sparse_split_ros.link.codec import CODECS
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.networks.zoo import build
 from sparse_split_ros.runtime.bundle import InputSpec
 from sparse_split_ros.training.predict import normalise
+
+SHIPPED_CODECS = ('none', 'fp16', 'int8', 'int4', 'int8+zstd', 'int4+zstd')
+"""Those that a bundle is calibrated for."""
+_KINDS: dict[Any, tuple[type | tuple[type, ...], str]] = {
+    'bool': (bool, 'true or false'),
+    'float': ((int, float), 'a number, written like 0.001 or 1.0e-3'),
+    'int': (int, 'a whole number'),
+    'str': (str, 'a text'),
+}
+"""What values of a field of each type are, and how to say so."""
 
 
 class TrainingError(Exception):
@@ -79,12 +87,27 @@ class Recipe:
     threshold: float = 0.9
 
     def __post_init__(self) -> None:
-        for name in ('epochs', 'batch_size', 'threads', 'learning_rate'):
+        for name in (
+            'epochs',
+            'batch_size',
+            'threads',
+            'learning_rate',
+            'distillation_temperature',
+        ):
             if not getattr(self, name) > 0:
                 raise TrainingError(
                     f'recipe: {name} is {getattr(self, name)}, expected more than 0'
                 )
-        for name in ('seed', 'workers', 'patience', 'drawn', 'weight_decay'):
+        if not 0 <= self.seed < 1 << 32:
+            raise TrainingError(f'recipe: seed is {self.seed}, expected 0 to {(1 << 32) - 1}')
+        for name in (
+            'workers',
+            'patience',
+            'drawn',
+            'weight_decay',
+            'early_weight',
+            'distortion',
+        ):
             if not getattr(self, name) >= 0:
                 raise TrainingError(f'recipe: {name} is {getattr(self, name)}, expected 0 or more')
         for name in ('mean', 'std'):
@@ -93,6 +116,7 @@ class Recipe:
             'warmup',
             'average',
             'distillation',
+            'label_smoothing',
             'coded',
             'weather',
             'threshold',
@@ -100,9 +124,15 @@ class Recipe:
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise TrainingError(f'recipe: {name} is {getattr(self, name)}, expected 0 to 1')
-        if self.codec not in CODECS:
+        if self.codec not in SHIPPED_CODECS:
             raise TrainingError(
-                f'recipe: codec {self.codec!r}, expected one of {", ".join(CODECS)}'
+                f'recipe: codec {self.codec!r}, expected one of {", ".join(SHIPPED_CODECS)}'
+            )
+        if not isinstance(self.conditions, tuple) or not all(
+            isinstance(name, str) for name in self.conditions
+        ):
+            raise TrainingError(
+                f'recipe: conditions is {self.conditions!r}, expected a list such as [fog, rain]'
             )
         if self.precision not in ('float32', 'bfloat16'):
             raise TrainingError(
@@ -129,13 +159,10 @@ class Recipe:
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
         for key, value in clean.items():
-            default = known[key].default
-            if known[key].type == 'str' and not isinstance(value, str):
-                raise TrainingError(f'recipe: {key} is {value!r}, expected a text')
-            if isinstance(default, (int, float)) and not isinstance(value, (int, float)):
-                raise TrainingError(f'recipe: {key} is {value!r}, expected a number')
-            if isinstance(default, int) and not isinstance(value, int):
-                raise TrainingError(f'recipe: {key} is {value!r}, expected a whole number')
+            kind, expected = _KINDS.get(known[key].type, (object, ''))
+            odd = isinstance(value, bool) and kind is not bool  # to Python they are numbers
+            if expected and (odd or value == '' or not isinstance(value, kind)):
+                raise TrainingError(f'recipe: {key} is {value!r}, expected {expected}')
         try:
             return cls(**clean)
         except TypeError as error:
@@ -173,9 +200,12 @@ def _check_triple(name: str, values: tuple[float, ...] | None) -> None:
         return
     low = 0.0 if name == 'mean' else 1e-6
     if not isinstance(values, tuple) or len(values) != 3 or not all(
-        isinstance(value, (int, float)) and low <= value < math.inf for value in values
+        isinstance(value, (int, float)) and low <= value <= 1 for value in values
     ):  # fmt: skip
-        raise TrainingError(f'recipe: {name} is {values!r}, expected three numbers from {low:g}')
+        raise TrainingError(
+            f'recipe: {name} is {values!r}, expected three numbers from {low:g} to 1, where black '
+            'is 0 and white is 1'
+        )
 
 
 def load_split(recipe: Recipe, data: str | os.PathLike[str] | None, split: str) -> LabelledImages:
@@ -184,7 +214,9 @@ def load_split(recipe: Recipe, data: str | os.PathLike[str] | None, split: str) 
         raise TrainingError(
             f'unknown data set {recipe.dataset!r}; choose one of {", ".join(SOURCES)}'
         )
-    size = build_network(recipe, 2).input_shape[1]
+    # The size is that of the whole network, and a file of masks may be gone since the training.
+    arguments = {k: v for k, v in recipe.network_arguments.items() if k != 'masks'}
+    size = build_network(replace(recipe, network_arguments=arguments), 2).input_shape[1]
     return SOURCES[recipe.dataset](data, split, size)
 
 
