@@ -469,9 +469,11 @@ def run_demo(options: Options, console: Console) -> int:
     with console.status('writing the report'):
         page = write_report(report, options.out)
     console.print(summary_table(summary))
-    console.print(f'report: {page}', soft_wrap=True, highlight=False)
+    console.print(f'report: {page}', soft_wrap=True, highlight=False, markup=False)
     for problem in record.problems:
-        console.print(f'error: {problem}', style='bold red', soft_wrap=True, highlight=False)
+        console.print(
+            f'error: {problem}', style='bold red', soft_wrap=True, highlight=False, markup=False
+        )
     return 1 if record.problems else 0
 
 

@@ -181,7 +181,7 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
     if out is not None and report:
         with console.status('drawing the report'):
             page = write_evaluation(result, request.sources, out)
-        console.print(f'report: {page}', soft_wrap=True, highlight=False)
+        console.print(f'report: {page}', soft_wrap=True, highlight=False, markup=False)
     _tell_labels(result.summary, options.labels)
     for problem in result.problems:
         print(f'error: {problem}', file=sys.stderr)
@@ -289,7 +289,7 @@ def _score(options: argparse.Namespace, out: Path | None, console: Console) -> i
         from sparse_split_ros.evaluation.compared import write_recorded
 
         page = write_recorded(live, bag, out)
-        console.print(f'report: {page}', soft_wrap=True, highlight=False)
+        console.print(f'report: {page}', soft_wrap=True, highlight=False, markup=False)
     if live.summary['unknown_labels'] is None and live.summary['labelled']:
         print(
             'labels are not held against the classes: name the bundle of the run by --bundle',
