@@ -201,6 +201,13 @@ def test_images_moved_from_training_to_test_are_not_reported_on(tmp_path: Path) 
         export(tmp_path / 'run', tmp_path / 'bundle', tmp_path / 'photos')
 
 
+def test_a_second_training_does_not_take_the_place_of_the_first(trained: Path) -> None:
+    before = (trained / 'run' / 'best.safetensors').read_bytes()
+    with pytest.raises(TrainingError, match='go on with it by --resume'):
+        train(trained / 'recipe.yaml', trained / 'run', trained / 'photos')
+    assert (trained / 'run' / 'best.safetensors').read_bytes() == before
+
+
 def test_a_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / 'recipe.yaml'
     recipe.write_text(yaml.safe_dump(RECIPE))

@@ -63,6 +63,11 @@ def train(
 
     `data` is the data directory (SPARSE_SPLIT_DATA without it). Raises TrainingError, DatasetError.
     """
+    if not resume and (Path(out) / 'last.safetensors').exists():
+        raise TrainingError(
+            f'{out}: holds a run, which would be lost: go on with it by --resume, or give another '
+            '--out'
+        )
     recipe = Recipe.load(config_path)
     training = load_split(recipe, data, 'train')
     selection = {recipe.dataset: load_split(recipe, data, 'select')}
