@@ -127,7 +127,7 @@ def test_a_narrow_network_is_the_one_drawn_with_fewer_channels() -> None:
     drawn = build('compact', 5, widths=(8, 16, 24))
     for one, other in zip(narrow.stages.parameters(), drawn.stages.parameters()):
         assert one.shape == other.shape
-    with pytest.raises(ValueError, match='narrow is 2, expected a share between 0 and 1'):
+    with pytest.raises(ValueError, match='narrow is 2, expected a share more than 0 and at most 1'):
         build('compact', 5, narrow=2)
 
 
