@@ -32,7 +32,7 @@ from sparse_split_ros.data.bags import Frame, write_bag
 from sparse_split_ros.data.drive import Drive, render_drive
 from sparse_split_ros.data.pace import Pace
 from sparse_split_ros.data.sources import open_source
-from sparse_split_ros.evaluation.ledger import Key, Ledger
+from sparse_split_ros.evaluation.ledger import Key, Ledger, read_decision
 from sparse_split_ros.evaluation.live import Board
 from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
 from sparse_split_ros.evaluation.provenance import machine, versions
@@ -215,7 +215,7 @@ class Witness(ros.Node):
 
     def _on_decision(self, message: ros.DiagnosticArray) -> None:
         values = {value.key: value.value for value in message.status[0].values}
-        self._show(self.ledger.decide(_key(message.header), values))
+        self._show(self.ledger.decide(_key(message.header), read_decision(values)))
 
     def _show(self, outcome: Outcome | None) -> None:
         if outcome is not None:
@@ -469,11 +469,9 @@ def run_demo(options: Options, console: Console) -> int:
     with console.status('writing the report'):
         page = write_report(report, options.out)
     console.print(summary_table(summary))
-    console.print(f'report: {page}', soft_wrap=True, highlight=False, markup=False)
+    console.out(f'report: {page}', highlight=False)
     for problem in record.problems:
-        console.print(
-            f'error: {problem}', style='bold red', soft_wrap=True, highlight=False, markup=False
-        )
+        console.out(f'error: {problem}', style='bold red', highlight=False)
     return 1 if record.problems else 0
 
 

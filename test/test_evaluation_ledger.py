@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from sparse_split_ros.evaluation.ledger import Ledger
+from sparse_split_ros.evaluation.ledger import Ledger, read_decision
 from sparse_split_ros.evaluation.metrics import Counts, Outcome
 from sparse_split_ros.policy.decision import Reason, Route
 
@@ -29,7 +29,7 @@ def ledger() -> Ledger:
     for index in range(2):
         ledger.send(key(index), Outcome(index, float(index), 10.0 + index, 'stop', 'night'))
     ledger.answer(key(0), 'stop', 10.01)
-    ledger.decide(key(0), DECISION)
+    ledger.decide(key(0), read_decision(DECISION))
     return ledger
 
 
@@ -37,7 +37,10 @@ def ledger() -> Ledger:
 def test_an_answer_and_its_decision_are_joined_in_any_order(decision_first: bool) -> None:
     ledger = Ledger()
     ledger.send(key(0), Outcome(0, 0.0, 10.0, 'stop', 'night'))
-    steps = [lambda: ledger.answer(key(0), 'stop', 10.01), lambda: ledger.decide(key(0), DECISION)]
+    steps = [
+        lambda: ledger.answer(key(0), 'stop', 10.01),
+        lambda: ledger.decide(key(0), read_decision(DECISION)),
+    ]
     first, second = reversed(steps) if decision_first else steps
     assert first() is None
     outcome = second()
@@ -68,7 +71,7 @@ def test_a_clean_run_has_no_problems(ledger: Ledger) -> None:
         (lambda it: it.answer(key(0), 'stop', 10.1), Counts(2, 1, 1), '1 frames were answered'),
         (lambda it: it.answer(key(7), 'stop', 10.1), Counts(2, 1, 1), 'the header of no image'),
         (lambda it: it.answer(key(1), 'stop', 10.1), Counts(2, 2, 0), 'not both'),
-        (lambda it: it.decide(key(1), DECISION), Counts(2, 1, 1), 'not both'),
+        (lambda it: it.decide(key(1), read_decision(DECISION)), Counts(2, 1, 1), 'not both'),
         (lambda it: None, Counts(2, 1, 0), 'received 2 images and accounts for 1'),
         (lambda it: None, Counts(3, 1, 2), 'received 3 images of 2'),
     ],
@@ -80,7 +83,7 @@ def test_each_broken_promise_is_named(ledger: Ledger, spoil, counts: Counts, pro
 
 def test_an_answer_that_differs_from_its_decision_is_named(ledger: Ledger) -> None:
     ledger.answer(key(1), 'yield', 11.0)
-    ledger.decide(key(1), DECISION)
+    ledger.decide(key(1), read_decision(DECISION))
     assert ledger.problems(Counts(2, 2, 0)) == ['1 answers differ from their decision']
 
 

@@ -62,5 +62,5 @@ def _make_bag(options: argparse.Namespace) -> int:
             storage=options.storage,
             progress=lambda done: status.update(f'writing {options.out}: {done} frames'),
         )
-    out.print(f'{options.out}: {count} frames', highlight=False, markup=False, soft_wrap=True)
+    out.out(f'{options.out}: {count} frames', highlight=False)
     return 0

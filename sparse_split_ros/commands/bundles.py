@@ -204,10 +204,7 @@ def _confidences(options: argparse.Namespace) -> int:
     )
     right = (table.prediction == table.label[:, None]).mean(axis=0)
     shown = ', '.join(f'exit {s} {r:.2%}' for s, r in zip(table.stages, right, strict=True))
-    console().print(
-        f'{len(table)} rows in {options.table}: {shown}',
-        highlight=False, markup=False, soft_wrap=True,
-    )  # fmt: skip
+    console().out(f'{len(table)} rows in {options.table}: {shown}', highlight=False)
     return 0
 
 

@@ -34,7 +34,5 @@ def _download(options: argparse.Namespace) -> int:
     from sparse_split_ros.data.public import download
 
     download(options.name, options.data)
-    console().print(
-        f'{options.name} is in {options.data}', highlight=False, markup=False, soft_wrap=True
-    )
+    console().out(f'{options.name} is in {options.data}', highlight=False)
     return 0

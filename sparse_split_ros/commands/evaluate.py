@@ -181,7 +181,7 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
     if out is not None and report:
         with console.status('drawing the report'):
             page = write_evaluation(result, request.sources, out)
-        console.print(f'report: {page}', soft_wrap=True, highlight=False, markup=False)
+        console.out(f'report: {page}', highlight=False)
     _tell_labels(result.summary, options.labels)
     for problem in result.problems:
         print(f'error: {problem}', file=sys.stderr)
@@ -222,9 +222,10 @@ def _sources(options: argparse.Namespace) -> tuple[Source, ...]:
     specs = [spec for source in options.source for spec in streams_in(source)]
     if options.topic is not None and not any(is_bag(Path(spec).expanduser()) for spec in specs):
         raise UsageError(f'--topic is for a bag, not {", ".join(options.source)}')
+    truth = _truth(options)
     return tuple(
         Source(
-            spec, options.topic, options.rate, options.limit, weather, _truth(options),
+            spec, options.topic, options.rate, options.limit, weather, truth,
             # The drawn drive of seed 0 is that of the demo.
             options.seed + 1,
         )
@@ -258,7 +259,7 @@ def _replay(
         )  # fmt: skip
 
 
-def _tell_labels(summary: Mapping[str, Any], given: Path | None) -> None:
+def _tell_labels(summary: Mapping[str, Any], file: Path | None) -> None:
     """Say what of the truth was of no use, as an accuracy without it looks like any other."""
     if unknown := summary['unknown_labels']:
         names = ', '.join(repr(name) for name in list(unknown)[:3])
@@ -267,8 +268,8 @@ def _tell_labels(summary: Mapping[str, Any], given: Path | None) -> None:
             f'{names}, and count as unlabelled: say by --labels what they mean',
             file=sys.stderr,
         )
-    elif given is not None and not summary['labelled']:
-        print(f'{given}: none of its labels is of a frame', file=sys.stderr)
+    elif file is not None and not summary['labelled']:
+        print(f'{file}: none of its labels is of a frame', file=sys.stderr)
 
 
 def _score(options: argparse.Namespace, out: Path | None, console: Console) -> int:
@@ -289,7 +290,7 @@ def _score(options: argparse.Namespace, out: Path | None, console: Console) -> i
         from sparse_split_ros.evaluation.compared import write_recorded
 
         page = write_recorded(live, bag, out)
-        console.print(f'report: {page}', soft_wrap=True, highlight=False, markup=False)
+        console.out(f'report: {page}', highlight=False)
     if live.summary['unknown_labels'] is None and live.summary['labelled']:
         print(
             'labels are not held against the classes: name the bundle of the run by --bundle',

@@ -111,7 +111,7 @@ def _prune(options: argparse.Namespace) -> int:
     )
     out.write_text(f'# {command}\n{yaml.safe_dump(values, sort_keys=False)}', encoding='utf-8')
     _show(network, built, found)
-    console().print(f'recipe: {out}', highlight=False, markup=False, soft_wrap=True)
+    console().out(f'recipe: {out}', highlight=False)
     return 0
 
 

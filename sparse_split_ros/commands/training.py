@@ -67,7 +67,7 @@ def _train(options: argparse.Namespace) -> int:
     out = options.out or Path('runs') / options.config.stem
     best = train(options.config, out, options.data, options.resume, options.device)
     if os.environ.get('RANK', '0') == '0':  # torchrun starts several of us
-        console().print(f'best checkpoint: {best}', highlight=False, markup=False, soft_wrap=True)
+        console().out(f'best checkpoint: {best}', highlight=False)
     return 0
 
 

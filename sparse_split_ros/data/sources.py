@@ -161,13 +161,18 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     ]
 
 
-def images_in(folder: Path) -> list[Path]:
-    """The image files in a folder and those inside it, unread.
+def files_in(folder: Path) -> list[Path]:
+    """The files in a folder and those inside it.
 
     Linked folders are followed, and what is hidden is passed over, as glob does and rglob does not.
     """
     found = (folder / name for name in iglob('**', root_dir=folder, recursive=True))
-    return [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+    return [file for file in found if file.is_file()]
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The files in a folder that are named as images are, unread."""
+    return [file for file in files_in(folder) if file.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def _folder(path: Path, rate: float) -> Iterator[Frame]:

@@ -37,6 +37,7 @@ def read_decision(values: Mapping[str, str]) -> dict[str, Any]:
     try:
         times = {name: float(values[name]) for name in DECISION_KEYS if name.endswith('_ms')}
         found = {
+            'answer': values['class'],
             'route': Route(values['route']),
             'reason': Reason(values['reason']),
             'exit': int(values['exit']),
@@ -80,7 +81,7 @@ class Ledger:
         self.contradicted = 0
         self._sent: dict[Key, Outcome] = {}
         self._answers: dict[Key, _Answer] = {}
-        self._decisions: dict[Key, Mapping[str, str]] = {}
+        self._decisions: dict[Key, Mapping[str, Any]] = {}
 
     def send(self, key: Key, frame: Outcome) -> None:
         """An image is about to be sent; ``frame`` holds what is known of it without an answer."""
@@ -97,20 +98,21 @@ class Ledger:
             return self._joined(key)
         return None
 
-    def decide(self, key: Key, values: Mapping[str, str]) -> Outcome | None:
-        """The values of a ``decision`` message came; the outcome if this completes it."""
+    def decide(self, key: Key, decision: Mapping[str, Any]) -> Outcome | None:
+        """A decision came, as :func:`read_decision` gives it; the outcome if this completes it."""
         if key not in self._sent or key in self._decisions:
             return None
-        self._decisions[key] = values
+        self._decisions[key] = decision
         return self._joined(key)
 
     def _joined(self, key: Key) -> Outcome | None:
         if key not in self._answers or key not in self._decisions:
             return None
-        sent, answer, values = self._sent[key], self._answers[key], self._decisions[key]
-        self.contradicted += answer.name != values['class']
-        end_to_end = (answer.received - sent.wall) * 1e3
-        outcome = replace(sent, answer=answer.name, end_to_end=end_to_end, **read_decision(values))
+        sent, answer, decision = self._sent[key], self._answers[key], self._decisions[key]
+        self.contradicted += answer.name != decision['answer']
+        # What was published is the answer.
+        told = {'answer': answer.name, 'end_to_end': (answer.received - sent.wall) * 1e3}
+        outcome = replace(sent, **{**decision, **told})
         self.answered.append(outcome)
         return outcome
 

@@ -132,7 +132,7 @@ class Board:
             self._print(line)
 
     def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.out(line, highlight=False)
 
     def _line(self) -> str:
         with self._lock:

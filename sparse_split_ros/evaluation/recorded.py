@@ -49,7 +49,7 @@ class Live:
 class _Heard:
     """What was on the topics, by header."""
 
-    decisions: dict[Key, tuple[int, dict[str, str]]]
+    decisions: dict[Key, tuple[int, dict[str, Any]]]
     answers: dict[Key, tuple[int, str]]
     truths: dict[Key, str]
     scenes: dict[Key, str]
@@ -92,12 +92,12 @@ def score(
         since = (key[0] - order[0][0]) + (key[1] - order[0][1]) * 1e-9
         frame = Outcome(index, since, label=labels.get(key), scene=heard.scenes.get(key))
         if key in heard.decisions:
-            received, values = heard.decisions[key]
-            published = (received - start) * 1e-9 - float(values['total_ms']) / 1e3
+            received, decision = heard.decisions[key]
+            published = (received - start) * 1e-9 - decision['latency'] / 1e3
             frame = replace(frame, wall=published)
         ledger.send(key, frame)
         if key in heard.decisions:
-            ledger.decide(key, values)
+            ledger.decide(key, decision)
         if key in heard.answers:
             received, name = heard.answers[key]
             ledger.answer(key, class_meant(name, classes) or name, (received - start) * 1e-9)
@@ -176,14 +176,14 @@ def _heard(path: Path) -> _Heard:
                 values = {value.key: value.value for value in status.values}
                 if name == 'decision':
                     try:
-                        read_decision(values)
+                        decision = read_decision(values)
                     except DecisionError as error:
                         raise BagError(
                             f'bag {path}: the decision of stamp {key[0]}.{key[1]:09d} {error}: '
                             f'topic {topic} is not of this head'
                         ) from error
                     heard.repeated += key in heard.decisions
-                    heard.decisions[key] = received, values
+                    heard.decisions[key] = received, decision
                 elif 'accepted' in values and 'fingerprint' in values:
                     heard.head = values
         elif message.results and not topic.endswith('tail/classification'):

@@ -15,7 +15,6 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from glob import iglob
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from sparse_split_ros.data import weather
 from sparse_split_ros.data.bags import BagError, Frame, bags_in, count_images, is_bag
 from sparse_split_ros.data.images import ImageError
 from sparse_split_ros.data.pace import Pace
-from sparse_split_ros.data.sources import SourceError, open_source
+from sparse_split_ros.data.sources import SourceError, files_in, open_source
 from sparse_split_ros.policy.facts import NEVER
 from sparse_split_ros.runtime.bundle import Bundle
 from sparse_split_ros.runtime.engine import Array, Engine
@@ -211,8 +210,7 @@ class Source:
         if not path.exists():
             digest.update(f'{self.spec}/{self.seed}/{self.rate}'.encode())
             return digest.hexdigest()[:16]
-        inside = [path / name for name in iglob('**', root_dir=path, recursive=True)]
-        for file in sorted(each for each in inside or [path] if each.is_file()):
+        for file in sorted(files_in(path)) if path.is_dir() else [path]:
             digest.update(str(file.relative_to(path)).encode())
             with file.open('rb') as data:
                 while block := data.read(1 << 20):

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from sparse_split_ros.networks.bottleneck import check_counts
+from sparse_split_ros.networks.arguments import check_counts
 from sparse_split_ros.networks.cut import cut, measure
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.vision import torchvision

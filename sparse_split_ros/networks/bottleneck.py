@@ -11,12 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-
-def check_counts(least: int = 1, **values: object) -> None:
-    """Raise ValueError, by its name, for a value that is no whole number of `least` or more."""
-    for name, value in values.items():
-        if type(value) is not int or value < least:
-            raise ValueError(f'{name} is {value!r}, expected a whole number of {least} or more')
+from sparse_split_ros.networks.arguments import check_counts
 
 
 class Bottleneck(nn.Module):

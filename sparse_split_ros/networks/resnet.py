@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparse_split_ros.networks.bottleneck import check_counts
+from sparse_split_ros.networks.arguments import check_counts
 from sparse_split_ros.networks.cut import cut
 from sparse_split_ros.networks.staged import StagedNetwork
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparse_split_ros.networks.arguments import check_counts, check_triples
 from sparse_split_ros.networks.backbones import backbone, names
-from sparse_split_ros.networks.bottleneck import Bottleneck, check_counts
+from sparse_split_ros.networks.bottleneck import Bottleneck
 from sparse_split_ros.networks.channels import groups, shrink
 from sparse_split_ros.networks.exits import conv_exit, final_exit
 from sparse_split_ros.networks.prune import apply_masks, load_masks
@@ -64,13 +65,11 @@ def compact(
     halves the side at once, `blocks` residual blocks follow after the cut at a quarter of the side.
     `widths` are the channels of stages 0, 1 and 2, and 3; `stem` those of the first convolution.
     """
-    _check_triples(
-        widths=widths, encoder_channels=encoder_channels, code_channels=code_channels
-    )  # fmt: skip
+    check_triples(widths=widths, encoder_channels=encoder_channels, code_channels=code_channels)
     a, b, c = widths
     stem = a if stem is None else stem
     hidden = (a, 40, 32) if exit_channels is None else exit_channels
-    _check_triples(exit_channels=hidden)
+    check_triples(exit_channels=hidden)
     check_counts(size=size, stem=stem, blocks=blocks)
     if size % 32:
         raise ValueError(f'size {size}: expected a multiple of 32')
@@ -92,14 +91,6 @@ def compact(
         2: Bottleneck(b, code_channels[2], encoder_channels[2], 2, bits),
     }
     return StagedNetwork(stages, exits, bottlenecks, (3, size, size))
-
-
-def _check_triples(**given: object) -> None:
-    for name, values in given.items():
-        if not isinstance(values, (list, tuple)) or len(values) != 3 or not all(
-            type(value) is int and value >= 1 for value in values
-        ):  # fmt: skip
-            raise ValueError(f'{name} is {values!r}, expected three whole numbers of 1 or more')
 
 
 NETWORKS: dict[str, Callable[..., StagedNetwork]] = {'compact': compact, 'resnet20': resnet20}
