@@ -19,8 +19,10 @@ from bundles import make_bundle, make_identity_bundle
 from graphs import add_graph, save_graph
 from numpy.typing import NDArray
 
+from sparse_split_ros.data.datasets import LabelledImages
 from sparse_split_ros.runtime.bundle import Bundle
 from sparse_split_ros.runtime.engine import Engine, EngineError, choose_engine, load_engine
+from sparse_split_ros.runtime.preprocess import normalise
 
 pytest.importorskip('sparse_split_ros.native._native', reason='the native engine is not built')
 
@@ -366,12 +368,13 @@ def test_auto_is_int8_where_the_record_says_that_it_loses_nothing(bundle: Bundle
 
 def test_the_record_counts_what_each_engine_gets_right(bundle: Bundle, native: Engine) -> None:
     pytest.importorskip('torch')
-    from sparse_split_ros.training.measure import Prepared, beside_int8
+    from sparse_split_ros.training.measure import beside_int8
 
-    x = images(50)
+    pictures = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), np.uint8)
+    x = normalise(pictures, bundle.input)
     labels = native.run(x, 0, 2, ALL, stop=False).exits[1].argmax(axis=1).astype(np.int64)
-    labels[:10] += 1
-    data = Prepared(x, labels, np.arange(50))
+    labels[:10] = (labels[:10] + 1) % len(bundle.classes)
+    data = LabelledImages(pictures, labels, np.arange(50), bundle.classes)
     record = beside_int8(bundle, {'selection': data})
     assert list(record['selection']) == ['0', '1', '2']
     assert record['selection']['1']['native'] == 0.8

@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ from sparse_split_ros.training.calibrate import (  # noqa: E402
     risk_coverage,
 )
 from sparse_split_ros.training.export import export  # noqa: E402
-from sparse_split_ros.training.measure import measure, prepare_set  # noqa: E402
+from sparse_split_ros.training.measure import answers, measure  # noqa: E402
 from sparse_split_ros.training.predict import accuracy, normalise, predict  # noqa: E402
 from sparse_split_ros.training.program import ExportError, trace  # noqa: E402
 from sparse_split_ros.training.recipe import (  # noqa: E402
@@ -85,9 +86,9 @@ def test_bundle_answers_as_the_network_does(network: StagedNetwork, bundle: Bund
 def test_coded_answers_agree_with_the_quantiser_in_training(
     network: StagedNetwork, bundle: Bundle
 ) -> None:
-    data = prepare_set(blobs(48, 6), bundle.input)
+    data = blobs(48, 6)
     report = measure(bundle, data)
-    trained = predict(network, blobs(48, 6).images, bundle.input, bundle.defaults.split)
+    trained = predict(network, data.images, bundle.input, bundle.defaults.split)
     expected = accuracy(trained[bundle.final], data.labels)
     # A code on the edge of two levels may fall to either side.
     assert report['coded']['accuracy'] == pytest.approx(expected, abs=0.05)
@@ -123,6 +124,22 @@ def test_a_bundle_is_verified_in_batches_that_fit_into_memory(
     assert set(sizes) == {256, 44}
 
 
+def test_a_bundle_is_measured_in_batches_that_fit_into_memory(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, sizes = load_engine(bundle), []
+    run = engine.run
+
+    def watched(x: Any, *arguments: Any, **named: Any) -> Any:
+        sizes.append(len(x))
+        return run(x, *arguments, **named)
+
+    monkeypatch.setattr(engine, 'run', watched)
+    said = answers(engine, blobs(300, 0).images)
+    assert len(said.coded) == len(said.payloads) == 300
+    assert set(sizes) == {256, 44}
+
+
 def test_batch_norm_is_folded_away(bundle: Bundle) -> None:
     for name in (name for name in bundle.files if name.endswith('.onnx')):
         graph = onnx.load_model_from_string(bundle.read(name)).graph
@@ -130,7 +147,7 @@ def test_batch_norm_is_folded_away(bundle: Bundle) -> None:
 
 
 def test_torch_engine_runs_what_is_exported(bundle: Bundle) -> None:
-    x = prepare_set(blobs(8, 7), bundle.input).x
+    x = normalise(torch.from_numpy(blobs(8, 7).images), bundle.input).contiguous().numpy()
     ours, theirs = load_engine(bundle, 'torch'), load_engine(bundle)
     thresholds = [0.0] * 4
     one = ours.run(x, 0, 3, thresholds, stop=False)
@@ -254,5 +271,5 @@ def test_shipped_bundle_reads_real_signs() -> None:
     recipe = Recipe(name='check', dataset='gtsrb')
     held_out = load_split(recipe, data, 'report')
     some = np.random.default_rng(0).permutation(len(held_out))[:600]
-    report = measure(bundle, prepare_set(held_out.take(some), bundle.input))
+    report = measure(bundle, held_out.take(some))
     assert report['exits'][str(bundle.final)]['accuracy'] >= 0.95

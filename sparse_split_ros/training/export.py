@@ -38,12 +38,11 @@ from sparse_split_ros.training.measure import (
     REPORT_DRIVE,
     answers,
     beside_int8,
+    by_scene,
     figures,
+    in_conditions,
     mean_accuracy,
     measure,
-    prepare_conditions,
-    prepare_drive,
-    prepare_set,
 )
 from sparse_split_ros.training.pictures import draw_reliability
 from sparse_split_ros.training.program import ExportError
@@ -98,9 +97,7 @@ def export(
         calibration = policy_calibration(engine, recipe, selection, drawn)
         report, bins = _report(engine, recipe, load_split(recipe, data, 'report'))
         manifest['training'] |= record | {'calibration': calibration, 'report': report}
-        manifest['training']['int8'] = beside_int8(
-            written, {name: prepare_set(data, written.input) for name, data in sets.items()}
-        )
+        manifest['training']['int8'] = beside_int8(written, sets)
         reported = report[recipe.dataset]['exits']
         for exit_ in manifest['exits']:
             exit_ |= {k: reported[str(exit_['stage'])][k] for k in ('accuracy', 'ece')}
@@ -175,22 +172,21 @@ def policy_calibration(
 Bins = dict[int, list[tuple[float, float, int]]]
 
 
-def _report(engine: Engine, recipe: Recipe, images: LabelledImages) -> tuple[dict[str, Any], Bins]:
+def _report(
+    engine: Engine, recipe: Recipe, held_out: LabelledImages
+) -> tuple[dict[str, Any], Bins]:
     """Figures on the report split, and on a drive of an unseen seed for what knows drawn signs.
 
     The second value is the reliability of every exit on the report split.
     """
     bundle = engine.bundle
-    held_out = prepare_set(images, bundle.input)
-    said = answers(engine, held_out.x)
+    said = answers(engine, held_out.images)
     report: dict[str, Any] = {recipe.dataset: figures(bundle, said, held_out)}
     if recipe.weather:
-        some = images.take(np.arange(0, len(images), _CONDITIONS_STRIDE))
+        some = held_out.take(np.arange(0, len(held_out), _CONDITIONS_STRIDE))
         conditions = {
             name: measure(bundle, changed, engine)['exits']
-            for name, changed in prepare_conditions(
-                some, bundle.input, _CONDITIONS_LEVEL, recipe.seed
-            )
+            for name, changed in in_conditions(some, _CONDITIONS_LEVEL, recipe.seed)
         }
         report['conditions'] = {
             'level': _CONDITIONS_LEVEL,
@@ -200,7 +196,7 @@ def _report(engine: Engine, recipe: Recipe, images: LabelledImages) -> tuple[dic
             'ece': {stage: _column(conditions, stage, 'ece') for stage in conditions['day']},
         }
     if recipe.drawn:
-        drive = prepare_drive(REPORT_DRIVE, bundle.classes, bundle.input)
+        drive = by_scene(REPORT_DRIVE, bundle.classes, bundle.input)
         scenes = {scene: measure(bundle, frames, engine) for scene, frames in drive.items()}
         report['drive'] = {
             'seed': REPORT_DRIVE.seed,

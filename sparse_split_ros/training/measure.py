@@ -17,7 +17,7 @@ from sparse_split_ros.data.drive import Drive, render_drive
 from sparse_split_ros.link.codec import Codec
 from sparse_split_ros.runtime.bundle import Bundle, InputSpec
 from sparse_split_ros.runtime.engine import Engine, choose_engine, load_engine, softmax
-from sparse_split_ros.runtime.preprocess import normalise, prepare
+from sparse_split_ros.runtime.preprocess import fit, normalise
 from sparse_split_ros.training.calibrate import (
     expected_calibration_error,
     interval,
@@ -30,44 +30,31 @@ REPORT_DRIVE = Drive(seed=90_001, tracks_per_scene=43)
 """Every class once in every scene; its seed is used nowhere else."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Inputs (N, C, H, W) float32 as the network takes them, labels (N,), groups (N,)."""
-
-    x: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    groups: NDArray[np.int64]
-
-
-def prepare_set(data: LabelledImages, spec: InputSpec) -> Prepared:
-    """Images of the network's own size, normalised."""
-    return Prepared(normalise(data.images, spec), data.labels, data.groups)
-
-
-def prepare_conditions(
-    data: LabelledImages, spec: InputSpec, level: int, seed: int
-) -> Iterator[tuple[str, Prepared]]:
+def in_conditions(
+    data: LabelledImages, level: int, seed: int
+) -> Iterator[tuple[str, LabelledImages]]:
     """The images under every condition of data/weather.py at one of its five levels."""
     severity = weather.level(level)
     for name in weather.CONDITIONS:
         rng = np.random.default_rng(seed)
         images = [weather.apply(name, image, severity, rng) for image in data.images]
-        yield name, prepare_set(replace(data, images=np.stack(images)), spec)
+        yield name, replace(data, images=np.stack(images))
 
 
-def prepare_drive(drive: Drive, classes: tuple[str, ...], spec: InputSpec) -> dict[str, Prepared]:
+def by_scene(drive: Drive, classes: tuple[str, ...], spec: InputSpec) -> dict[str, LabelledImages]:
     """The frames of a drive by scene, each cropped and resized as on the robot."""
-    rows: dict[str, list[tuple[NDArray[np.float32], int, int]]] = {}
+    rows: dict[str, list[tuple[NDArray[np.uint8], int, int]]] = {}
     for index, frame in enumerate(render_drive(drive)):
         assert frame.label is not None and frame.scene is not None
         track = index // drive.frames_per_track
-        row = (prepare(frame.image, spec), classes.index(frame.label), track)
+        row = (fit(frame.image, spec), classes.index(frame.label), track)
         rows.setdefault(frame.scene, []).append(row)
     return {
-        scene: Prepared(
-            np.concatenate([x for x, _, _ in scene_rows]),
+        scene: LabelledImages(
+            np.stack([image for image, _, _ in scene_rows]),
             np.array([label for _, label, _ in scene_rows]),
             np.array([track for _, _, track in scene_rows]),
+            classes,
         )
         for scene, scene_rows in rows.items()
     }
@@ -84,7 +71,7 @@ class Answers:
     payloads: list[int]
     """Bytes of the default codec, N of them."""
 
-    def reliability(self, data: Prepared) -> dict[int, list[tuple[float, float, int]]]:
+    def reliability(self, data: LabelledImages) -> dict[int, list[tuple[float, float, int]]]:
         """Confidence against accuracy in bins of equal mass, by exit."""
         return {
             stage: reliability(values.max(axis=1), values.argmax(axis=1) == data.labels)
@@ -92,12 +79,12 @@ class Answers:
         }
 
 
-def measure(bundle: Bundle, data: Prepared, engine: Engine | None = None) -> dict[str, Any]:
+def measure(bundle: Bundle, data: LabelledImages, engine: Engine | None = None) -> dict[str, Any]:
     """How good every exit and the default cut are on `data`: see `figures`."""
-    return figures(bundle, answers(engine or load_engine(bundle), data.x), data)
+    return figures(bundle, answers(engine or load_engine(bundle), data.images), data)
 
 
-def figures(bundle: Bundle, said: Answers, data: Prepared) -> dict[str, Any]:
+def figures(bundle: Bundle, said: Answers, data: LabelledImages) -> dict[str, Any]:
     """Accuracy and its interval, calibration error and risk-coverage area of what was `said`.
 
     Intervals are 95 % bootstrap intervals over groups. 'coded' is the final exit behind the default
@@ -137,8 +124,8 @@ def mean_accuracy(reports: Iterable[dict[str, Any]], final: int) -> float:
     return _rounded(np.mean([report['exits'][str(final)]['accuracy'] for report in reports]))
 
 
-def answers(engine: Engine, x: NDArray[np.float32]) -> Answers:
-    """What a bundle says of inputs x (N, C, H, W)."""
+def answers(engine: Engine, images: NDArray[np.uint8]) -> Answers:
+    """What a bundle says of images (N, H, W, 3) of its own size."""
     bundle = engine.bundle
     split, final = bundle.defaults.split, bundle.final
     spec = bundle.split_at(split)
@@ -149,10 +136,8 @@ def answers(engine: Engine, x: NDArray[np.float32]) -> Answers:
     last: list[float | None] = [None] * final + [0.0]
     rows: dict[int, list[NDArray[np.float32]]] = {exit_.stage: [] for exit_ in bundle.exits}
     coded, sizes = [], []
-    step = rows_at_once(*x.shape[2:])
-    for first in range(0, len(x), step):
-        batch = x[first : first + step]
-        head = engine.run(batch, 0, split, everything, stop=False)
+    for x, _ in _inputs(images, bundle.input):
+        head = engine.run(x, 0, split, everything, stop=False)
         assert head.features is not None
         tail = engine.run(head.features, split + 1, final, everything, stop=False)
         for stage, values in {**head.exits, **tail.exits}.items():
@@ -166,7 +151,7 @@ def answers(engine: Engine, x: NDArray[np.float32]) -> Answers:
     return Answers(together, np.concatenate(coded), sizes)
 
 
-def beside_int8(bundle: Bundle, sets: Mapping[str, Prepared]) -> dict[str, Any]:
+def beside_int8(bundle: Bundle, sets: Mapping[str, LabelledImages]) -> dict[str, Any]:
     """Accuracy of every exit in float32 and in 8 bits, {set: {exit: {engine: accuracy}}}.
 
     Empty where the native engine is not built or lacks the bundle's graph.
@@ -182,18 +167,26 @@ def beside_int8(bundle: Bundle, sets: Mapping[str, Prepared]) -> dict[str, Any]:
         engine = load_engine(bundle, which)
         for name, data in sets.items():
             right = dict.fromkeys(record[name], 0)
-            step = rows_at_once(*data.x.shape[2:])
-            for first in range(0, len(data.x), step):
-                batch, labels = data.x[first : first + step], data.labels[first : first + step]
-                said = engine.run(batch, 0, bundle.final, everything, stop=False).exits
+            for x, rows in _inputs(data.images, bundle.input):
+                said = engine.run(x, 0, bundle.final, everything, stop=False).exits
                 for stage, values in said.items():
-                    right[str(stage)] += int((values.argmax(axis=1) == labels).sum())
+                    right[str(stage)] += int((values.argmax(axis=1) == data.labels[rows]).sum())
             for stage, count in right.items():
                 record[name][stage][which] = _rounded(count / len(data.labels))
     return record
 
 
-def _figures(probabilities: NDArray[np.float32], data: Prepared) -> dict[str, Any]:
+def _inputs(
+    images: NDArray[np.uint8], spec: InputSpec
+) -> Iterator[tuple[NDArray[np.float32], slice]]:
+    """Batch by batch what the network takes, for all in floating point may not fit into memory."""
+    step = rows_at_once(*images.shape[1:3])
+    for first in range(0, len(images), step):
+        rows = slice(first, first + step)
+        yield normalise(images[rows], spec), rows
+
+
+def _figures(probabilities: NDArray[np.float32], data: LabelledImages) -> dict[str, Any]:
     correct = probabilities.argmax(axis=1) == data.labels
     low, high = interval(correct, data.groups)
     confidence = probabilities.max(axis=1)
