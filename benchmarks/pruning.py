@@ -7,7 +7,8 @@
 
 Beside the methods of networks/prune.py there are predefined sparse networks of the same number of
 weights, divided among the layers as random-erk divides them: `kernels` draws whole kernels, `taps`
-single taps that 16 outputs share.
+single taps that 16 outputs share, and `early-taps` those with more of them in the early layers,
+as synflow has, and fewer in the late ones.
 
 Bytes are of float32 weights of the stages and the final exit; of unstructured masks in the smaller
 of CSR and bit mask; patterns are drawn from a seed. Latency is of these at batch 1 on one thread,
@@ -61,6 +62,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 PREDEFINED: dict[str, dict[str, Any]] = {
     'kernels': {'pattern': 'random-regular'},
     'taps': {'pattern': 'tap-regular', 'block_width': 1},
+    'early-taps': {'pattern': 'tap-regular', 'block_width': 1, 'erk_power': 2.0},
 }
 CLASSES = 10
 ENGINES = ('onnxruntime', 'native')

@@ -216,6 +216,8 @@ def test_shipped_network_keeps_its_budget() -> None:
         (lambda: build('compact', 4, narrow='1/2'), "narrow is '1/2', expected a share"),
         (lambda: build('compact', 4, channels=['a']), r"channels is \['a'\], expected"),
         (lambda: build('compact', 4, masks=5), 'masks is 5, expected the name of a file'),
+        (lambda: build('compact', 4, erk_power=4), 'erk_power is 4, expected a number from 0 to 3'),
+        (lambda: build('compact', 4, erk_power=2), 'erk_power is 2: it shapes allocation: erk'),
         (lambda: build('compact', 4, keep_dense=[5]), r'keep_dense is \[5\], expected a list'),
         (lambda: build('compact', 4, block_width='8'), "block_width is '8', expected a whole"),
         (lambda: build('compact', 4, pattern_seed=1.5), 'pattern_seed is 1.5, expected a whole'),

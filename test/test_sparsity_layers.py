@@ -292,6 +292,10 @@ def test_erk_divides_one_density_so_that_large_layers_are_the_sparsest():
         assert 0.8 * density * whole < weights <= density * whole
         densities = [spec.density for spec in specs.values()]
         assert densities == sorted(densities, reverse=True) and densities[-1] < densities[0]
+        steep = sparsify(network(), density, kind, width=width, allocation='erk', power=2)
+        first, *_, last = (spec.density for spec in steep.values())
+        # What small layers get is taken from the large ones.
+        assert first > densities[0] and last < densities[-1]
     with pytest.raises(
         SparsityError, match=r'density 0\.001 in all: the least that can be is 0\.0'
     ):

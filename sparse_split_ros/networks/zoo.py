@@ -110,6 +110,7 @@ def build(
     block_width: int = 8,
     keep_dense: Sequence[str] = (),
     allocation: str = 'uniform',
+    erk_power: float = 1.0,
     **arguments: Any,
 ) -> StagedNetwork:
     """The network called `name` for `classes` classes, pruned or predefined sparse if asked for.
@@ -121,8 +122,9 @@ def build(
     where its layers' shapes allow: patterns of the kind `pattern`, those in blocks of `block_width`
     inputs x 16 outputs, drawn from `pattern_seed`, at each layer's nearest feasible density. With
     `allocation` 'erk' the density is that of all layers together, and large layers are sparser than
-    small ones. The first convolution, the exits' last linear layers and what matches `keep_dense`
-    (['stages.0.*']) stay dense. Kinds that are not in blocks save storage, not time.
+    small ones, the more so the higher `erk_power` is. The first convolution, the exits' last linear
+    layers and what matches `keep_dense` (['stages.0.*']) stay dense. Kinds that are not in blocks
+    save storage, not time.
 
     Raises ValueError for an unknown name and for what the network cannot have.
     """
@@ -134,6 +136,12 @@ def build(
         raise ValueError(f"keep_dense is {keep_dense!r}, expected a list: ['stages.0.*']")
     if not (isinstance(narrow, (int, float)) and 0 < narrow <= 1):
         raise ValueError(f'narrow is {narrow!r}, expected a share more than 0 and at most 1')
+    if not (isinstance(erk_power, (int, float)) and 0 <= erk_power <= 3):
+        raise ValueError(f'erk_power is {erk_power!r}, expected a number from 0 to 3')
+    if erk_power != 1 and allocation != 'erk':
+        raise ValueError(
+            f'erk_power is {erk_power}: it shapes allocation: erk, which is not asked for'
+        )
     if not isinstance(channels or {}, Mapping):
         raise ValueError(f'channels is {channels!r}, expected "group: number" lines')
     if not isinstance(masks, (str, Mapping, type(None))):
@@ -164,6 +172,7 @@ def build(
         sparsify(
             network, density, kind, pattern_seed,
             width=width, keep=keep, nearest=True, allocation=allocation,
+            power=erk_power,
         )  # fmt: skip
     return network
 

@@ -230,17 +230,18 @@ def sparsify(
     ends: bool = False,
     nearest: bool = False,
     allocation: str = 'uniform',
+    power: float = 1.0,
 ) -> dict[str, PatternSpec]:
     """Replace the linear layers and convolutions of `module` by sparse ones, in place.
 
     Each gets a pattern, seeded by `seed` and by its own name, and new weights. `density` is that of
     each layer; with `allocation` 'erk' it is that of all together at most, and the densities are in
-    proportion to `patterns.erk`, of those whose shape allows any, each the `nearest` that can be.
-    Dense stay: the first convolution (first linear layer, where there is none) and the last linear
-    layer in order of registration, unless `ends`; layers whose name matches an item of `keep`
-    ('exits.*'); grouped convolutions. A layer whose shape forbids the density takes the `nearest`
-    one, and stays dense where that is 1. What has one tap gets a block-regular pattern where
-    tap-regular ones are asked for. Returns the patterns by layer name.
+    proportion to `patterns.erk` of that `power`, of those whose shape allows any, each the
+    `nearest` that can be. Dense stay: the first convolution (first linear layer, where there is
+    none) and the last linear layer in order of registration, unless `ends`; layers whose name
+    matches an item of `keep` ('exits.*'); grouped convolutions. A layer whose shape forbids the
+    density takes the `nearest` one, and stays dense where that is 1. What has one tap gets a
+    block-regular pattern where tap-regular ones are asked for. Returns the patterns by layer name.
 
     Raises SparsityError, naming the layer, for an infeasible density without `nearest`, for an item
     of `keep` that no layer matches, and where nothing would become sparse; `module` is then as it
@@ -278,7 +279,7 @@ def sparsify(
 
     if allocation == 'erk':
         nearest = True
-        densities = _divided(sparse, density, spec)
+        densities = _divided(sparse, density, spec, power)
     elif allocation == 'uniform':
         densities = dict.fromkeys(sparse, density)
     else:
@@ -304,13 +305,17 @@ def sparsify(
 
 
 def _divided(
-    layers: Mapping[str, nn.Module], density: float, spec: Callable[[str, float], PatternSpec]
+    layers: Mapping[str, nn.Module],
+    density: float,
+    spec: Callable[[str, float], PatternSpec],
+    power: float,
 ) -> dict[str, float]:
     """The densities in proportion to `erk` that leave `density` of all that can be sparse."""
     weights = {name: cast(Tensor, layer.weight) for name, layer in layers.items()}
+    raw = {name: erk(weight.shape, power) for name, weight in weights.items()}
 
     def divided(scale: float) -> dict[str, float]:
-        return {name: min(1.0, scale * erk(weight.shape)) for name, weight in weights.items()}
+        return {name: min(1.0, scale * value) for name, value in raw.items()}
 
     def share(scale: float) -> float:
         kept = whole = 0.0

@@ -293,12 +293,14 @@ def fan_in_step(kind: Kind, inputs: int, outputs: int, width: int = 1, paralleli
     return inputs // math.gcd(inputs, outputs)
 
 
-def erk(shape: Sequence[int]) -> float:
+def erk(shape: Sequence[int], power: float = 1.0) -> float:
     """The sum of a weight's sides over their product: large layers are to be the sparsest.
 
-    Densities in proportion to it are Erdős–Rényi kernel ones (Evci et al., arXiv 1911.11134).
+    Densities in proportion to it are Erdős–Rényi kernel ones (Evci et al., arXiv 1911.11134). A
+    `power` above 1, as in the code of that paper, leaves still more to small layers; 0 makes all
+    densities alike.
     """
-    return sum(shape) / math.prod(shape)
+    return math.pow(sum(shape) / math.prod(shape), power)
 
 
 def largest(size: Callable[[float], float], budget: float) -> float:
