@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import cv2
 import numpy as np
@@ -209,3 +210,20 @@ def test_output_cut_short_by_its_reader_says_nothing(bundle: Path) -> None:
         env=environment, check=False,
     )  # fmt: skip
     assert done.stderr == ''
+
+
+@pytest.mark.parametrize('text', ['threshhold:=0.8', 'head:threshhold:=0.8'])
+def test_a_misspelt_parameter_is_refused_with_what_it_may_mean(
+    text: str, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr('sparse_split_ros.commands.nodes.listen', lambda: None)
+    assert run('head', '--ros-args', '-p', text) == 2
+    assert "'threshhold' is unknown (is it 'threshold'?)" in capsys.readouterr().err
+
+
+def test_parameters_of_every_ros_node_are_known(capsys, monkeypatch) -> None:
+    for name in ('listen', 'import_module'):
+        monkeypatch.setattr(f'sparse_split_ros.commands.nodes.{name}', MagicMock())
+    of_ros = ('use_sim_time:=false', 'qos_overrides./image.subscription.depth:=2')
+    run('head', '--ros-args', *(part for text in of_ros for part in ('-p', text)))
+    assert capsys.readouterr().err == ''
