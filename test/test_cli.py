@@ -167,6 +167,16 @@ def test_profile_is_kept_beside_the_bundle(bundle: Path) -> None:
     assert (bundle / 'profile.json').is_file()
 
 
+def test_profile_shows_what_it_has_just_measured(bundle: Path, capsys) -> None:
+    assert run('inspect', bundle) == 0
+    before = capsys.readouterr().out
+    # inspect alone shows one thread and the engine of auto.
+    assert run('profile', bundle, '--repeats', '2', '--threads', '2') == 0
+    assert capsys.readouterr().out != before
+    assert run('inspect', bundle) == 0
+    assert capsys.readouterr().out == before
+
+
 @pytest.mark.parametrize(('threshold', 'who'), [('0', 'robot, exit 0'), ('1', 'tail, exit 2')])
 def test_classify_says_what_every_exit_thinks_and_who_would_answer(
     threshold: str, who: str, bundle: Path, picture: Path, capsys, monkeypatch
