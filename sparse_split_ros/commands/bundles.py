@@ -110,7 +110,8 @@ def add(commands: Commands) -> None:
             '  coded_S         the answer of the tail behind a cut after stage S\n\n'
             'TABLE.npz holds the same as arrays, with numbers for names: label, track, condition,\n'
             'scene (N,); prediction, confidence (N, exits); coded (N, splits); stages and splits\n'
-            'number the columns, conditions and scenes name the numbers.'
+            'number the columns, conditions and scenes name the numbers; bundle is the\n'
+            'fingerprint. `sparse-split simulate` reads it.'
         ),
         epilog=(
             'examples:\n'
