@@ -157,6 +157,32 @@ def test_odd_runs_have_reports_too(frames: list[Outcome], tmp_path: Path) -> Non
     assert _Links(page).open == []
 
 
+def test_what_is_not_known_has_no_place_in_the_pictures(tmp_path: Path) -> None:
+    def words(each: Report) -> str:
+        write_report(each, tmp_path)
+        return re.sub('<[^>]*>', ' ', (tmp_path / 'index.html').read_text())
+
+    bare = report(run(labelled=False))
+    assert 'right answers' not in words(bare) and 'was wrong' not in words(bare)
+    assert 'camera saw' in words(bare) and 'camera saw' not in words(replace(bare, images={}))
+    full = report(run())
+    assert 'right answers' in words(full) and 'was wrong' in words(full)
+    heights = [
+        cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR).shape[0]
+        for outcomes in (full.outcomes, bare.outcomes)
+        for png in (pictures.exit_use(outcomes), pictures.drive_strip(outcomes, {}))
+    ]
+    assert heights[2] < heights[0]
+
+
+def test_a_short_run_has_no_gaps_between_its_stretches() -> None:
+    png = pictures.exit_use([replace(each, route=Route.LOCAL, exit=0) for each in run(20)])
+    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    green = (picture == (0x5A, 0xC8, 0x3C)).all(2)
+    row = np.flatnonzero(green[green.sum(1).argmax()])
+    assert (np.diff(row) > 1).sum() == 1  # before the legend
+
+
 def test_numbers_in_class_names_sort_by_value() -> None:
     names = ['speed limit 100', 'stop', 'speed limit 20', 'end 5']
     assert sorted(names, key=pictures._natural) == [
