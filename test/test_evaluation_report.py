@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
 pytest.importorskip('matplotlib')
 pytest.importorskip('jinja2')
@@ -22,6 +24,7 @@ from sparse_split_ros.evaluation import charts, pictures
 from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
 from sparse_split_ros.evaluation.provenance import machine, versions
 from sparse_split_ros.evaluation.report import Report, write_report
+from sparse_split_ros.evaluation.tables import summary_table
 from sparse_split_ros.policy.decision import Reason, Route
 
 OUTAGE = {
@@ -139,6 +142,9 @@ def test_a_tail_that_was_killed_without_consequence_is_told_as_such(tmp_path: Pa
     silent = dict.fromkeys(OUTAGE) | {'killed_s': 1.0, 'waited': 0, 'fallbacks': 0}
     page = write_report(report(run(9), tail_outage=silent), tmp_path).read_text('utf-8')
     assert 'killed without warning.' in page and 'The head noticed' not in page
+    shown = Console(file=io.StringIO(), width=200)
+    shown.print(summary_table(report(run(9), tail_outage=silent).summary))
+    assert 'killed, and no frame needed it' in shown.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
