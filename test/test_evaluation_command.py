@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -146,6 +148,22 @@ def test_a_report_that_cannot_be_drawn_is_said_before_the_work(
     assert done.returncode == 2 and "pip install '.[report]'" in done.stderr
     assert not (tmp_path / 'out').exists()
     assert subprocess.run([*command, '--no-report'], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ('raised', 'status', 'words'),
+    [
+        (OSError(errno.ENOSPC, 'No space left on device'), 2, 'error: {out}: No space left'),
+        (KeyboardInterrupt(), 130, 'interrupted; the same command with --resume goes on'),
+    ],
+)
+def test_what_stops_a_run_says_where_and_how_to_go_on(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], raised: BaseException, status: int, words: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr('sparse_split_ros.evaluation.evaluate.run_all', Mock(side_effect=raised))
+    assert main(arguments(world, '--no-report', '--out', str(tmp_path))) == status
+    assert words.format(out=tmp_path) in capsys.readouterr().err
 
 
 def test_a_source_that_is_not_there_is_one_line(
