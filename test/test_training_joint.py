@@ -264,6 +264,7 @@ def test_a_wrong_recipe_is_named(values: dict[str, object], message: str) -> Non
         ({'code_channels': [4, -1, 4]}, 'code_channels is'),
         ({'size': 0}, 'size is'),
         ({'stem': 0}, 'stem is'),
+        ({'unstrided': 1, 'bits': 4}, r"takes no 'unstrided', but size, widths, .* density"),
     ],
 )
 def test_a_network_of_no_channels_is_refused(arguments: dict[str, Any], message: str) -> None:
@@ -273,8 +274,10 @@ def test_a_network_of_no_channels_is_refused(arguments: dict[str, Any], message:
 
 
 def test_a_recipe_without_a_name_is_refused() -> None:
-    with pytest.raises(TrainingError, match='name'):
+    with pytest.raises(TrainingError, match='has no name; examples'):
         Recipe.from_mapping({'dataset': 'gtsrb'})
+    with pytest.raises(TrainingError, match='has no name and no dataset; examples'):
+        Recipe.from_mapping({})
 
 
 @pytest.mark.parametrize('text', ['just words', '- a\n- b', '{', ''])
