@@ -82,8 +82,10 @@ def test_a_tiny_run_learns_at_every_exit_and_behind_the_bottleneck(tmp_path: Pat
     assert accuracy(predict(network, test.images, spec, split=1)[3], test.labels) > 0.9
 
 
-def test_log_has_a_row_per_epoch(tmp_path: Path) -> None:
+def test_log_has_a_row_per_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(dataclasses.replace(RECIPE, epochs=2), blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
+    words = '32 images of 3 classes to learn from, 12 to choose the epoch on'
+    assert capsys.readouterr().out.startswith(words)
     with (tmp_path / 'log.csv').open() as file:
         rows = list(csv.DictReader(file))
     assert [row['epoch'] for row in rows] == ['0', '1']

@@ -122,6 +122,11 @@ def fit(
                 f'batch_size {recipe.batch_size} for {len(training)} training images: lower it in '
                 'the recipe'
             )
+        if group.first:  # what was passed over is missed here
+            tqdm.write(
+                f'{len(training)} images of {len(training.classes)} classes to learn from, '
+                f'{sum(map(len, selection.values()))} to choose the epoch on'
+            )
         drawn = -math.inf
         while group.share(lambda: state.goes_on):
             start = time.monotonic()
