@@ -196,6 +196,8 @@ def test_a_trace_of_epoch_stamps_is_played_from_its_first_row_to_its_last(tmp_pa
 )
 def test_a_trace_with_impossible_rows_is_refused(tmp_path, row: str) -> None:
     (tmp_path / 'trace.csv').write_text(f'time_s,rtt_ms,loss\n{row}\n')
+    with pytest.raises(LinkModelError, match=r'typo\.csv: not a readable trace: No such file'):
+        TraceModel(tmp_path / 'typo.csv')
     with pytest.raises(LinkModelError, match=r'trace\.csv: expected'):
         TraceModel(tmp_path / 'trace.csv')
 

@@ -147,6 +147,17 @@ def test_a_run_is_drawn(tmp_path: Path) -> None:
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
 
 
+def test_the_curves_mark_the_epoch_that_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axes = pytest.importorskip('matplotlib.axes')
+    marked: list[float] = []
+    monkeypatch.setattr(axes.Axes, 'axvline', lambda self, x, **_: marked.append(x))
+    one = dataclasses.replace(RECIPE, epochs=3, learning_rate=1e-9)  # nothing changes
+    best = fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
+    assert marked[-1] == load_checkpoint(best)[2]['epoch']
+
+
 def test_a_full_disk_is_one_error_and_keeps_what_was_good(tmp_path: Path) -> None:
     one = dataclasses.replace(RECIPE, epochs=1)
     selection = {'blobs': blobs(12, 1)}
