@@ -175,6 +175,18 @@ def test_a_source_that_is_not_there_is_one_line(
     assert "source 'nowhere' does not exist" in capsys.readouterr().err
 
 
+def test_a_source_of_which_nothing_is_shown_costs_no_report(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip('matplotlib')
+    monkeypatch.setattr('sparse_split_ros.evaluation.compared._SHOWN', 10)  # every sixth frame
+    single = tmp_path / 'single.npz'
+    np.savez(single, images=np.zeros((1, 32, 32, 3), np.uint8))
+    command = arguments(world, '--out', str(tmp_path / 'out'))
+    assert main([*command[:2], *[str(single)] * 3, *command[2:]]) == 0
+    assert (tmp_path / 'out' / 'index.html').is_file()
+
+
 def test_a_run_in_which_every_frame_failed_has_a_report_too(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

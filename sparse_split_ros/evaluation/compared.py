@@ -118,7 +118,8 @@ def _images(
     found: dict[int, NDArray[np.uint8]] = {}
     first = 0
     for source, known in zip(sources, summary['sources']):
-        last = max((index for index in wanted if index < first + known['frames']), default=-1)
+        end = first + known['frames']
+        last = max((index for index in wanted if first <= index < end), default=first - 1)
         try:
             for index, frame in enumerate(itertools.islice(source.frames(), last - first + 1)):
                 if first + index in wanted:
