@@ -88,6 +88,7 @@ def test_help_needs_no_middleware_and_no_network() -> None:
         (['inspect', 'no-such-bundle'], "no bundle 'no-such-bundle'"),
         (['profile', 'no-such-bundle'], "no bundle 'no-such-bundle'"),
         (['profile', '{bundle}', '--repeats', '0'], '--repeats 0'),
+        (['record', 'flown', '--idle', 'nan'], '--idle nan, expected a number from 0'),
         (['classify', 'no-such-bundle', '{picture}'], "no bundle 'no-such-bundle'"),
         (['classify', '{bundle}', '{tmp}/none.png'], 'none.png'),
         (['classify', '{bundle}', '{bundle}/manifest.json'], 'manifest.json'),

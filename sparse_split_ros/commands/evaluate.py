@@ -377,8 +377,10 @@ def _cameras(options: argparse.Namespace) -> tuple[str, ...]:
 def _record(options: argparse.Namespace) -> int:
     from sparse_split_ros.nodes.recorder import RecorderOptions, record
 
-    if options.limit < 0 or not 0 <= options.idle < math.inf:
-        raise UsageError('--limit and --idle take numbers from 0')
+    for name in ('limit', 'idle'):
+        value = getattr(options, name)
+        if not 0 <= value < math.inf:
+            raise UsageError(f'--{name} {value:g}, expected a number from 0')
     wanted = RecorderOptions(
         options.out, _cameras(options), options.images, options.image_transport,
         options.limit, options.idle,
