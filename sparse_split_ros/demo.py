@@ -37,6 +37,7 @@ from sparse_split_ros.evaluation.live import Board
 from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
 from sparse_split_ros.evaluation.provenance import machine, versions
 from sparse_split_ros.evaluation.report import Report, write_report
+from sparse_split_ros.evaluation.stream import class_meant
 from sparse_split_ros.evaluation.tables import summary_table
 from sparse_split_ros.link.announcement import Announcement, AnnouncementError
 from sparse_split_ros.nodes import qos
@@ -57,6 +58,8 @@ _RECOVERY_S = 1.0
 # The tail is killed in this part of the drive, so that there is a before and an after.
 _KILL_FROM, _KILL_UNTIL = 0.40, 0.55
 _KILL_WINDOW = 60
+# Of frames, in bytes: an hour of a large camera does not fit, and need not be shown.
+_MEMORY = 2_000_000_000
 _DOMAINS = range(40, 102)
 
 
@@ -432,7 +435,7 @@ def run_demo(options: Options, console: Console) -> int:
     """
     began = time.monotonic()
     bundle = Bundle.load(bundle_path(options.bundle))
-    source, frames = _frames(options, console)
+    source, frames = _frames(options, bundle, console)
     rate = options.rate or max(1.0, _duration(frames) / _PLAY_S)
     options.out.mkdir(parents=True, exist_ok=True)
     with private_domain(_DOMAINS) as domain, _quick_switches():
@@ -475,25 +478,45 @@ def run_demo(options: Options, console: Console) -> int:
     return 1 if record.problems else 0
 
 
-def _frames(options: Options, console: Console) -> tuple[str, list[Frame]]:
+def _frames(options: Options, bundle: Bundle, console: Console) -> tuple[str, list[Frame]]:
     """What will be played, with a word on what it is; a drive that is not there is rendered."""
     path = options.drive or _cache() / f'drive_{__version__}_{options.seed}'
     if not path.exists():
         drive = Drive(seed=options.seed)
         path.parent.mkdir(parents=True, exist_ok=True)
+        console.out(f'{path} is not there: a drive is drawn into it', highlight=False)
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task(f'rendering {path}', total=drive.frames)
             write_bag(
                 path,
                 render_drive(drive, lambda done, _: progress.update(task, completed=done)),
             )
-    frames = list(itertools.islice(open_source(str(path)), options.frames or None))
+    frames: list[Frame] = []
+    size = 0
+    for frame in itertools.islice(open_source(str(path)), options.frames or None):
+        size += frame.image.nbytes
+        if size > _MEMORY:
+            raise DemoError(
+                f'{path}: {len(frames)} of its frames fill the {_MEMORY / 1e9:g} GB of memory that '
+                f'the demo takes: play no more by --frames {len(frames)}, or evaluate {path}'
+            )
+        frames.append(frame)
     if not frames:
         raise DemoError(f'{path} holds no frames, there is nothing to show')
     keys = {(frame.stamp_ns, frame.frame_id) for frame in frames}
     if len(keys) < len(frames):
         raise DemoError(f'{path} repeats stamps, answers could not be told apart')
-    return path.name, frames
+    labels = {frame.label: class_meant(frame.label, bundle.classes) for frame in frames
+              if frame.label is not None}  # fmt: skip
+    if unknown := [repr(label) for label, meant in labels.items() if meant is None]:
+        console.out(
+            f'labels such as {", ".join(unknown[:3])} are no class of {bundle.name}: such frames '
+            'count as unlabelled', highlight=False,
+        )  # fmt: skip
+    return path.name, [
+        replace(frame, label=None if frame.label is None else labels[frame.label])
+        for frame in frames
+    ]
 
 
 def _cache() -> Path:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import cv2
 import numpy as np
@@ -87,6 +88,7 @@ def test_help_needs_no_middleware_and_no_network() -> None:
         (['inspect', 'no-such-bundle'], "no bundle 'no-such-bundle'"),
         (['profile', 'no-such-bundle'], "no bundle 'no-such-bundle'"),
         (['profile', '{bundle}', '--repeats', '0'], '--repeats 0'),
+        (['record', 'flown', '--idle', 'nan'], '--idle nan, expected a number from 0'),
         (['classify', 'no-such-bundle', '{picture}'], "no bundle 'no-such-bundle'"),
         (['classify', '{bundle}', '{tmp}/none.png'], 'none.png'),
         (['classify', '{bundle}', '{bundle}/manifest.json'], 'manifest.json'),
@@ -166,6 +168,16 @@ def test_profile_is_kept_beside_the_bundle(bundle: Path) -> None:
     assert (bundle / 'profile.json').is_file()
 
 
+def test_profile_shows_what_it_has_just_measured(bundle: Path, capsys) -> None:
+    assert run('inspect', bundle) == 0
+    before = capsys.readouterr().out
+    # inspect alone shows one thread and the engine of auto.
+    assert run('profile', bundle, '--repeats', '2', '--threads', '2') == 0
+    assert capsys.readouterr().out != before
+    assert run('inspect', bundle) == 0
+    assert capsys.readouterr().out == before
+
+
 @pytest.mark.parametrize(('threshold', 'who'), [('0', 'robot, exit 0'), ('1', 'tail, exit 2')])
 def test_classify_says_what_every_exit_thinks_and_who_would_answer(
     threshold: str, who: str, bundle: Path, picture: Path, capsys, monkeypatch
@@ -209,3 +221,20 @@ def test_output_cut_short_by_its_reader_says_nothing(bundle: Path) -> None:
         env=environment, check=False,
     )  # fmt: skip
     assert done.stderr == ''
+
+
+@pytest.mark.parametrize('text', ['threshhold:=0.8', 'head:threshhold:=0.8'])
+def test_a_misspelt_parameter_is_refused_with_what_it_may_mean(
+    text: str, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr('sparse_split_ros.commands.nodes.listen', lambda: None)
+    assert run('head', '--ros-args', '-p', text) == 2
+    assert "'threshhold' is unknown (is it 'threshold'?)" in capsys.readouterr().err
+
+
+def test_parameters_of_every_ros_node_are_known(capsys, monkeypatch) -> None:
+    for name in ('listen', 'import_module'):
+        monkeypatch.setattr(f'sparse_split_ros.commands.nodes.{name}', MagicMock())
+    of_ros = ('use_sim_time:=false', 'qos_overrides./image.subscription.depth:=2')
+    run('head', '--ros-args', *(part for text in of_ros for part in ('-p', text)))
+    assert capsys.readouterr().err == ''

@@ -141,9 +141,27 @@ def test_a_drive_that_is_not_there_is_rendered(
         drive=tmp_path / 'new' / 'drive', out=tmp_path / 'report',
         bundle=str(workplace / 'bundle'), kill=False, seed=5,
     )  # fmt: skip
-    assert run_demo(options, Console(file=io.StringIO())) == 0
+    said = io.StringIO()
+    assert run_demo(options, Console(file=said)) == 0
     assert options.drive is not None and options.drive.exists()
-    assert json.loads((options.out / 'summary.json').read_text())['frames'] == 4
+    assert f'{options.drive} is not there: a drive is drawn into it' in said.getvalue()
+    summary = json.loads((options.out / 'summary.json').read_text())
+    assert summary['frames'] == 4
+    # The bundle knows five of the 43 signs that are drawn.
+    assert summary['labelled'] == 0 and summary['accuracy'] is None
+    assert 'are no class of synthetic: such frames count as unlabelled' in said.getvalue()
+
+
+def test_a_bag_that_fills_the_memory_is_refused_before_it_does(
+    tmp_path: Path, workplace: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr('sparse_split_ros.demo._MEMORY', 10 * 24 * 24 * 3)
+    options = Options(
+        drive=workplace / 'drive', out=tmp_path / 'report', bundle=str(workplace / 'bundle')
+    )
+    with pytest.raises(DemoError, match='play no more by --frames 10'):
+        run_demo(options, Console(file=io.StringIO()))
+    assert not options.out.exists()
 
 
 def test_a_missing_answer_is_an_error(workplace: Path, tmp_path: Path, monkeypatch) -> None:

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -148,6 +150,22 @@ def test_a_report_that_cannot_be_drawn_is_said_before_the_work(
     assert subprocess.run([*command, '--no-report'], check=False).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ('raised', 'status', 'words'),
+    [
+        (OSError(errno.ENOSPC, 'No space left on device'), 2, 'error: {out}: No space left'),
+        (KeyboardInterrupt(), 130, 'interrupted; the same command with --resume goes on'),
+    ],
+)
+def test_what_stops_a_run_says_where_and_how_to_go_on(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], raised: BaseException, status: int, words: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr('sparse_split_ros.evaluation.evaluate.run_all', Mock(side_effect=raised))
+    assert main(arguments(world, '--no-report', '--out', str(tmp_path))) == status
+    assert words.format(out=tmp_path) in capsys.readouterr().err
+
+
 def test_a_source_that_is_not_there_is_one_line(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +173,18 @@ def test_a_source_that_is_not_there_is_one_line(
     command = ['evaluate', 'nowhere', '--bundle', str(bundle.path), '--profile', str(times)]
     assert main([*command, '--json']) == 2
     assert "source 'nowhere' does not exist" in capsys.readouterr().err
+
+
+def test_a_source_of_which_nothing_is_shown_costs_no_report(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip('matplotlib')
+    monkeypatch.setattr('sparse_split_ros.evaluation.compared._SHOWN', 10)  # every sixth frame
+    single = tmp_path / 'single.npz'
+    np.savez(single, images=np.zeros((1, 32, 32, 3), np.uint8))
+    command = arguments(world, '--out', str(tmp_path / 'out'))
+    assert main([*command[:2], *[str(single)] * 3, *command[2:]]) == 0
+    assert (tmp_path / 'out' / 'index.html').is_file()
 
 
 def test_a_run_in_which_every_frame_failed_has_a_report_too(

@@ -32,6 +32,7 @@ from sparse_split_ros.ros import (
     TimeMsg,
     serialize_message,
 )
+from sparse_split_ros.runtime.bundle import BundleError
 
 FRAMES = 30
 THRESHOLD = 0.6
@@ -146,6 +147,8 @@ def test_labels_of_a_live_run_are_classes_of_its_bundle_or_not_known(tmp_path: P
     known = score(tmp_path / 'bag', bundle=str(bundle.path)).summary
     assert (known['labelled'], known['accuracy'], known['errors']) == (2, 1.0, [])
     assert known['unknown_labels'] == {'owl': 1}
+    with pytest.raises(BundleError, match="no bundle 'typo'"):
+        score(tmp_path / 'bag', bundle='typo')
     other = score(tmp_path / 'bag', bundle='gtsrb32').summary
     assert (other['labelled'], other['unknown_labels']) == (3, None)
 

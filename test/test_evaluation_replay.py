@@ -343,6 +343,9 @@ def test_times_of_another_bundle_are_refused(world: World, tmp_path: Path) -> No
     path = write_times(tmp_path / 'times.json', replace(bundle, fingerprint=b'\1' * 8))
     with pytest.raises(ValueError, match='times of bundle 0101'):
         evaluate(replace(request(world), profile=str(path)))
+    path.write_text('{"machine": {}, "engines": {}}')  # the profile.json of a bundle
+    with pytest.raises(ValueError, match=r'times\.json: is of `sparse-split profile`'):
+        evaluate(replace(request(world), profile=str(path)))
 
 
 def test_the_full_networks_answer_is_that_of_one_batch(world: World) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
 pytest.importorskip('matplotlib')
 pytest.importorskip('jinja2')
@@ -22,6 +24,7 @@ from sparse_split_ros.evaluation import charts, pictures
 from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
 from sparse_split_ros.evaluation.provenance import machine, versions
 from sparse_split_ros.evaluation.report import Report, write_report
+from sparse_split_ros.evaluation.tables import summary_table
 from sparse_split_ros.policy.decision import Reason, Route
 
 OUTAGE = {
@@ -139,6 +142,9 @@ def test_a_tail_that_was_killed_without_consequence_is_told_as_such(tmp_path: Pa
     silent = dict.fromkeys(OUTAGE) | {'killed_s': 1.0, 'waited': 0, 'fallbacks': 0}
     page = write_report(report(run(9), tail_outage=silent), tmp_path).read_text('utf-8')
     assert 'killed without warning.' in page and 'The head noticed' not in page
+    shown = Console(file=io.StringIO(), width=200)
+    shown.print(summary_table(report(run(9), tail_outage=silent).summary))
+    assert 'killed, and no frame needed it' in shown.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -155,6 +161,32 @@ def test_a_tail_that_was_killed_without_consequence_is_told_as_such(tmp_path: Pa
 def test_odd_runs_have_reports_too(frames: list[Outcome], tmp_path: Path) -> None:
     page = write_report(report(frames), tmp_path).read_text('utf-8')
     assert _Links(page).open == []
+
+
+def test_what_is_not_known_has_no_place_in_the_pictures(tmp_path: Path) -> None:
+    def words(each: Report) -> str:
+        write_report(each, tmp_path)
+        return re.sub('<[^>]*>', ' ', (tmp_path / 'index.html').read_text())
+
+    bare = report(run(labelled=False))
+    assert 'right answers' not in words(bare) and 'was wrong' not in words(bare)
+    assert 'camera saw' in words(bare) and 'camera saw' not in words(replace(bare, images={}))
+    full = report(run())
+    assert 'right answers' in words(full) and 'was wrong' in words(full)
+    heights = [
+        cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR).shape[0]
+        for outcomes in (full.outcomes, bare.outcomes)
+        for png in (pictures.exit_use(outcomes), pictures.drive_strip(outcomes, {}))
+    ]
+    assert heights[2] < heights[0]
+
+
+def test_a_short_run_has_no_gaps_between_its_stretches() -> None:
+    png = pictures.exit_use([replace(each, route=Route.LOCAL, exit=0) for each in run(20)])
+    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    green = (picture == (0x5A, 0xC8, 0x3C)).all(2)
+    row = np.flatnonzero(green[green.sum(1).argmax()])
+    assert (np.diff(row) > 1).sum() == 1  # before the legend
 
 
 def test_numbers_in_class_names_sort_by_value() -> None:

@@ -56,6 +56,9 @@ def test_a_table_of_another_network_is_refused() -> None:
     other = synthetic_facts(synthetic(1, tracks=5, stages=(0, 1, 2)))
     with pytest.raises(TableError, match='make the table from this bundle'):
         Study(TABLE, other, [Part.parse('day')], Settings())
+    # Networks of one recipe look alike.
+    with pytest.raises(TableError, match=r'is of bundle cafe.*--bundle'):
+        Study(replace(TABLE, bundle='cafe'), synthetic_facts(TABLE), [], Settings())
 
 
 @pytest.mark.parametrize('name', ['prediction', 'coded'])

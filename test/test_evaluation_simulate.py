@@ -42,8 +42,9 @@ def simulate(table: ConfidenceTable = TABLE, link: str = 'wifi', seed: int = 0, 
 
 
 def test_a_table_passes_through_its_file(tmp_path) -> None:
-    TABLE.save(tmp_path / 'table.npz')
+    replace(TABLE, bundle='cafe').save(tmp_path / 'table.npz')
     other = ConfidenceTable.load(tmp_path / 'table.npz')
+    assert other.bundle == 'cafe'
     assert (other.prediction == TABLE.prediction).all() and (other.coded == TABLE.coded).all()
     assert other.stages == TABLE.stages and other.conditions == TABLE.conditions
 
@@ -52,6 +53,8 @@ def test_a_broken_table_is_refused(tmp_path) -> None:
     (tmp_path / 'table.npz').write_bytes(b'PK nonsense')
     with pytest.raises(TableError, match='not a confidence table'):
         ConfidenceTable.load(tmp_path / 'table.npz')
+    with pytest.raises(TableError, match=r'read from the \.npz'):
+        ConfidenceTable.load(tmp_path / 'table.csv')
     wrong = TABLE.confidence.copy()
     wrong[3, 1] = np.nan
     with pytest.raises(TableError, match='outside'):
@@ -193,6 +196,8 @@ def test_a_trace_of_epoch_stamps_is_played_from_its_first_row_to_its_last(tmp_pa
 )
 def test_a_trace_with_impossible_rows_is_refused(tmp_path, row: str) -> None:
     (tmp_path / 'trace.csv').write_text(f'time_s,rtt_ms,loss\n{row}\n')
+    with pytest.raises(LinkModelError, match=r'typo\.csv: not a readable trace: No such file'):
+        TraceModel(tmp_path / 'typo.csv')
     with pytest.raises(LinkModelError, match=r'trace\.csv: expected'):
         TraceModel(tmp_path / 'trace.csv')
 

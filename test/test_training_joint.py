@@ -82,8 +82,10 @@ def test_a_tiny_run_learns_at_every_exit_and_behind_the_bottleneck(tmp_path: Pat
     assert accuracy(predict(network, test.images, spec, split=1)[3], test.labels) > 0.9
 
 
-def test_log_has_a_row_per_epoch(tmp_path: Path) -> None:
+def test_log_has_a_row_per_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(dataclasses.replace(RECIPE, epochs=2), blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
+    words = '32 images of 3 classes to learn from, 12 to choose the epoch on'
+    assert capsys.readouterr().out.startswith(words)
     with (tmp_path / 'log.csv').open() as file:
         rows = list(csv.DictReader(file))
     assert [row['epoch'] for row in rows] == ['0', '1']
@@ -143,6 +145,17 @@ def test_a_run_is_drawn(tmp_path: Path) -> None:
     picture = cv2.imread(str(tmp_path / 'curves.png'))
     assert picture.shape[1] > 2 * picture.shape[0]
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+
+
+def test_the_curves_mark_the_epoch_that_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axes = pytest.importorskip('matplotlib.axes')
+    marked: list[float] = []
+    monkeypatch.setattr(axes.Axes, 'axvline', lambda self, x, **_: marked.append(x))
+    one = dataclasses.replace(RECIPE, epochs=3, learning_rate=1e-9)  # nothing changes
+    best = fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
+    assert marked[-1] == load_checkpoint(best)[2]['epoch']
 
 
 def test_a_full_disk_is_one_error_and_keeps_what_was_good(tmp_path: Path) -> None:
@@ -264,6 +277,7 @@ def test_a_wrong_recipe_is_named(values: dict[str, object], message: str) -> Non
         ({'code_channels': [4, -1, 4]}, 'code_channels is'),
         ({'size': 0}, 'size is'),
         ({'stem': 0}, 'stem is'),
+        ({'unstrided': 1, 'bits': 4}, r"takes no 'unstrided', but size, widths, .* density"),
     ],
 )
 def test_a_network_of_no_channels_is_refused(arguments: dict[str, Any], message: str) -> None:
@@ -273,8 +287,10 @@ def test_a_network_of_no_channels_is_refused(arguments: dict[str, Any], message:
 
 
 def test_a_recipe_without_a_name_is_refused() -> None:
-    with pytest.raises(TrainingError, match='name'):
+    with pytest.raises(TrainingError, match='has no name; examples'):
         Recipe.from_mapping({'dataset': 'gtsrb'})
+    with pytest.raises(TrainingError, match='has no name and no dataset; examples'):
+        Recipe.from_mapping({})
 
 
 @pytest.mark.parametrize('text', ['just words', '- a\n- b', '{', ''])

@@ -24,14 +24,14 @@ def add(commands: Commands) -> None:
         ),
         epilog=(
             'examples:\n'
-            '  sparse-split make-bag photos/ photos.mcap\n'
-            '  sparse-split make-bag DATA/gtsrb/GTSRB tracks.mcap --split report\n'
-            '  sparse-split make-bag drive drive.mcap --seed 7\n'
-            '  sparse-split make-bag /dev/video0 camera.mcap --limit 900'
+            '  sparse-split make-bag photos/ my_bag\n'
+            '  sparse-split make-bag DATA/gtsrb/GTSRB tracks --split report\n'
+            '  sparse-split make-bag drive my_drive --seed 7\n'
+            '  sparse-split make-bag /dev/video0 flight --limit 900'
         ),
     )
     bag.add_argument('source', metavar='SOURCE')
-    bag.add_argument('out', metavar='OUT', type=Path)
+    bag.add_argument('out', metavar='OUT', type=Path, help='the bag, a new folder')
     bag.add_argument('--limit', type=int, metavar='N', help='at most N frames')
     bag.add_argument(
         '--rate', type=float, default=30.0, help='Hz of what has no stamps of its own (%(default)g)'

@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
             '  all         the sum, of values the most. It counts every exit; an answer of the\n'
             '              whole network needs the stages and the last exit alone'
         ),
-        epilog='examples:\n  sparse-split inspect gtsrb32\n  sparse-split inspect runs/mine/bundle',
+        epilog='examples:\n  sparse-split inspect gtsrb32\n  sparse-split inspect bundles/mine',
     )
     inspect.add_argument(
         'bundle', metavar='BUNDLE', nargs='?', default='gtsrb32',
@@ -51,8 +51,9 @@ def add(commands: Commands) -> None:
         'profile',
         help="measure a bundle's stage times on this machine",
         description=(
-            'Measures the median time of every stage and exit at batch 1, and keeps the figures\n'
-            'in profile.json beside the bundle, where inspect shows them.'
+            'Measures the median time of every stage and exit at batch 1, shows the figures, and\n'
+            'keeps them in profile.json beside the bundle. inspect shows those of one thread of\n'
+            'the CPU and the engine of auto.'
         ),
         epilog=(
             'examples:\n'
@@ -109,7 +110,8 @@ def add(commands: Commands) -> None:
             '  coded_S         the answer of the tail behind a cut after stage S\n\n'
             'TABLE.npz holds the same as arrays, with numbers for names: label, track, condition,\n'
             'scene (N,); prediction, confidence (N, exits); coded (N, splits); stages and splits\n'
-            'number the columns, conditions and scenes name the numbers.'
+            'number the columns, conditions and scenes name the numbers; bundle is the\n'
+            'fingerprint. `sparse-split simulate` reads it.'
         ),
         epilog=(
             'examples:\n'
@@ -151,8 +153,10 @@ def _profile(options: argparse.Namespace) -> int:
             raise UsageError(f'--{name} {getattr(options, name)} is less than {least}')
     out = console()
     with out.status('measuring'):
-        profile(options.bundle, options.engine, options.device, options.threads, options.repeats)
-    inspect(options.bundle, out)
+        times = profile(
+            options.bundle, options.engine, options.device, options.threads, options.repeats
+        )
+    inspect(options.bundle, out, times)
     return 0
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sparse_split_ros.commands.parser import Commands, console
+from sparse_split_ros.commands.parser import Commands, console, writing
 
 
 def add(commands: Commands) -> None:
@@ -70,7 +70,8 @@ def _demo(options: argparse.Namespace) -> int:
         seed=options.seed,
         kill=not options.no_kill,
     )
-    status = run_demo(wanted, console())
+    with writing(options.out):
+        status = run_demo(wanted, console())
     if options.open:
         import webbrowser
 

@@ -13,7 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparse_split_ros.commands.parser import Commands, UsageError, given, refuse, refuse_for
+from sparse_split_ros.commands.parser import (
+    Commands,
+    UsageError,
+    given,
+    refuse,
+    refuse_for,
+    writing,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -168,7 +175,8 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
     if report:
         # Before minutes of work of which no report could be drawn.
         from sparse_split_ros.evaluation.compared import write_evaluation
-    result = _replay(request, options, out, console)
+    with writing(out, '.parts/plan.json'):
+        result = _replay(request, options, out, console)
     if options.json:
         print(json.dumps(result.summary, indent=1, allow_nan=False, ensure_ascii=False))
     else:
@@ -179,7 +187,7 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
         console.print(rivals_table(result.summary))
         console.print(f'{result.fps:,.0f} frames a second', highlight=False)
     if out is not None and report:
-        with console.status('drawing the report'):
+        with console.status('drawing the report'), writing(out):
             page = write_evaluation(result, request.sources, out)
         console.out(f'report: {page}', highlight=False)
     _tell_labels(result.summary, options.labels)
@@ -242,7 +250,13 @@ def _truth(options: argparse.Namespace) -> Truth:
 def _replay(
     request: Request, options: argparse.Namespace, out: Path | None, console: Console
 ) -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     from sparse_split_ros.evaluation.contestants import contestants
     from sparse_split_ros.evaluation.evaluate import evaluate
@@ -250,7 +264,10 @@ def _replay(
     known = [source.count() for source in request.sources]
     ways = len(contestants(request.policies))
     total = None if None in known else ways * sum(count or 0 for count in known)
-    columns = (TextColumn('replaying'), BarColumn(), MofNCompleteColumn(), TextColumn('frames'))
+    columns = (
+        TextColumn('replaying'), BarColumn(), MofNCompleteColumn(), TextColumn('frames'),
+        TimeRemainingColumn(),
+    )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task('', total=total)
         return evaluate(
@@ -284,12 +301,14 @@ def _score(options: argparse.Namespace, out: Path | None, console: Console) -> i
     else:
         console.print(summary_table(live.summary))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / 'summary.json').write_text(to_json(live.summary), encoding='utf-8')
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            (out / 'summary.json').write_text(to_json(live.summary), encoding='utf-8')
     if out is not None and not options.no_report:
         from sparse_split_ros.evaluation.compared import write_recorded
 
-        page = write_recorded(live, bag, out)
+        with writing(out):
+            page = write_recorded(live, bag, out)
         console.out(f'report: {page}', highlight=False)
     if live.summary['unknown_labels'] is None and live.summary['labelled']:
         print(
@@ -358,8 +377,10 @@ def _cameras(options: argparse.Namespace) -> tuple[str, ...]:
 def _record(options: argparse.Namespace) -> int:
     from sparse_split_ros.nodes.recorder import RecorderOptions, record
 
-    if options.limit < 0 or not 0 <= options.idle < math.inf:
-        raise UsageError('--limit and --idle take numbers from 0')
+    for name in ('limit', 'idle'):
+        value = getattr(options, name)
+        if not 0 <= value < math.inf:
+            raise UsageError(f'--{name} {value:g}, expected a number from 0')
     wanted = RecorderOptions(
         options.out, _cameras(options), options.images, options.image_transport,
         options.limit, options.idle,

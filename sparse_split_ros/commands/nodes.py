@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from sparse_split_ros.commands.parser import Commands, UsageError, console
@@ -26,6 +28,9 @@ _EXAMPLES = {
     'player': '-p source:=drive -p loop:=true',
 }
 
+# Beside the parameters of ours, every ROS 2 node has these.
+_OF_ROS = ('use_sim_time', 'start_type_description_service', 'qos_overrides')
+
 
 def add(commands: Commands) -> None:
     """Name the nodes in the help; `run_node` reads their arguments."""
@@ -45,16 +50,39 @@ def run_node(name: str, arguments: list[str]) -> int:
         )
     # Signals are heard before the long imports, as in the executables of the nodes.
     listen()
+    _check_parameters(name, arguments)
     status: int = import_module(f'sparse_split_ros.nodes.{name}').main(arguments)
     return status
+
+
+def _check_parameters(name: str, arguments: Sequence[str]) -> None:
+    """Refuse a parameter that is none: ROS 2 itself takes no notice of a misspelt name."""
+    known = [spec.name for spec in _specs(name)]
+    for flag, text in pairwise(arguments):
+        parameter, is_set, _ = text.partition(':=')
+        parameter = parameter.rpartition(':')[2]  # perhaps behind the name of the node
+        ours = parameter in known or parameter.partition('.')[0] in _OF_ROS
+        if flag not in ('-p', '--param') or not is_set or ours:
+            continue
+        meant = difflib.get_close_matches(parameter, known, 1)
+        raise UsageError(
+            f'parameter {parameter!r} is unknown{f" (is it {meant[0]!r}?)" if meant else ""}; see '
+            f"'sparse-split {name} --help'"
+        )
+
+
+def _specs(name: str) -> Sequence[Spec]:
+    specs: Sequence[Spec] = getattr(
+        import_module('sparse_split_ros.nodes.parameters'), name.upper()
+    )
+    return specs
 
 
 def _print_help(name: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    parameters = import_module('sparse_split_ros.nodes.parameters')
-    specs: Sequence[Spec] = getattr(parameters, name.upper())
+    specs = _specs(name)
     print(f'usage: sparse-split {name} [--ros-args -p NAME:=VALUE ... -r FROM:=TO ...]\n')
     print(f'{NODES[name][0].upper()}{NODES[name][1:]}.\n')
     table = Table('parameter', 'default', 'meaning', box=None, padding=(0, 2, 0, 0))

@@ -5,7 +5,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Mapping, Sequence
+import errno
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
@@ -48,6 +52,21 @@ def refuse_for(
     for name, taking in policies.items():
         if name in options and not set(taking).intersection(chosen):
             refuse([name], f'is for --policy {", ".join(taking)}, not {", ".join(chosen)}')
+
+
+@contextmanager
+def writing(out: Path | None, kept: str = '') -> Iterator[None]:
+    """Say which disk is full, and, if ``out`` has ``kept``, how to go on after Ctrl-C."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error.filename = str(out)
+        raise
+    except KeyboardInterrupt:
+        if out is not None and kept and (out / kept).exists():
+            print('interrupted; the same command with --resume goes on', file=sys.stderr)
+        raise
 
 
 def console() -> Console:

@@ -72,7 +72,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     parser.add_argument(
         '--table', default='synthetic', metavar='FILE',
-        help="of `sparse-split confidences`, or 'synthetic' (%(default)s)",
+        help="the .npz of `sparse-split confidences`, or 'synthetic' (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
         '--calibration', metavar='FILE',

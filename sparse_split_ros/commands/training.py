@@ -8,7 +8,7 @@ import argparse
 import os
 from pathlib import Path
 
-from sparse_split_ros.commands.parser import Commands, console
+from sparse_split_ros.commands.parser import Commands, console, writing
 
 
 def add(commands: Commands) -> None:
@@ -65,7 +65,8 @@ def _train(options: argparse.Namespace) -> int:
     from sparse_split_ros.training.joint import train
 
     out = options.out or Path('runs') / options.config.stem
-    best = train(options.config, out, options.data, options.resume, options.device)
+    with writing(out, 'last.safetensors'):
+        best = train(options.config, out, options.data, options.resume, options.device)
     if os.environ.get('RANK', '0') == '0':  # torchrun starts several of us
         console().out(f'best checkpoint: {best}', highlight=False)
     return 0
@@ -75,6 +76,7 @@ def _export(options: argparse.Namespace) -> int:
     from sparse_split_ros.runtime.inspect import inspect
     from sparse_split_ros.training.export import export
 
-    bundle = export(options.checkpoint, options.bundle, options.data)
+    with writing(options.bundle):
+        bundle = export(options.checkpoint, options.bundle, options.data)
     inspect(bundle.path, console())
     return 0

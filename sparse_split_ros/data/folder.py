@@ -25,7 +25,7 @@ import numpy.typing as npt
 from sparse_split_ros.data.datasets import LabelledImages, find_data
 from sparse_split_ros.data.gtsrb import REPORT_SHARE, SELECT_SHARE, SPLITS
 from sparse_split_ros.data.images import resize_to
-from sparse_split_ros.data.sources import images_in
+from sparse_split_ros.data.sources import IMAGE_SUFFIXES, images_in
 
 _GIVEN = {'train': 'train', 'select': 'val', 'report': 'test'}
 """The folder of each split, in a folder that is divided already."""
@@ -176,7 +176,10 @@ def _groups(folder: Path, least: int) -> Groups:
     for path in sorted(images_in(folder)):
         groups.setdefault(path.relative_to(folder).parts[0], []).append(path)
     if not groups:
-        raise FolderError(f'{folder}: no image in this class folder')
+        raise FolderError(
+            f'{folder}: no image in this class folder; their names end in '
+            f'{", ".join(sorted(IMAGE_SUFFIXES))}'
+        )
     if len(groups) < least:
         raise FolderError(
             f'{folder}: {len(groups)} to divide into {", ".join(SPLITS[:least])}, expected at '

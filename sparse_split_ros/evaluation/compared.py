@@ -22,12 +22,12 @@ from sparse_split_ros.evaluation.report import (
     WORST,
     Figure,
     Report,
-    in_ms,
     percent,
     run_figures,
     write_page,
 )
 from sparse_split_ros.evaluation.stream import Source
+from sparse_split_ros.evaluation.style import in_ms
 
 # Frames along the run whose images are kept for the strip.
 _SHOWN = 160
@@ -71,7 +71,8 @@ def write_recorded(live: Live, bag: Path, folder: Path) -> Path:
         figures.append(_reliability(live.summary, reliability))
     return write_page(
         report, folder, figures, _recorded_provenance(live.summary),
-        'A live run as it was recorded: times are the robot’s own.',
+        'A live run as it was recorded: times are the robot’s own.'
+        + ('' if images else ' record --images also keeps what the camera saw.'),
     )  # fmt: skip
 
 
@@ -117,7 +118,8 @@ def _images(
     found: dict[int, NDArray[np.uint8]] = {}
     first = 0
     for source, known in zip(sources, summary['sources']):
-        last = max((index for index in wanted if index < first + known['frames']), default=-1)
+        end = first + known['frames']
+        last = max((index for index in wanted if first <= index < end), default=first - 1)
         try:
             for index, frame in enumerate(itertools.islice(source.frames(), last - first + 1)):
                 if first + index in wanted:

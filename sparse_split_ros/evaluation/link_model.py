@@ -182,7 +182,9 @@ class TraceModel:
                 for row in csv.DictReader(file):
                     self._times.append(_finite(row, 'time_s'))
                     self._rows.append(_trace_row(row))
-        except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        except OSError as error:
+            raise LinkModelError(f'{path}: not a readable trace: {error.strerror}') from error
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise LinkModelError(
                 f'{path}: expected the columns time_s, rtt_ms, loss and rate_mbit ({error!r})'
             ) from error

@@ -148,6 +148,11 @@ def grouped(
     return groups
 
 
+def labelled(outcomes: Iterable[Outcome]) -> bool:
+    """Whether the truth of any answer is known."""
+    return any(each.correct is not None for each in outcomes)
+
+
 def confusions(outcomes: Iterable[Outcome]) -> Counter[tuple[str, str]]:
     """How often each (true class, other class answered) happened."""
     return Counter(

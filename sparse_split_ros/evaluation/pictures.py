@@ -16,7 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from sparse_split_ros.evaluation.metrics import Outcome, confusions, grouped, wilson
+from sparse_split_ros.evaluation.metrics import Outcome, confusions, grouped, labelled, wilson
 from sparse_split_ros.evaluation.style import (
     INK,
     NONE,
@@ -27,6 +27,7 @@ from sparse_split_ros.evaluation.style import (
     bare,
     draw_scenes,
     figure,
+    in_ms,
     shade,
     times_of,
 )
@@ -49,40 +50,44 @@ def drive_strip(
 ) -> bytes:
     """Thumbnails, scenes, routes and mistakes along the drive; ``outage`` in its seconds.
 
-    ``cameras`` divides the outcomes into one row of thumbnails each.
+    ``cameras`` divides the outcomes into one row of thumbnails each. Thumbnails need ``images``,
+    and mistakes a truth.
     """
-    views = cameras or {'': outcomes}
-    heights = [*[3.4] * len(views), 1, 2.2, 1]
+    views = (cameras or {'': outcomes}) if images else {}
+    heights = [*[3.4] * len(views), 1, 2.2, *[1] * labelled(outcomes)]
     with figure(11, 1.4 + 1.1 * len(views)) as (canvas, buffer):
-        *thumbnails, scenes, routes, wrong = canvas.subplots(
+        rows = canvas.subplots(
             len(heights), 1, sharex=True, gridspec_kw={'height_ratios': heights, 'hspace': 0.04}
         )
+        thumbnails, (scenes, routes, *wrong) = rows[: len(views)], rows[len(views) :]
         times, end = times_of(outcomes)
         draw_scenes(scenes, outcomes, end)
         colours = [to_rgb(ROUTE_COLOURS[each.route] if each.route else NONE) for each in outcomes]
         routes.pcolormesh([*times, end], [0, 1], [colours], antialiased=False)
-        mistakes = [time for time, each in zip(times, outcomes) if each.correct is False]
-        wrong.vlines(mistakes, 0, 1, color=WRONG, lw=0.9)
         if outage is not None:
             shade(routes, outage, text='tail gone')
-            shade(wrong, outage)
-        for axes, name in ((routes, 'route'), (wrong, 'wrong'), (scenes, 'scene')):
+        for axes in wrong:
+            mistakes = [time for time, each in zip(times, outcomes) if each.correct is False]
+            axes.vlines(mistakes, 0, 1, color=WRONG, lw=0.9)
+            if outage is not None:
+                shade(axes, outage)
+        for axes, name in zip((scenes, routes, *wrong), ('scene', 'route', 'wrong')):
             axes.set_ylabel(name, rotation=0, ha='right', va='center')
         if len(views) > 1:
             for axes, name in zip(thumbnails, views):
                 axes.set_ylabel(name, rotation=0, ha='right', va='center')
-        for axes in (*thumbnails, scenes, routes, wrong):
+        for axes in rows:
             bare(axes)
             axes.set_xlim(0, end)
             axes.set_ylim(0, 1)
-        wrong.tick_params(labelbottom=True)
+        rows[-1].tick_params(labelbottom=True)
         # Only the finished layout tells how many squares fit.
         canvas.draw_without_rendering()
-        place = thumbnails[0].get_window_extent()
-        count = max(1, round(place.width / place.height))
         for axes, view in zip(thumbnails, views.values()):
+            place = axes.get_window_extent()
+            count = max(1, round(place.width / place.height))
             _draw_thumbnails(axes, view, images, end, count)
-        wrong.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g} s'))
+        rows[-1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g} s'))
     return buffer.getvalue()
 
 
@@ -130,7 +135,7 @@ def latency_rows(outcomes: Sequence[Outcome], deadline_ms: float) -> bytes:
             axes.set_ylim(0, top)
             median, p95 = np.percentile(values, (50, 95))
             axes.vlines(median, 0, top * 0.8, color=INK, lw=1)
-            text = f'{route.value}\n{len(values)} frames\np50 {median:.1f}  p95 {p95:.1f} ms'
+            text = f'{route.value}\n{len(values)} frames\np50 {in_ms(median)}, p95 {in_ms(p95)}'
             axes.text(1.01, 0.5, text, transform=axes.transAxes, va='center', linespacing=1.4)
             axes.axvline(deadline_ms, color=QUIET, lw=1, ls=(0, (4, 3)))
             bare(axes)
@@ -147,11 +152,13 @@ def latency_rows(outcomes: Sequence[Outcome], deadline_ms: float) -> bytes:
 
 
 def exit_use(outcomes: Sequence[Outcome], outage: tuple[float, float] | None = None) -> bytes:
-    """Which exit answered and how often rightly, in short stretches of the drive."""
+    """Which exit answered and, with a truth, how often rightly, in short stretches of the drive."""
     answered = [each for each in outcomes if each.route is not None]
     _, end = times_of(outcomes)
-    edges = np.linspace(0.0, end, _STRETCHES + 1)
-    width = end / _STRETCHES
+    # Two frames or more in each, for a stretch without one is a gap.
+    stretches = max(1, min(_STRETCHES, len(outcomes) // 2))
+    edges = np.linspace(0.0, end, stretches + 1)
+    width = end / stretches
 
     def count(chosen: Iterable[Outcome]) -> Times:
         return np.histogram([each.time for each in chosen], edges)[0].astype(float)
@@ -165,16 +172,18 @@ def exit_use(outcomes: Sequence[Outcome], outage: tuple[float, float] | None = N
         for stage in sorted({each.exit for each in answered if each.route is route})
     ]
     local = [stage for route, stage in groups if route is Route.LOCAL]
-    with figure(11, 3.6) as (canvas, buffer):
-        accuracy, shares, scenes = canvas.subplots(
-            3, 1, sharex=True, gridspec_kw={'height_ratios': [2.2, 4.2, 0.7], 'hspace': 0.04}
+    heights = [*[2.2] * labelled(outcomes), 4.2, 0.7]
+    with figure(11, 0.75 + 0.4 * sum(heights)) as (canvas, buffer):
+        *accuracy, shares, scenes = canvas.subplots(
+            len(heights), 1, sharex=True, gridspec_kw={'height_ratios': heights, 'hspace': 0.04}
         )
-        with np.errstate(invalid='ignore'):
-            accuracy.stairs(right / known, edges, color=INK, lw=1.4, baseline=None)
-        accuracy.set_ylim(-0.02, 1.08)
-        accuracy.set_yticks([0, 0.5, 1])
-        accuracy.set_ylabel('right')
-        below = np.zeros(_STRETCHES)
+        for axes in accuracy:
+            with np.errstate(invalid='ignore'):
+                axes.stairs(right / known, edges, color=INK, lw=1.4, baseline=None)
+            axes.set_ylim(-0.02, 1.08)
+            axes.set_yticks([0, 0.5, 1])
+            axes.set_ylabel('right')
+        below = np.zeros(stretches)
         for route, stage in groups:
             mine = [each for each in answered if (each.route, each.exit) == (route, stage)]
             share = count(mine) / every
@@ -190,7 +199,7 @@ def exit_use(outcomes: Sequence[Outcome], outage: tuple[float, float] | None = N
             )  # fmt: skip
         shares.set_ylim(0, 1)
         shares.set_ylabel('who answered')
-        for axes in (accuracy, shares):
+        for axes in (*accuracy, shares):
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             axes.grid(False, axis='x')
             if outage is not None:

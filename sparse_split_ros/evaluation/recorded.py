@@ -24,7 +24,7 @@ from sparse_split_ros.evaluation.ledger import DecisionError, Key, Ledger, read_
 from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
 from sparse_split_ros.evaluation.provenance import machine, versions
 from sparse_split_ros.evaluation.stream import Source, Truth, class_meant
-from sparse_split_ros.runtime.bundle import Bundle, BundleError, bundle_path
+from sparse_split_ros.runtime.bundle import Bundle, bundle_path
 
 _DIAGNOSTICS = 'diagnostic_msgs/msg/DiagnosticArray'
 
@@ -61,7 +61,9 @@ class _Heard:
 def score(
     path: Path, deadline_ms: float = 100.0, bundle: str = '', truth: Truth | None = None
 ) -> Live:
-    """The figures of a recorded run. Raises BagError where no decision was recorded.
+    """The figures of a recorded run.
+
+    Raises BagError where no decision was recorded, BundleError for a `bundle` that is none.
 
     Labels and answers are classes of `bundle` by name or by number, if it is the one that the head
     ran; labels that are no class of it are not known. Without it both are taken as they are.
@@ -147,10 +149,9 @@ def score(
 
 def _classes(bundle: str, head: Mapping[str, str]) -> tuple[str, ...]:
     """The classes of a bundle, if it is the one that the head ran; else none."""
-    try:
-        found = Bundle.load(bundle_path(bundle))
-    except BundleError:
+    if not bundle:
         return ()
+    found = Bundle.load(bundle_path(bundle))
     return found.classes if found.fingerprint.hex() == head.get('fingerprint') else ()
 
 

@@ -24,9 +24,11 @@ from sparse_split_ros.evaluation.metrics import (
     Outcome,
     accuracy,
     grouped,
+    labelled,
     spread,
     worst,
 )
+from sparse_split_ros.evaluation.style import in_ms
 from sparse_split_ros.policy.decision import Route
 
 WORST = 12
@@ -225,19 +227,22 @@ def run_figures(
 ) -> list[Figure]:
     """What any run shows, live or replayed; ``outage`` in s is shaded."""
     outcomes, summary = report.outcomes, report.summary
+    known = labelled(outcomes)
+    shown = ['what the camera saw'] if report.images else []
+    wrong = ['where the answer was wrong'] if known else []
+    seen = _listed([*shown, 'the scene', 'who answered', *wrong])
     drawn: list[tuple[str, str, list[str], bytes | None]] = [
         (
             'drive',
             'The drive',
-            ['What the camera saw, the scene it was in, who answered, and where the answer was '
-             'wrong.', *outage_text],
+            [f'{seen[0].upper()}{seen[1:]}.', *outage_text],
             pictures.drive_strip(outcomes, report.images, outage, report.cameras),
         ),
         (
             'exits',
-            'Who answered, and how well',
+            'Who answered, and how well' if known else 'Which exit answered',
             ['Above, the share of right answers; below, who gave them, in short stretches of the '
-             'drive.', *_doubts_text(outcomes)],
+             'drive.' if known else 'In short stretches of the drive.', *_doubts_text(outcomes)],
             pictures.exit_use(outcomes, outage),
         ),
         (
@@ -373,15 +378,6 @@ def _provenance(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 def percent(share: float | None) -> str:
     """A share for people; a dash for none."""
     return '–' if share is None else f'{share:.1%}'.replace('%', ' %')
-
-
-def in_ms(value: float | None) -> str:
-    """A time in ms for people; a dash for none."""
-    if value is None:
-        return '–'
-    if value < 1:
-        return f'{value:.2g} ms'
-    return f'{value:.1f} ms' if value < 99.95 else f'{value:,.0f} ms'
 
 
 def _frames(count: int) -> str:

@@ -102,6 +102,11 @@ class StepTimes:
             values = json.loads(path.read_text(encoding='utf-8'))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise RobotError(f'{path}: not a readable file of times: {error}') from error
+        if isinstance(values, dict) and 'engines' in values:
+            raise RobotError(
+                f'{path}: is of `sparse-split profile`, and a replay takes more steps than that '
+                'measures: give the profile.json in the --out of an `evaluate` on that machine'
+            )
         if not isinstance(values, dict) or values.get('format') != FORMAT:
             raise RobotError(f'{path}: expected a JSON object with "format": "{FORMAT}"')
         fingerprint = bundle.fingerprint.hex()

@@ -78,7 +78,12 @@ class Study:
     period_ms: float = 33.0
 
     def __post_init__(self) -> None:
-        exits = self.facts.stages
+        exits, made_of = self.facts.stages, self.table.bundle
+        if made_of not in ('', self.facts.fingerprint):
+            raise TableError(
+                f'the table is of bundle {made_of}, and this one is {self.facts.fingerprint}: name '
+                'the bundle of the table by --bundle'
+            )
         if self.table.stages != exits:
             raise TableError(
                 f'the table has exits at stages {self.table.stages}, the bundle at {exits}: make '

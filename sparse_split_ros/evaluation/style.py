@@ -67,6 +67,15 @@ def times_of(outcomes: Sequence[Outcome]) -> tuple[Times, float]:
     return times, float(times[-1] + max(step, 1e-3))
 
 
+def in_ms(value: float | None) -> str:
+    """A time in ms for people; a dash for none."""
+    if value is None:
+        return '–'
+    if value < 1:
+        return f'{value:.2g} ms'
+    return f'{value:.1f} ms' if value < 99.95 else f'{value:,.0f} ms'
+
+
 def draw_scenes(axes: Axes, outcomes: Sequence[Outcome], end: float) -> None:
     """One labelled block per stretch of a scene: the true one, or else the one measured."""
     starts, names = _stretches(outcomes)

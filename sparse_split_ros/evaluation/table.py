@@ -39,7 +39,7 @@ class ConfidenceTable:
     measured on the image. ``stages`` are the E stages with an exit, ``prediction`` (N, E) and
     ``confidence`` (N, E) in [0, 1] what they say. The full network's prediction is the last column.
     ``coded`` (N, S) is what the tail would say of features coded at each of the S ``splits``; where
-    it was not made, S is 0.
+    it was not made, S is 0. ``bundle`` is the fingerprint of the network, '' where it is not known.
     """
 
     label: NDArray[np.int64]
@@ -53,6 +53,7 @@ class ConfidenceTable:
     scenes: tuple[str, ...]
     coded: NDArray[np.int64]
     splits: tuple[int, ...] = ()
+    bundle: str = ''
 
     def __post_init__(self) -> None:
         rows = len(self.label)
@@ -140,11 +141,14 @@ class ConfidenceTable:
             splits=np.array(self.splits, np.int16),
             conditions=np.array(self.conditions),
             scenes=np.array(self.scenes),
+            bundle=np.array(self.bundle),
         )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ConfidenceTable:
         """Read :meth:`save`'s file. Raises TableError."""
+        if Path(path).suffix == '.csv':
+            raise TableError(f'{path}: a table is read from the .npz of `confidences`')
         try:
             with np.load(Path(path), allow_pickle=False) as data:
                 if str(data['format']) != FORMAT:
@@ -157,6 +161,7 @@ class ConfidenceTable:
                     columns[name] = tuple(int(stage) for stage in data[name])
                 for name in ('conditions', 'scenes'):
                     columns[name] = tuple(str(item) for item in data[name])
+                columns['bundle'] = str(data['bundle']) if 'bundle' in data else ''
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise TableError(f'{path}: not a confidence table: {error}') from error
         return cls(**columns)
@@ -300,5 +305,6 @@ def tabulate(
     )
     names = tuple(f'{name}_{level}' if level else name for name, level in conditions)
     return ConfidenceTable(
-        label, track, condition, scene, prediction, confidence, exits, names, SCENES, codes, splits
-    )
+        label, track, condition, scene, prediction, confidence, exits, names, SCENES, codes, splits,
+        bundle.fingerprint.hex(),
+    )  # fmt: skip

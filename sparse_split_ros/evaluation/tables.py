@@ -30,11 +30,14 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         'payload': ', '.join(f'{name} {_number(value)}' for name, value in payload.items())
         + ' bytes per frame sent',
     }
-    if outage := summary.get('tail_outage'):
+    outage = summary.get('tail_outage')
+    if outage and outage['killed_s'] is not None:
         rows['tail'] = (
             f'loss noticed after {_number(outage["noticed_ms"])} ms, {outage["fallbacks"]} '
             f'fallbacks, {outage["fallbacks_after_return"]} of them after the new tail had '
             'announced itself'
+            if outage['fallbacks']
+            else 'killed, and no frame needed it while it was gone'
         )
     table = Table(**_PLAIN, show_header=False)
     table.add_column(style='dim')

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -181,6 +182,7 @@ def _drawn(
     name: str, classes: int, pretrained: bool, arguments: Mapping[str, Any]
 ) -> StagedNetwork:
     if name in NETWORKS:
+        _check_names(NETWORKS[name], arguments)
         return NETWORKS[name](classes=classes, **arguments)
     own = ', '.join(NETWORKS)
     try:
@@ -192,4 +194,13 @@ def _drawn(
             f'unknown network {name!r}; choose one of {own}, or a classifier of torchvision: '
             f'{", ".join(known)}'
         )
+    _check_names(backbone, arguments)
     return backbone(name, classes, pretrained=pretrained, **arguments)
+
+
+def _check_names(maker: Callable[..., StagedNetwork], arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments of another network, which stay in a recipe easily."""
+    ours = ('name', 'classes', 'pretrained', 'arguments')
+    known = [n for f in (maker, build) for n in inspect.signature(f).parameters if n not in ours]
+    if unknown := [repr(name) for name in arguments if name not in known]:
+        raise ValueError(f'it takes no {", ".join(unknown)}, but {", ".join(known)}')

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -24,11 +24,18 @@ _ACCOUNT = {
 }  # fmt: skip
 
 
-def inspect(bundle_or_path: str | os.PathLike[str], console: Console | None = None) -> None:
-    """Print the stage table of a bundle. Raises BundleError."""
+def inspect(
+    bundle_or_path: str | os.PathLike[str],
+    console: Console | None = None,
+    times: Mapping[str, Any] | None = None,
+) -> None:
+    """Print the stage table of a bundle, with `times` as `profile` returns them, if just measured.
+
+    Raises BundleError.
+    """
     bundle = Bundle.load(bundle_path(bundle_or_path))
     console = console or Console()
-    console.print(stage_table(bundle))
+    console.print(stage_table(bundle, times))
     defaults = bundle.defaults
     console.print(
         f'{len(bundle.classes)} classes, input {_sides(bundle.input.shape)}, '
@@ -40,13 +47,14 @@ def inspect(bundle_or_path: str | os.PathLike[str], console: Console | None = No
         console.print(account_table(bundle))
 
 
-def stage_table(bundle: Bundle) -> Table:
+def stage_table(bundle: Bundle, times: Mapping[str, Any] | None = None) -> Table:
     """One row per stage, exit and split; `of all` includes the stages before it.
 
-    bytes are of the ONNX file. ms is the median of each part alone on this machine, where
-    `sparse-split profile` measured it.
+    bytes are of the ONNX file. ms is the median of each part alone: of `times`, or on this machine,
+    one thread and the engine of auto, where `sparse-split profile` measured it.
     """
-    times = bundle.profile().get('engines', {}).get(key(choose_engine(bundle), 'cpu', 1), {})
+    if times is None:
+        times = bundle.profile().get('engines', {}).get(key(choose_engine(bundle), 'cpu', 1), {})
     table = _table(f'{bundle.name}  ({bundle.path})', _COLUMNS)
     whole = sum(stage.macs for stage in bundle.stages) + bundle.exits[-1].macs
     spent = 0
@@ -134,7 +142,7 @@ def _payload(bundle: Bundle, stage: int) -> str:
     return '' if mean is None else f'{mean:.0f} {name}'
 
 
-def _ms(times: dict[str, Any], part: str, index: int) -> str:
+def _ms(times: Mapping[str, Any], part: str, index: int) -> str:
     value = times.get(part, {}).get(str(index))
     return '' if value is None else f'{value:.3g}'
 

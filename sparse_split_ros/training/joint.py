@@ -122,6 +122,11 @@ def fit(
                 f'batch_size {recipe.batch_size} for {len(training)} training images: lower it in '
                 'the recipe'
             )
+        if group.first:  # what was passed over is missed here
+            tqdm.write(
+                f'{len(training)} images of {len(training.classes)} classes to learn from, '
+                f'{sum(map(len, selection.values()))} to choose the epoch on'
+            )
         drawn = -math.inf
         while group.share(lambda: state.goes_on):
             start = time.monotonic()
@@ -274,7 +279,11 @@ def _epoch(state: _State, dataset: AugmentedBatches, epoch: int) -> float:
     rng = np.random.default_rng([recipe.seed, epoch, 1 << 20])
     total = 0.0
     quiet = None if group.first else True
-    bar = tqdm(items, f'epoch {epoch + 1}/{recipe.epochs}', steps, leave=False, disable=quiet)
+    # One bar for the whole run, whose end people ask for.
+    bar = tqdm(
+        items, f'epoch {epoch + 1}/{recipe.epochs}', recipe.epochs * steps, leave=False,
+        disable=quiet, initial=epoch * steps, unit='step',
+    )  # fmt: skip
     for images, truth in bar:
         labels = truth.to(group.device)
         x = normalise(images.to(group.device), state.spec)

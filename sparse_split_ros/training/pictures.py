@@ -20,6 +20,8 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
     figure = _figure(9.0, 3.4, path)
     if figure is None:
         return
+    from matplotlib.ticker import LogFormatter
+
     left, right = figure.subplots(1, 2)
     epochs = [int(row['epoch']) + 1 for row in history]
     left.plot(epochs, [row['loss'] for row in history], color='C0')
@@ -33,9 +35,12 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
         errors = [max(100 * (1 - row[name]), 0.01) for row in history]
         style = {'score': 'k-'}.get(name, '--' if name.endswith('_coded') else '-')
         right.plot(epochs, errors, style, label=name, linewidth=1)
-    best = max(history, key=lambda row: row['score'])
+    # Of equal scores, of which few images have many, the last is kept.
+    best = max(reversed(history), key=lambda row: row['score'])
     right.axvline(best['epoch'] + 1, color='0.7', linestyle=':')
     right.set(xlabel='epoch', ylabel='selection error, %', yscale='log')
+    right.yaxis.set_major_formatter('{x:g}')
+    right.yaxis.set_minor_formatter(LogFormatter())
     right.legend(fontsize=6, loc='upper right')
     for axis in (left, right):
         axis.locator_params(axis='x', integer=True)

@@ -155,6 +155,10 @@ class Recipe:
             raise TrainingError(
                 f'recipe: unknown {sorted(map(str, unknown))}; known are {", ".join(known)}'
             )
+        if missing := [name for name in ('name', 'dataset') if name not in values]:
+            raise TrainingError(
+                f'recipe: has no {" and no ".join(missing)}; examples are under config/training'
+            )
         clean: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
