@@ -111,9 +111,10 @@ def accuracy(outcomes: Iterable[Outcome]) -> float | None:
 
 
 def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % confidence interval of a share, after Wilson (JASA 22, 1927), which stays in [0, 1].
+    """The confidence interval of a share, after Wilson (JASA 22, 1927), which stays in [0, 1].
 
-    Frames of one track resemble each other, so the truth is somewhat less sure than this.
+    It is of 95 % with this `z`, the standard deviations to either side. Frames of one track
+    resemble each other, so the truth is somewhat less sure than this.
     """
     if count == 0:
         return 0.0, 1.0
