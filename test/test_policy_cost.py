@@ -26,7 +26,7 @@ from sparse_split_ros.policy.factory import Settings, apply_power, make_policy
 from sparse_split_ros.policy.facts import NEVER, Energy, Facts
 from sparse_split_ros.policy.joint import JointPolicy
 from sparse_split_ros.policy.plan import FixedPolicy, Plan, PolicyError
-from sparse_split_ros.runtime.bundle import Bundle, default_bundle_path
+from sparse_split_ros.runtime.bundle import Bundle, bundle_path
 
 UP = Link(TailState.UP, rtt_ms=8.0, jitter_ms=1.0, goodput=100_000.0, loss=0.0)
 
@@ -147,7 +147,7 @@ def test_asking_is_charged_the_exits_that_are_evaluated_before(monkeypatch) -> N
 
 
 def test_a_bundle_says_the_energy_of_its_parts_or_of_none(tmp_path) -> None:
-    shipped = Bundle.load(default_bundle_path(), verify=False)
+    shipped = Bundle.load(bundle_path('gtsrb32'))
     energy = Facts.of(shipped).energy
     assert energy is not None and set(energy.encoders) == {0, 1, 2}
     assert energy.stages[3] == pytest.approx(shipped.stages[3].account['energy_uj'] / 1e6)

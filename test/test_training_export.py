@@ -21,7 +21,7 @@ from torch import nn  # noqa: E402
 from sparse_split_ros.link.codec import Codec  # noqa: E402
 from sparse_split_ros.networks.staged import StagedNetwork  # noqa: E402
 from sparse_split_ros.networks.zoo import build  # noqa: E402
-from sparse_split_ros.runtime.bundle import Bundle, default_bundle_path  # noqa: E402
+from sparse_split_ros.runtime.bundle import Bundle, bundle_path  # noqa: E402
 from sparse_split_ros.runtime.engine import choose_engine, load_engine, softmax  # noqa: E402
 from sparse_split_ros.runtime.inspect import stage_table  # noqa: E402
 from sparse_split_ros.runtime.profile import key, profile  # noqa: E402
@@ -231,7 +231,7 @@ def test_an_exported_bundle_replaces_the_old_one_only_when_all_is_well(tmp_path:
 
 
 def test_shipped_bundle_keeps_its_promises() -> None:
-    bundle = Bundle.load(default_bundle_path())
+    bundle = Bundle.load(bundle_path('gtsrb32'))
     assert sum(file.stat().st_size for file in bundle.path.glob('*.onnx')) <= 3e6
     report = bundle.training['report']
     exits = report['gtsrb']['exits']
@@ -250,7 +250,7 @@ def test_shipped_bundle_reads_real_signs() -> None:
     data = os.environ.get('SPARSE_SPLIT_DATA') or (beside if beside.is_dir() else None)
     if data is None:
         pytest.skip('no GTSRB: set SPARSE_SPLIT_DATA')
-    bundle = Bundle.load(default_bundle_path())
+    bundle = Bundle.load(bundle_path('gtsrb32'))
     recipe = Recipe(name='check', dataset='gtsrb')
     held_out = load_split(recipe, data, 'report')
     some = np.random.default_rng(0).permutation(len(held_out))[:600]
