@@ -61,7 +61,13 @@ def test_zeros_of_a_mask_are_saved_only_one_by_one() -> None:
     with torch.no_grad():
         layer.weight[:, 8:] = 0
     assert stored(layer) == (4 * 32 * 65, 4 * 32 * 65, 4 * 32 * 9 + 32 * 64 // 8)
+    assert stored(nn.Linear(64, 32))[2] == 4 * 32 * 65  # a mask of ones would only be added
+
+
+def test_columns_above_65536_take_four_bytes() -> None:
     assert single_bytes(16, 32, 64) == 4 * 16 + 2 * 16 + 4 * 33
+    assert single_bytes(16, 32, 1 << 16) == 4 * 16 + 2 * 16 + 4 * 33
+    assert single_bytes(16, 32, (1 << 16) + 1) == 4 * 16 + 4 * 16 + 4 * 33
 
 
 def test_a_shortcut_keeps_its_input_alive() -> None:

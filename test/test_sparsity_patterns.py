@@ -111,6 +111,14 @@ def test_taps_of_one_seed_read_different_blocks():
     assert len({tuple(sources.ravel()) for sources in spec.draw().sources}) == 9
 
 
+def test_which_block_is_read_once_more_than_the_others_is_drawn():
+    # Nine taps read four blocks: twice each, and one of them again.
+    drawn = [
+        PatternSpec(Kind.TAP_REGULAR, 64, 16, 16, s, width=16, taps=9).draw() for s in range(40)
+    ]
+    assert {int(np.bincount(one.sources.ravel()).argmax()) for one in drawn} == {0, 1, 2, 3}
+
+
 @settings(max_examples=100, deadline=None)
 @given(n_of_m())
 def test_n_of_m_patterns_have_exact_fans_and_n_in_every_group(spec):
@@ -273,11 +281,14 @@ def test_what_cannot_be_is_refused_and_the_nearest_named(arguments, message):
         PatternSpec.of_density(*arguments)
 
 
-def test_an_infeasible_fan_in_or_parallelism_is_refused():
+def test_an_infeasible_fan_in_seed_or_parallelism_is_refused():
     with pytest.raises(SparsityError, match=r'fan-in 5 .* nearest are 0\.05 and 0\.1'):
         PatternSpec(Kind.RANDOM_REGULAR, 80, 20, 5)
     with pytest.raises(SparsityError, match=r'parallelism 7 .* 40 inputs .* are 5 and 8'):
         PatternSpec(Kind.CLASH_FREE_1, 40, 40, 9, parallelism=7)
+    for seed in (-1, 2**64):
+        with pytest.raises(SparsityError, match=f'seed is {seed}, expected 0 to'):
+            PatternSpec(Kind.RANDOM_REGULAR, 40, 40, 9, seed)
     with pytest.raises(SparsityError, match='no parallelism'):
         PatternSpec(Kind.RANDOM_REGULAR, 40, 40, 9, parallelism=8)
     for kind, taps in ((Kind.BLOCK_REGULAR, 9), (Kind.TAP_REGULAR, 1), (Kind.BLOCK_REGULAR, 0)):
