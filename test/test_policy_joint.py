@@ -328,10 +328,10 @@ def test_choosing_takes_microseconds() -> None:
     simulate(policy, [Segment(TABLE.only('day').shuffled(1, 1000))])
     taken = []
     for _ in range(4000):
-        start = time.perf_counter_ns()
+        start = time.thread_time_ns()
         policy.choose(DAY, UP)
-        taken.append((time.perf_counter_ns() - start) / 1e3)
-    # The mark is 50 µs for p99; a machine busy with other things gets some room here.
+        taken.append((time.thread_time_ns() - start) / 1e3)
+    # The mark is 50 µs for p99; a slower machine gets some room here.
     assert np.percentile(taken, 50) < 25 and np.percentile(taken, 99) < 150
 
 
