@@ -102,6 +102,22 @@ def test_image_codes_and_logits_keep_their_channels() -> None:
     assert not written & {'exits.0.linear', 'exits.3.linear', 'bottlenecks.0.encoder.3'}
 
 
+class Skipping(torch.nn.Module):
+    """f(x) + x, where x is the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) + x
+
+
+def test_what_is_added_to_the_image_keeps_its_channels_too() -> None:
+    classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
+    assert groups(StagedNetwork([Skipping()], {0: classifier}, {}, (3, 4, 4))) == []
+
+
 def test_shortcuts_without_parameters_stay_fixed_and_still_select() -> None:
     network = build('resnet20', 3, width=8)
     stream = next(g for g in groups(network) if 'stages.1.1.shortcut' in g.writers)

@@ -42,6 +42,14 @@ def test_stage_by_stage_equals_the_whole() -> None:
         torch.testing.assert_close(network.exit_at(stage)(x), whole[stage], atol=1e-5, rtol=0)
 
 
+def test_codes_are_four_by_four_wherever_the_cut_is() -> None:
+    network = build('resnet20', 10, width=4).eval()
+    x = torch.zeros(1, 3, 32, 32)
+    for stage, body in enumerate(network.stages[:-1]):
+        x = body(x)
+        assert network.bottleneck_at(stage).encoder(x).shape[2:] == (4, 4)
+
+
 def test_a_shortcut_takes_every_other_pixel_and_adds_empty_channels() -> None:
     x = torch.randn(2, 3, 6, 6)
     y = spread(3, 6, 2)(x)
