@@ -84,54 +84,6 @@ def test_distortion_is_zero_only_without_loss() -> None:
     assert float(network(torch.randn(2, 3, 4, 4), 0).distortion) == 0
 
 
-def test_a_batch_gives_the_answers_of_single_rows(network: StagedNetwork) -> None:
-    x = torch.randn(64, 3, 32, 32)
-    with torch.inference_mode():
-        logits = network(x).logits
-    confidence = {stage: torch.softmax(values / 0.3, 1).amax(1) for stage, values in logits.items()}
-    # Between two rows' confidences, where rounding cannot change an answer.
-    thresholds = {}
-    for stage in (0, 2):
-        ordered = confidence[stage].sort().values
-        widest = int((ordered[22:42] - ordered[21:41]).argmax()) + 21
-        thresholds[stage] = float(ordered[widest : widest + 2].mean())
-    temperatures = dict.fromkeys(range(4), 0.3)
-    answer = network.answer(x, thresholds, temperatures)
-    assert set(answer.stages.tolist()) == {0, 2, 3}
-    for row in range(len(x)):
-        single = network.answer(x[row : row + 1], thresholds, temperatures)
-        assert single.stages.item() == answer.stages[row]
-        torch.testing.assert_close(
-            single.probabilities[0], answer.probabilities[row], atol=1e-5, rtol=0
-        )
-
-
-def test_rows_that_left_are_computed_no_further(network: StagedNetwork) -> None:
-    x = torch.randn(32, 3, 32, 32)
-    confidence = torch.softmax(network(x).logits[0], 1).amax(1)
-    threshold = float(confidence.median())
-    seen = []
-    for stage in network.stages:
-        stage.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    stayed = int((confidence < threshold).sum())
-    answer = network.answer(x, {0: threshold})
-    assert seen == [32, stayed, stayed, stayed]
-    assert int((answer.stages == 3).sum()) == stayed
-
-
-def test_when_all_have_left_nothing_more_is_computed(network: StagedNetwork) -> None:
-    network.stages[1].register_forward_pre_hook(lambda *_: pytest.fail('stage 1 ran'))
-    assert network.answer(torch.randn(4, 3, 32, 32), {0: 0.0}).stages.tolist() == [0] * 4
-
-
-def test_answering_needs_evaluation_mode_and_real_exits(network: StagedNetwork) -> None:
-    x = torch.randn(2, 3, 32, 32)
-    with pytest.raises(ValueError, match=r'thresholds for \[7\], exits are after \[0, 1, 2, 3\]'):
-        network.answer(x, {7: 0.5})
-    with pytest.raises(ValueError, match='call eval'):
-        network.train().answer(x, {})
-
-
 @pytest.mark.parametrize('stride', [1, 2, 4, 8])
 def test_an_encoder_reads_every_pixel(stride: int) -> None:
     x = torch.randn(1, 3, 16, 16, requires_grad=True)
