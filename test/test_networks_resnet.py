@@ -42,12 +42,15 @@ def test_stage_by_stage_equals_the_whole() -> None:
         torch.testing.assert_close(network.exit_at(stage)(x), whole[stage], atol=1e-5, rtol=0)
 
 
-def test_codes_are_four_by_four_wherever_the_cut_is() -> None:
-    network = build('resnet20', 10, width=4).eval()
-    x = torch.zeros(1, 3, 32, 32)
+@pytest.mark.parametrize(('size', 'side'), [(32, 4), (36, 9)])
+def test_codes_are_as_small_as_whole_strides_make_them_but_four_by_four(
+    size: int, side: int
+) -> None:
+    network = build('resnet20', 10, size=size, width=4).eval()
+    x = torch.zeros(1, 3, size, size)
     for stage, body in enumerate(network.stages[:-1]):
         x = body(x)
-        assert network.bottleneck_at(stage).encoder(x).shape[2:] == (4, 4)
+        assert network.bottleneck_at(stage).encoder(x).shape[2:] == (side, side)
 
 
 def test_a_shortcut_takes_every_other_pixel_and_adds_empty_channels() -> None:

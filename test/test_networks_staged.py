@@ -82,6 +82,8 @@ def test_distortion_is_zero_only_without_loss() -> None:
     assert float(network(torch.randn(2, 3, 4, 4), 0).distortion.detach()) > 0
     bottleneck.forward = lambda features: features  # type: ignore[method-assign]
     assert float(network(torch.randn(2, 3, 4, 4), 0).distortion) == 0
+    bottleneck.forward = torch.zeros_like  # type: ignore[method-assign]
+    assert float(network(5 * torch.randn(2, 3, 4, 4), 0).distortion) == pytest.approx(1)
 
 
 @pytest.mark.parametrize('stride', [1, 2, 4, 8])

@@ -20,6 +20,7 @@ from sparse_split_ros.policy.decision import Reason, Route
 
 # A fallback is decided when the deadline passes, never before it; timers need this much more.
 DEADLINE_GRACE_MS = 5.0
+SUMMARY_FORMAT = 'sparse_split_summary/1'
 
 Key = TypeVar('Key', bound=Hashable)
 
