@@ -102,9 +102,19 @@ def test_only_signed_features_come_back_below_zero() -> None:
     assert Bottleneck(6, 3, 5, signed=True).eval()(x).min() < 0
 
 
-@pytest.mark.parametrize('shape', [(4, 1, 1), (24, 7, 7), (8, 15, 30), (200, 56, 56)])
-def test_a_light_exit_takes_features_of_any_shape(shape: tuple[int, int, int]) -> None:
-    assert light_exit(shape, 9).eval()(torch.randn(2, *shape)).shape == (2, 9)
+@pytest.mark.parametrize(
+    ('shape', 'halved'),
+    [
+        ((4, 1, 1), (1, 1)), ((4, 3, 8), (3, 8)), ((24, 7, 7), (4, 4)), ((8, 15, 30), (8, 15)),
+        ((200, 56, 56), (28, 28)),
+    ],
+)  # fmt: skip
+def test_a_light_exit_takes_features_of_any_shape(
+    shape: tuple[int, int, int], halved: tuple[int, int]
+) -> None:
+    exit_, x = light_exit(shape, 9).eval(), torch.randn(2, *shape)
+    assert exit_(x).shape == (2, 9)
+    assert exit_.conv(x).shape[2:] == halved
 
 
 def test_codes_have_few_levels_in_the_unit_interval() -> None:

@@ -17,6 +17,7 @@ from sparse_split_ros.evaluation.link_model import PRESETS
 from sparse_split_ros.evaluation.simulate import ROUTES, Segment, Simulation, calibration_of
 from sparse_split_ros.evaluation.table import synthetic
 from sparse_split_ros.link.estimate import Link, TailState
+from sparse_split_ros.policy.candidates import Arm, Candidate
 from sparse_split_ros.policy.cost import WEIGHTS, CostModel
 from sparse_split_ros.policy.decision import Route
 from sparse_split_ros.policy.factory import POLICIES, Settings, apply_live, make_policy
@@ -321,6 +322,20 @@ def test_scenes_without_end_take_no_memory_without_end() -> None:
     for i in range(100):
         policy.choose(Scene(name=str(i)), UP)
     assert len(policy.state()['scenes']) <= 16
+
+
+def test_another_arm_must_be_two_per_cent_cheaper() -> None:
+    policy = joint()
+    policy.choose(DAY, UP)
+    state, thresholds = policy._scenes['day'], (None, None, None, 0.0)
+    now, other = (
+        Candidate(Arm(FACTS.final, exits), '', thresholds, (), 1.0, 0.0, True)
+        for exits in ((), (0,))
+    )
+    state.looking, policy._before = False, now.arm
+    for cost, chosen in ((9.81, now), (9.79, other)):
+        state.contenders = [(now, 10.0, 0.0), (other, cost, 0.0)]
+        assert policy._cheapest(state, UP) is chosen
 
 
 def test_choosing_takes_microseconds() -> None:
