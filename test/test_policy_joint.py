@@ -21,7 +21,7 @@ from sparse_split_ros.policy.candidates import Arm, Candidate
 from sparse_split_ros.policy.cost import WEIGHTS, CostModel
 from sparse_split_ros.policy.decision import Route
 from sparse_split_ros.policy.factory import POLICIES, Settings, apply_live, make_policy
-from sparse_split_ros.policy.facts import Coding, Facts
+from sparse_split_ros.policy.facts import NEVER, Coding, Facts
 from sparse_split_ros.policy.joint import JointPolicy
 from sparse_split_ros.policy.plan import Plan, Policy, PolicyError
 from sparse_split_ros.policy.risk import BINS, Labelled, bin_of
@@ -290,6 +290,29 @@ def test_impossible_confidences_are_counted_and_not_learned(confidence: float) -
     plan = policy.choose(DAY, UP)
     policy.observe(decision(plan, {0: (3, confidence)}, Route.OFFBOARD, (3, 0.9)))
     assert policy.rejected == 1 and policy._scenes['day'].risk.answers == 0
+
+
+@pytest.mark.parametrize(('before', 'errors'), [(None, 1.0), (NEVER, 1.0), (0.9, 3.0)])
+def test_an_answer_that_an_exit_before_declined_is_charged_as_the_likelier_error_it_is(
+    before: float | None, errors: float
+) -> None:
+    policy = joint()
+    policy.choose(DAY, UP)
+    policy._late = [1.0, 3.0, 1.0]
+    plan = Plan(FACTS.final, (before, 0.9, None, 0.0), '')
+    policy.observe(decision(plan, {0: (1, 0.5), 1: (1, 0.97)}))
+    assert policy._scenes['day'].risk.local[1][bin_of(0.97)] == errors
+
+
+@pytest.mark.parametrize(('poisoned', 'answers'), [(False, 1), (True, 0)])
+def test_what_a_robot_answers_without_a_promise_is_not_counted(
+    poisoned: bool, answers: int
+) -> None:
+    policy = joint(all_local=False)
+    plan = policy.choose(DAY, UP)
+    policy.feedback.poisoned = poisoned
+    policy.observe(decision(plan, {0: (1, 0.99)}))
+    assert policy._scenes['day'].risk.answers == answers
 
 
 def test_an_audit_teaches_when_its_answer_comes() -> None:
