@@ -202,6 +202,8 @@ def test_a_power_sensor_is_read_where_there_is_one(tmp_path) -> None:
 def test_a_power_reading_moves_what_energy_costs() -> None:
     policy = make_policy('joint', FACTS, Settings(weights='frugal'))
     assert isinstance(policy, JointPolicy)
+    apply_power(policy, 15.0)
+    assert policy.costs.watts == pytest.approx(5.0 + 0.1 * 10.0), 'one second is one of many loads'
     for _ in range(100):
         apply_power(policy, 15.0)
     apply_power(policy, math.nan)

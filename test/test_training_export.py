@@ -173,7 +173,10 @@ def test_temperature_undoes_overconfidence() -> None:
     logits = rng.normal(0, 1, (4000, 4)).astype(np.float32)
     probabilities = softmax(logits)
     labels = np.array([rng.choice(4, p=p / p.sum()) for p in probabilities.astype(np.float64)])
-    assert fit_temperature(logits * 3, labels) == pytest.approx(3.0, rel=0.1)
+    own = fit_temperature(logits, labels)
+    assert own == pytest.approx(1.0, rel=0.1)
+    for factor in (0.1, 3.0):
+        assert fit_temperature(logits * factor, labels) == pytest.approx(factor * own, rel=2e-3)
 
 
 def test_calibration_error_is_the_gap_by_hand() -> None:
@@ -214,6 +217,18 @@ def test_interval_is_wider_when_whole_tracks_fail() -> None:
     by_frame = interval(correct, np.arange(100))
     assert by_track[1] - by_track[0] > 2 * (by_frame[1] - by_frame[0])
     assert by_frame[0] < 0.75 < by_frame[1]
+
+
+def test_an_interval_holds_the_mean_in_95_of_100_and_counts_groups_by_their_size() -> None:
+    low, high = interval(np.arange(2000) % 2 == 0, np.arange(2000))
+    # Of independent values 1.96 standard errors either way.
+    assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(0.25 / 2000), rel=0.08)
+    differences, groups = (
+        np.repeat([-1.0, 0.5], [10, 90]),
+        np.repeat(np.arange(11), [1] * 10 + [90]),
+    )
+    low, high = interval(differences, groups)
+    assert low < differences.mean() < high and high > 0.4
 
 
 def test_an_operation_without_counterpart_is_named() -> None:
