@@ -143,6 +143,10 @@ def test_a_narrow_network_is_the_one_drawn_with_fewer_channels() -> None:
     drawn = build('compact', 5, widths=(8, 16, 24))
     for one, other in zip(narrow.stages.parameters(), drawn.stages.parameters()):
         assert one.shape == other.shape
+    least = build('compact', 5, widths=(16, 32, 48), narrow=0.001)
+    assert {layer.out_channels for layer in least.stages.modules() if hasattr(layer, 'groups')} == {
+        1
+    }
     with pytest.raises(ValueError, match='narrow is 2, expected a share more than 0 and at most 1'):
         build('compact', 5, narrow=2)
 
