@@ -202,6 +202,8 @@ def test_risk_and_coverage_by_hand() -> None:
     # In the best order the one error comes last.
     assert excess == pytest.approx(area - (1 / 4) / 4)
     assert risk_coverage(confidence, np.sort(correct)[::-1])[1] == pytest.approx(0)
+    area, excess = risk_coverage(confidence, np.array([True, False, False, True]))
+    assert area - excess == pytest.approx((1 / 3 + 2 / 4) / 4)
 
 
 def test_equal_confidences_have_one_risk() -> None:
