@@ -192,14 +192,8 @@ def compared(
             row |= {way: float(point.correct.mean()), f'{way}_setting': point.setting}
             if ours is not None and way != 'features':
                 gain = reported[ours].correct.astype(float) - point.correct
-                row[f'over_{way}'] = [float(gain.mean()), *_paired(gain, groups)]
+                row[f'over_{way}'] = [float(gain.mean()), *interval(gain, groups)]
         yield row
-
-
-def _paired(gain: NDArray[np.float64], groups: NDArray[np.int64]) -> tuple[float, float]:
-    """95 % bootstrap interval over tracks of the mean of a difference (N,)."""
-    low, high = interval((gain + 1) / 2, groups)
-    return 2 * low - 1, 2 * high - 1
 
 
 def record(point: Point, groups: NDArray[np.int64]) -> dict[str, Any]:

@@ -311,9 +311,9 @@ def gain(of: Found, over: Found) -> tuple[float, float, float, list[float]]:
     both = [seed for seed in of.seeds if seed in over.seeds]
     mine = of.clean[[of.seeds.index(seed) for seed in both]]
     difference = mine - over.clean[[over.seeds.index(seed) for seed in both]]
-    low, high = interval((difference.mean(axis=0) + 1) / 2, of.groups)
+    low, high = interval(difference.mean(axis=0), of.groups)
     by_seed = [100 * float(row.mean()) for row in difference]
-    return 100 * float(difference.mean()), 200 * low - 100, 200 * high - 100, by_seed
+    return 100 * float(difference.mean()), 100 * low, 100 * high, by_seed
 
 
 def show(arguments: argparse.Namespace) -> None:

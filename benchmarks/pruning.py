@@ -19,7 +19,6 @@ torchvision need it installed.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -30,13 +29,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
-from engine import save
-from sparsity import interleaved
+from engine import interleaved, save
+from paired import gain, shares, tested
+from rows import Row, show
 
 from sparse_split_ros.networks.account import account, single_bytes
 from sparse_split_ros.networks.prune import (
@@ -48,10 +47,8 @@ from sparse_split_ros.networks.prune import (
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.networks.zoo import build
 from sparse_split_ros.runtime.engine import Engine, load_engine
-from sparse_split_ros.training.checkpoint import load_checkpoint
 from sparse_split_ros.training.joint import fit
-from sparse_split_ros.training.predict import predict
-from sparse_split_ros.training.recipe import Recipe, first_batch, input_spec, load_split
+from sparse_split_ros.training.recipe import Recipe, first_batch, load_split
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     'ResNet-20': ('resnet20', {}),
@@ -66,7 +63,6 @@ PREDEFINED: dict[str, dict[str, Any]] = {
 }
 CLASSES = 10
 ENGINES = ('onnxruntime', 'native')
-Row = dict[str, Any]
 
 
 def plan(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -85,7 +81,7 @@ def plan(arguments: argparse.Namespace) -> Iterator[Row]:
                 rows.append(_row(title, method, network, found))
                 bundle = save(network.eval(), Path(folder) / method)
                 runs += [partial(_run, load_engine(bundle, engine)) for engine in ENGINES]
-            medians = interleaved(runs, arguments.rounds)
+            medians = [spread['µs'] / 1e3 for spread in interleaved(runs, arguments.rounds)]
         for row, times in zip(rows, zip(medians[::2], medians[1::2])):
             for engine, ms, dense in zip(ENGINES, times, medians):
                 row |= {f'{engine} ms': ms, f'{engine} times faster': dense / ms}
@@ -149,12 +145,11 @@ def accuracy(arguments: argparse.Namespace) -> Iterator[Row]:
                 )
                 begun = (out / 'last.safetensors').exists()
                 fit(recipe, training, {'select': selection}, out, resume=begun)
-                right = _tested(out, arguments)
-                row: Row = {f'exit {k}': 100 * float(values.mean()) for k, values in right.items()}
-                final = right[max(right)]
-                first = final if first is None else first
-                row[f'over {arguments.methods[0]}'] = _paired(final, first)
-                yield {'network': title, 'method': method, 'seed': seed} | row
+                _, report, right = tested(out, arguments.data)
+                first = first or right
+                over = {f'over {arguments.methods[0]}': gain(right, first, report)}
+                about = {'network': title, 'method': method, 'seed': seed}
+                yield about | shares(right) | over
 
 
 def _recipe(
@@ -188,21 +183,6 @@ def _recipe(
     return replace(recipe, network_arguments={**options, 'masks': str(masks)})
 
 
-def _tested(out: Path, arguments: argparse.Namespace) -> dict[int, NDArray[np.float64]]:
-    """Of each exit and test image, whether it is right."""
-    network, recipe, _ = load_checkpoint(out)
-    report = load_split(recipe, arguments.data, 'report')
-    logits = predict(network, report.images, input_spec(recipe, network))
-    return {k: (v.argmax(axis=1) == report.labels).astype(float) for k, v in logits.items()}
-
-
-def _paired(values: NDArray[np.float64], others: NDArray[np.float64]) -> str:
-    """How many points more of the same images are right, with a 95 % interval."""
-    difference = 100 * (values - others)
-    mean, half = difference.mean(), 1.96 * difference.std() / len(difference) ** 0.5
-    return f'{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})'
-
-
 PARTS = {'plan': plan, 'accuracy': accuracy}
 
 
@@ -231,15 +211,7 @@ def main() -> None:
     elif arguments.what == 'plan' and 'snip' in arguments.methods:
         parser.error('snip needs data: choose accuracy')
     torch.set_num_threads(1)
-    rows: list[Row] = []
-    for row in PARTS[arguments.what](arguments):
-        if not rows:
-            print('| ' + ' | '.join(row) + ' |\n|' + ' --- |' * len(row))
-        shown = (f'{v:.4g}' if isinstance(v, float) else str(v) for v in row.values())
-        print('| ' + ' | '.join(shown) + ' |', flush=True)
-        rows.append(row)
-        if arguments.json:
-            arguments.json.write_text(json.dumps(rows, indent=1), encoding='utf-8')
+    show(PARTS[arguments.what](arguments), arguments.json)
 
 
 if __name__ == '__main__':

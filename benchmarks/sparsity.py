@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,8 @@ import onnx
 import onnxruntime
 import torch
 import torch.nn.functional as F
+from engine import interleaved
+from rows import Row, show
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -37,7 +37,6 @@ from sparse_split_ros.sparsity.onnx import write_conv
 from sparse_split_ros.sparsity.patterns import Kind, PatternSpec, fan_in_step
 
 ROOT = Path(__file__).resolve().parent.parent
-Row = dict[str, Any]
 
 
 def layers(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -57,20 +56,20 @@ def layers(arguments: argparse.Namespace) -> Iterator[Row]:
                             spec.draw(), 3, padding=1, bias=False
                         )
         x = torch.randn(arguments.batch, channels, side, side)
-        step_ms = interleaved([_step(layer, x) for layer in made.values()], arguments.rounds)
+        steps = interleaved([_step(layer, x) for layer in made.values()], arguments.rounds)
         image = x[:1].numpy()
         calls = [_session(layer, image) for layer in made.values()]
-        onnx_ms = interleaved(calls, 20 * arguments.rounds)
-        for name, layer, step, call in zip(made, made.values(), step_ms, onnx_ms):
+        runs = interleaved(calls, 20 * arguments.rounds)
+        for name, layer, step, run in zip(made, made.values(), steps, runs):
             yield {
                 'channels': channels,
                 'side': side,
                 'layer': name,
                 'weights': layer.weight.numel(),
-                'step ms': step,
-                'step speed-up': step_ms[0] / step,
-                'onnx µs': 1e3 * call,
-                'onnx speed-up': onnx_ms[0] / call,
+                'step ms': step['µs'] / 1e3,
+                'step speed-up': steps[0]['µs'] / step['µs'],
+                'onnx µs': run['µs'],
+                'onnx speed-up': runs[0]['µs'] / run['µs'],
             }
 
 
@@ -313,18 +312,6 @@ def _session(layer: nn.Conv2d | SparseConv2d, x: Any) -> Callable[[], Any]:
     return lambda: session.run(None, {'x': x})
 
 
-def interleaved(calls: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
-    """Median ms of each call; all are called in every round, so that all meet the same load."""
-    times: list[list[float]] = [[] for _ in calls]
-    for number in range(rounds + 2):
-        for call, found in zip(calls, times):
-            start = time.perf_counter()
-            call()
-            if number > 1:
-                found.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(found) for found in times]
-
-
 def _peak_bytes(step: Callable[[], None]) -> int:
     """The most bytes that torch has allocated at once during `step`, beyond those before it."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -358,16 +345,7 @@ def main() -> None:
     parser.add_argument('--json', type=Path, help='write the rows to this file too')
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[Row] = []
-    for row in PARTS[arguments.what](arguments):
-        if not rows:
-            print('| ' + ' | '.join(row) + ' |\n|' + ' --- |' * len(row))
-        shown = (f'{v:.4g}' if isinstance(v, float) else str(v) for v in row.values())
-        print('| ' + ' | '.join(shown) + ' |', flush=True)
-        rows.append(row)
-    if arguments.json:
-        record = {'arguments': {k: str(v) for k, v in vars(arguments).items()}, 'rows': rows}
-        arguments.json.write_text(json.dumps(record, indent=1), encoding='utf-8')
+    show(PARTS[arguments.what](arguments), arguments.json)
 
 
 if __name__ == '__main__':

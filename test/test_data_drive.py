@@ -12,7 +12,6 @@ from sparse_split_ros.data.drive import (
     SCENES,
     Drive,
     DriveError,
-    contact_sheet,
     random_crop,
     render_drive,
 )
@@ -105,17 +104,6 @@ def test_training_crops_follow_the_generator() -> None:
     random_crop(rng, 7, 32)
     assert np.array_equal(first, second)
     assert not np.array_equal(first, random_crop(rng, 7, 32))
-
-
-def test_the_contact_sheet_has_a_row_for_every_scene(frames: list[Frame]) -> None:
-    sheet = contact_sheet(frames, columns=4, tile=32)
-    assert sheet.shape == (7 * (32 + 2 + 18) + 2, 4 * (32 + 2) + 2, 3)
-    assert sheet.dtype == np.uint8
-
-
-def test_an_empty_contact_sheet_is_refused() -> None:
-    with pytest.raises(DriveError, match='needs frames'):
-        contact_sheet([])
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def packed(root: Path) -> None:
     images[:] = (100 * label + track)[:, None, None, None]
     np.savez(
         root / FILE_NAME, images=images, labels=label.astype(np.uint8),
-        track=track.astype(np.uint16), frame=frame.astype(np.uint8), source_size=np.ones((60, 2)),
+        track=track.astype(np.uint16), frame=frame.astype(np.uint8),
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def packed(tmp_path: Path) -> Path:
     file = tmp_path / 'gtsrb.npz'
     np.savez(
         file, images=images, labels=label.astype(np.uint8), track=track.astype(np.uint16),
-        frame=frame.astype(np.uint8), source_size=np.full((len(rows), 2), 8, np.uint16),
+        frame=frame.astype(np.uint8),
     )  # fmt: skip
     return file
 
@@ -307,7 +307,7 @@ def test_a_label_without_a_class_is_an_error(tmp_path: Path) -> None:
     one = np.ones(1, np.uint8)
     np.savez(
         tmp_path / 'other.npz', images=np.zeros((1, 8, 8, 3), np.uint8), labels=one * 43,
-        track=one, frame=one, source_size=np.ones((1, 2)),
+        track=one, frame=one,
     )  # fmt: skip
     with pytest.raises(SourceError, match='43'):
         open_source(tmp_path / 'other.npz')

@@ -79,6 +79,25 @@ def test_light_goes_where_its_name_says(name: str, sign: int, crop: np.ndarray) 
     assert sign * (float(changed.mean()) - float(crop.mean())) > 5.0
 
 
+def test_contrast_keeps_the_mean_and_the_published_share_of_the_rest(crop: np.ndarray) -> None:
+    changed = apply('contrast', crop, level(3), np.random.default_rng(0))
+    assert changed.mean((0, 1)) == pytest.approx(crop.mean((0, 1)), abs=1)
+    assert changed.std((0, 1)) == pytest.approx(0.4 * crop.std((0, 1)), abs=1)
+
+
+def test_darkness_is_of_the_light_and_not_of_its_code() -> None:
+    grey = np.full((8, 8, 3), 200, np.uint8)
+    # 0.18 of the light, by a gamma of 2.2.
+    assert set(apply('darkness', grey, level(3), np.random.default_rng(0)).ravel()) == {92}
+
+
+def test_the_sun_is_above() -> None:
+    grey = np.full((32, 32, 3), 80, np.uint8)
+    for seed in range(8):
+        lit = apply('glare', grey, 0.6, np.random.default_rng(seed))
+        assert lit[:16].mean() > lit[16:].mean()
+
+
 @pytest.mark.parametrize('value', [0, 255])
 @pytest.mark.parametrize('name', CONDITIONS)
 def test_black_and_white_images_are_no_trouble(name: str, value: int) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from sparse_split_ros.evaluation.ledger import Ledger, read_decision
+from sparse_split_ros.evaluation.ledger import DecisionError, Ledger, read_decision
 from sparse_split_ros.evaluation.metrics import Counts, Outcome
 from sparse_split_ros.policy.decision import Reason, Route
 
@@ -60,6 +60,27 @@ def test_every_frame_sent_has_an_outcome(ledger: Ledger) -> None:
 
 def test_a_clean_run_has_no_problems(ledger: Ledger) -> None:
     assert ledger.problems(Counts(received=2, accepted=1, dropped=1)) == []
+    assert ledger.problems(Counts(received=2, accepted=1, dropped=0, rejected=1)) == []
+
+
+@pytest.mark.parametrize(
+    ('change', 'problem'),
+    [
+        ({'queue_ms': 'nan'}, 'has a queue_ms of nan'),
+        ({'route': 'by post'}, "cannot be read .*'by post'"),
+        ({'exit': None}, 'has no exit'),
+    ],
+)
+def test_a_decision_of_no_head_is_refused(change: dict[str, str | None], problem: str) -> None:
+    values = {name: value for name, value in (DECISION | change).items() if value is not None}
+    with pytest.raises(DecisionError, match=problem):
+        read_decision(values)
+
+
+@pytest.mark.parametrize(('payload', 'audit'), [('321', True), ('0', False)])
+def test_only_an_audit_that_was_sent_is_one(payload: str, audit: bool) -> None:
+    values = DECISION | {'audit': 'True', 'payload_bytes': payload}
+    assert read_decision(values)['audit'] is audit
 
 
 @pytest.mark.parametrize(
@@ -90,3 +111,8 @@ def test_an_answer_that_differs_from_its_decision_is_named(ledger: Ledger) -> No
 def test_a_second_answer_does_not_replace_the_first(ledger: Ledger) -> None:
     ledger.answer(key(0), 'yield', 10.5)
     assert ledger.outcomes()[0].answer == 'stop'
+
+
+def test_a_second_decision_does_not_count_the_frame_twice(ledger: Ledger) -> None:
+    assert ledger.decide(key(0), read_decision(DECISION | {'exit': '0'})) is None
+    assert [outcome.exit for outcome in ledger.answered] == [2]

@@ -15,7 +15,9 @@ from sparse_split_ros.evaluation.metrics import (
     Counts,
     Outcome,
     accuracy,
+    calibration_error,
     confusions,
+    reliability,
     spread,
     summarise,
     wilson,
@@ -141,3 +143,32 @@ def test_spread_of_one_value_is_that_value() -> None:
 
 def test_received_is_unknown_without_an_answer() -> None:
     assert math.isnan(outcome(0, None).received)
+
+
+def test_calibration_error_weighs_bins_by_their_answers() -> None:
+    frames = [outcome(i, confidence=1.0) for i in range(3)]
+    frames += [outcome(3, right=False, confidence=0.55)]
+    assert reliability(frames) == [(0.55, 0.0, 1), (1.0, 1.0, 3)]
+    assert calibration_error(frames) == pytest.approx(0.55 / 4)
+    assert calibration_error([]) is None
+
+
+def test_figures_of_a_replay_are_of_what_only_a_replay_knows() -> None:
+    frames = [
+        replace(outcome(0), full='stop', macs=10),
+        replace(outcome(1, right=False), full='stop', macs=20),
+        # Nothing is promised for a fallback.
+        replace(outcome(2, Route.FALLBACK, right=False), full='stop', macs=30),
+        replace(outcome(3, audit=True), label=None),
+    ]
+    summary = summarise(frames, Counts(4, 4, 0), DEADLINE_MS)
+    assert summary['disagreement'] == 1 / 2
+    assert summary['accuracy_full'] == 1.0
+    assert summary['robot_macs_mean'] == 20.0
+    assert summary['audit_share'] == 1 / 4
+
+
+def test_the_measured_scene_stands_for_one_that_is_not_known() -> None:
+    frames = [outcome(0), replace(outcome(1, right=False, measured_scene='fog'), scene=None)]
+    summary = summarise(frames, Counts(2, 2, 0), DEADLINE_MS)
+    assert summary['accuracy_by_scene'] == {'day': 1.0, 'fog': 0.0}

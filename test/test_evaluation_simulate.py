@@ -124,7 +124,7 @@ def test_time_to_adapt_waits_until_it_stays_adapted() -> None:
     run = simulate(TABLE.only('day').shuffled(0, 1000))
     cost = np.full(1000, 10.0)
     cost[:300] = 50.0
-    assert time_to_adapt(replace(run, cost=cost), 0, best=10.0, gap=40.0) == pytest.approx(295, 6)
+    assert time_to_adapt(replace(run, cost=cost), 0, best=10.0, gap=40.0) == 295
     assert time_to_adapt(replace(run, cost=cost + 40), 0, best=10.0, gap=40.0) is None
     cost[:900] = 50.0
     assert time_to_adapt(replace(run, cost=cost), 0, best=10.0, gap=40.0) is None, 'ends too early'
@@ -132,9 +132,9 @@ def test_time_to_adapt_waits_until_it_stays_adapted() -> None:
 
 def test_a_hundred_thousand_frames_take_less_than_a_minute() -> None:
     table = TABLE.shuffled(0, 3000)
-    start = time.perf_counter()
+    start = time.process_time()  # what others do on this machine does not count
     simulate(table)
-    assert (time.perf_counter() - start) / 3000 * 100_000 < 60
+    assert (time.process_time() - start) / 3000 * 100_000 < 60
 
 
 def test_a_link_has_the_rate_delay_and_loss_of_its_spec() -> None:

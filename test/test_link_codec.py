@@ -22,6 +22,7 @@ from sparse_split_ros.link.codec import (
     CodecError,
     calibrate,
     codec_id,
+    pack,
 )
 
 SHAPE = (4, 8, 8)
@@ -97,6 +98,12 @@ def test_an_odd_number_of_values_is_packed_in_halves() -> None:
     payload = codec.encode(samples[0])
     assert len(payload) == 5
     assert np.abs(codec.decode(payload) - samples[0]).max() <= codec.step.max()
+
+
+def test_values_beyond_fp16_are_its_largest_without_the_kernel_too() -> None:
+    large, none = np.array([1e6, -1e6, 0.5], np.float32), np.zeros(1, np.float32)
+    packed = np.frombuffer(pack(large, none, none, 16), '<f2')
+    assert packed.tolist() == [65504.0, -65504.0, 0.5]
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])

@@ -113,6 +113,12 @@ def test_budget_and_age_are_clamped_to_their_field(budget: int) -> None:
     assert read.budget_ms == read.age_ms == min(max(budget, 0), 65_535)
 
 
+@pytest.mark.parametrize('tail_us', [-5, 2**32 - 1, 2**33 + 7])
+def test_the_tails_time_is_clamped_to_its_field(tail_us: int) -> None:
+    read = ReplyFrame.parse(reply(tail_us=tail_us).to_bytes())
+    assert read.tail_us == min(max(tail_us, 0), 2**32 - 1)
+
+
 def test_a_payload_above_the_limit_is_not_sent() -> None:
     with pytest.raises(FrameError, match='above the limit'):
         feature(payload=bytes(MAX_PAYLOAD + 1)).to_bytes()

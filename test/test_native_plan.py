@@ -115,6 +115,16 @@ def test_what_must_stay_apart_stays_apart(operations: list[dict[str, Any]]) -> N
     assert len(planned(operations)) >= 2
 
 
+@pytest.mark.parametrize(('first', 'then'), [('relu6', 'relu'), ('relu', 'relu6')])
+def test_of_two_clamps_the_first_alone_is_taken_in(first: str, then: str) -> None:
+    operations = [
+        conv('x', 'a', 'w', None, **SAME),
+        operation(first, ['a'], 'b'),
+        operation(then, ['b'], 'y'),
+    ]
+    assert [step.operation.kind for step in fuse(parsed(operations))] == ['conv', then]
+
+
 def test_what_stays_in_eight_bits_is_read_by_convolutions_alone() -> None:
     steps = fuse(
         parsed([

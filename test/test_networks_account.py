@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 torch = pytest.importorskip('torch')
 
+import torch.nn.functional as F  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from sparse_split_ros.networks.account import (  # noqa: E402
@@ -61,7 +64,13 @@ def test_zeros_of_a_mask_are_saved_only_one_by_one() -> None:
     with torch.no_grad():
         layer.weight[:, 8:] = 0
     assert stored(layer) == (4 * 32 * 65, 4 * 32 * 65, 4 * 32 * 9 + 32 * 64 // 8)
+    assert stored(nn.Linear(64, 32))[2] == 4 * 32 * 65  # a mask of ones would only be added
+
+
+def test_columns_above_65536_take_four_bytes() -> None:
     assert single_bytes(16, 32, 64) == 4 * 16 + 2 * 16 + 4 * 33
+    assert single_bytes(16, 32, 1 << 16) == 4 * 16 + 2 * 16 + 4 * 33
+    assert single_bytes(16, 32, (1 << 16) + 1) == 4 * 16 + 4 * 16 + 4 * 33
 
 
 def test_a_shortcut_keeps_its_input_alive() -> None:
@@ -69,6 +78,34 @@ def test_a_shortcut_keeps_its_input_alive() -> None:
     block = account(Shortcut(), (4, 10, 10))
     assert chain.peak_bytes == 4 * 100 * (4 + 8)
     assert block.peak_bytes == 4 * 100 * (4 + 8 + 4)
+
+
+class Ended(nn.Module):
+    """A convolution of 4 x 4 x 4 values, and a function of them."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(4, 4, 1), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    ('function', 'new'),
+    [
+        (torch.relu, 0),
+        (lambda x: x.mean((2, 3)), 4),
+        (lambda x: F.avg_pool2d(x, 2), 16),
+        (lambda x: F.pixel_shuffle(x, 2), 64),
+        (lambda x: torch.cat([x, x], 1), 128),
+    ],
+    ids=['relu', 'mean', 'pool', 'shuffle', 'cat'],
+)
+def test_a_function_that_cannot_work_in_place_makes_new_values(
+    function: Callable[[Tensor], Tensor], new: int
+) -> None:
+    assert account(Ended(function), (4, 4, 4)).kept_bytes == 4 * (64 + 64 + new)
 
 
 def test_memory_of_a_training_step_has_both_parts() -> None:

@@ -102,6 +102,22 @@ def test_image_codes_and_logits_keep_their_channels() -> None:
     assert not written & {'exits.0.linear', 'exits.3.linear', 'bottlenecks.0.encoder.3'}
 
 
+class Skipping(torch.nn.Module):
+    """f(x) + x, where x is the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) + x
+
+
+def test_what_is_added_to_the_image_keeps_its_channels_too() -> None:
+    classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
+    assert groups(StagedNetwork([Skipping()], {0: classifier}, {}, (3, 4, 4))) == []
+
+
 def test_shortcuts_without_parameters_stay_fixed_and_still_select() -> None:
     network = build('resnet20', 3, width=8)
     stream = next(g for g in groups(network) if 'stages.1.1.shortcut' in g.writers)
@@ -127,6 +143,10 @@ def test_a_narrow_network_is_the_one_drawn_with_fewer_channels() -> None:
     drawn = build('compact', 5, widths=(8, 16, 24))
     for one, other in zip(narrow.stages.parameters(), drawn.stages.parameters()):
         assert one.shape == other.shape
+    least = build('compact', 5, widths=(16, 32, 48), narrow=0.001)
+    assert {layer.out_channels for layer in least.stages.modules() if hasattr(layer, 'groups')} == {
+        1
+    }
     with pytest.raises(ValueError, match='narrow is 2, expected a share more than 0 and at most 1'):
         build('compact', 5, narrow=2)
 

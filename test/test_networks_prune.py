@@ -109,6 +109,38 @@ def test_the_flow_is_kept_from_layer_to_layer(name: str) -> None:
     assert float(scores['exits.1.conv'].sum()) == pytest.approx(1, rel=1e-3)
 
 
+def test_snip_looks_at_the_size_of_a_change_and_draws_its_dropout_by_the_seed() -> None:
+    one, other = (prune_module._sensitivity(make(), *BATCH, seed) for seed in (1, 2))
+    assert all(float(values.min()) >= 0 for values in one.values())
+    assert not all(torch.equal(values, other[name]) for name, values in one.items())
+
+
+def test_what_carries_nothing_goes_even_where_it_might_stay() -> None:
+    scores = {'a': torch.tensor([0.0, 1.0]), 'b': torch.tensor([[2.0, 0.0, 0.0]])}
+    masks = prune_module._best(scores, 0.8)
+    assert masks['a'].tolist() == [False, True] and masks['b'].tolist() == [[True, False, False]]
+
+
+def test_weights_that_are_all_alike_cannot_be_told_apart() -> None:
+    network = make()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(0.1)
+    # Whole layers stay or go, so that more stay than may.
+    with pytest.raises(PruneError, match=r'target 0\.1 cannot be reached by synflow'):
+        prune(network, 'synflow', 0.1)
+
+
+def test_large_weights_do_not_overflow_the_flow() -> None:
+    network = make()
+    small = prune_module._Flow(network).scores()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1e6)
+    for name, scores in prune_module._Flow(network).scores().items():
+        torch.testing.assert_close(scores, small[name])
+
+
 def test_reconvene_spares_layers_whose_channels_live() -> None:
     found = prune(make(), 'reconvene', 0.6, multiple=1)
     # The first convolution has few weights, each of which carries much.

@@ -42,6 +42,17 @@ def test_stage_by_stage_equals_the_whole() -> None:
         torch.testing.assert_close(network.exit_at(stage)(x), whole[stage], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(('size', 'side'), [(32, 4), (36, 9)])
+def test_codes_are_as_small_as_whole_strides_make_them_but_four_by_four(
+    size: int, side: int
+) -> None:
+    network = build('resnet20', 10, size=size, width=4).eval()
+    x = torch.zeros(1, 3, size, size)
+    for stage, body in enumerate(network.stages[:-1]):
+        x = body(x)
+        assert network.bottleneck_at(stage).encoder(x).shape[2:] == (side, side)
+
+
 def test_a_shortcut_takes_every_other_pixel_and_adds_empty_channels() -> None:
     x = torch.randn(2, 3, 6, 6)
     y = spread(3, 6, 2)(x)

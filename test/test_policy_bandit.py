@@ -13,7 +13,9 @@ from sparse_split_ros.policy.bandit import (
     INDICES,
     UCB1,
     UCBV,
+    Bandit,
     BayesUCB,
+    DiscountedUCB,
     SlidingWindowUCB,
     UCBTuned,
     make_bandit,
@@ -39,12 +41,22 @@ def test_every_index_tries_all_arms_and_settles_on_the_best(index: str) -> None:
     assert arms[-500:].count(1) > 350
 
 
-def test_ucb1_index_is_the_published_one() -> None:
-    bandit = UCB1(2, beta=1.0)
-    for reward in (0.5, 0.7):
-        bandit.update(0, reward)
-    log_t = math.log(10)
-    assert bandit.index(0, log_t) == pytest.approx(0.6 + math.sqrt(log_t / 2))
+@pytest.mark.parametrize(
+    ('bandit', 'index'),
+    [
+        (UCB1(1, scale=2, beta=3), 0.5 + 3 * 2 * math.sqrt(3 / 4)),
+        (UCBV(1, scale=2, zeta=1.2), 0.5 + math.sqrt(2 * 0.25 * 3.6 / 4) + 3 * 2 * 3.6 / 4),
+        # The bound on the variance is above a quarter here.
+        (UCBTuned(1, scale=2), 0.5 + 2 * math.sqrt(3 / 4 * 0.25)),
+        (DiscountedUCB(1, scale=2, beta=3), 0.5 + 3 * 2 * math.sqrt(3 / 4)),
+        (SlidingWindowUCB(1, scale=2, beta=3), 0.5 + 3 * 2 * math.sqrt(3 / 4)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_index_is_the_published_one(bandit: Bandit, index: float) -> None:
+    """Of four rewards of mean 1/2 and variance 1/4, at ln t = 3."""
+    bandit.counts, bandit._sums, bandit._squares = [4.0], [2.0], [2.0]
+    assert bandit.index(0, 3.0) == pytest.approx(index)
 
 
 def test_ucb_v_and_tuned_count_on_a_small_variance() -> None:
@@ -65,6 +77,26 @@ def test_bayes_ucb_is_students_quantile() -> None:
     # t(0.99) with 20 degrees of freedom is 2.528 in the tables.
     spread = math.sqrt(np.var(values) / 20)
     assert bandit.index(0, math.log(100)) == pytest.approx(0.5 + 2.528 * spread, rel=2e-3)
+
+
+def test_bayes_ucb_starts_from_two_rewards_of_a_sixteenth_of_the_squared_range() -> None:
+    bandit = BayesUCB(1, scale=2)
+    bandit.counts, bandit._sums, bandit._squares = [4.0], [2.0], [2.0]
+    # t(0.95) with 4 + 2 degrees of freedom is 1.943 in the tables; all variances are 1/4.
+    assert bandit.index(0, math.log(20)) == pytest.approx(
+        0.5 + 1.943 * math.sqrt(0.25 / 4), rel=2e-3
+    )
+
+
+def test_weights_count_in_what_is_forgotten() -> None:
+    fading = DiscountedUCB(1, discount=0.5)
+    fading.update(0, 1.0)
+    fading.update(0, 0.0, weight=2.0)
+    assert (fading.counts, fading.mean(0)) == ([0.25 + 2.0], pytest.approx(0.25 / 2.25))
+    window = SlidingWindowUCB(2, window=2)
+    for arm, weight in ((0, 0.25), (1, 1.0), (1, 1.0)):
+        window.update(arm, 1.0, weight)
+    assert window.counts == [0.0, 2.0]
 
 
 @pytest.mark.parametrize('index', ['discounted-ucb', 'sliding-window-ucb'])

@@ -26,7 +26,7 @@ from sparse_split_ros.policy.factory import Settings, apply_power, make_policy
 from sparse_split_ros.policy.facts import NEVER, Energy, Facts
 from sparse_split_ros.policy.joint import JointPolicy
 from sparse_split_ros.policy.plan import FixedPolicy, Plan, PolicyError
-from sparse_split_ros.runtime.bundle import Bundle, default_bundle_path
+from sparse_split_ros.runtime.bundle import Bundle, bundle_path
 
 UP = Link(TailState.UP, rtt_ms=8.0, jitter_ms=1.0, goodput=100_000.0, loss=0.0)
 
@@ -64,6 +64,8 @@ def test_a_profile_multiplies_the_robot_and_not_the_tail() -> None:
     one, ten = CostModel(FACTS), CostModel(FACTS, profile=10)
     assert ten.compute_ms(2, (0,)) == pytest.approx(10 * one.compute_ms(2, (0,)))
     assert ten.tail_ms == one.tail_ms
+    measured = CostModel(FACTS, profile=3, stage_ms={0: 2.0}, exit_ms={0: 1.0})
+    assert measured.compute_ms(0, (0,)) == pytest.approx(9.0)
 
 
 def test_bytes_cost_time_by_the_goodput() -> None:
@@ -73,6 +75,32 @@ def test_bytes_cost_time_by_the_goodput() -> None:
     large = costs.offload(1, 'fp16', 5.0, UP)
     # 300 bytes more at 100 kB/s.
     assert large - small == pytest.approx(3.0, rel=0.01)
+
+
+def test_no_answer_is_quicker_than_half_a_millisecond() -> None:
+    costs = CostModel(FACTS)
+    costs.answered(1, 10_000, 1.0)
+    link = replace(UP, rtt_ms=1.0, goodput=1000.0)
+    assert costs.offload(1, 'int4', 5.0, link) == pytest.approx(5.0 + 1.0 + 0.5)
+
+
+@pytest.mark.parametrize(
+    ('slack', 'link', 'missed'),
+    [
+        (60, Link(TailState.UP, 20.0, 4.0, loss=0.2), 0.2),
+        # A logistic with a mean deviation of 4 exceeds its mean by 4 with a chance of 1 in 5.
+        (4, Link(TailState.UP, 20.0, 4.0, loss=0.0), 0.2),
+        (4, Link(TailState.UP, 20.0, 4.0, loss=0.2), 0.2 + 0.8 * 0.2),
+        (0, Link(TailState.UP, 20.0, 4.0, loss=0.0), 0.5),
+        # Half the round trip stands for a jitter that was not measured.
+        (10, Link(TailState.UP, 20.0), 0.2),
+    ],
+)
+def test_an_answer_may_be_lost_or_late(slack: float, link: Link, missed: float) -> None:
+    costs = CostModel(FACTS, deadline_ms=100)
+    compute_ms = 100 - slack - link.rtt_ms - costs.tail_ms[1]
+    expected = (1 - missed) * (100 - slack) + missed * (100 + 100)
+    assert costs.offload(1, 'int4', compute_ms, link) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize('state', [TailState.DOWN, TailState.UNKNOWN, TailState.FOREIGN])
@@ -95,6 +123,7 @@ def test_weights_change_what_counts() -> None:
     frugal = CostModel(FACTS, WEIGHTS['frugal'])
     joules = frugal.joules(5, (0,), ())
     assert frugal.charge(10, 1000, joules, missed=False) == pytest.approx(2 + 20 + 400 * 0.026)
+    assert frugal.charge(10, 0, 0, missed=True) == pytest.approx(0.2 * (10 + 100))
 
 
 ENERGY = Energy({0: 1.0, 1: 2.0, 2: 4.0, 3: 8.0}, {0: 0.1, 1: 0.2, 2: 0.4, 3: 0.8}, {1: 0.05})
@@ -147,7 +176,7 @@ def test_asking_is_charged_the_exits_that_are_evaluated_before(monkeypatch) -> N
 
 
 def test_a_bundle_says_the_energy_of_its_parts_or_of_none(tmp_path) -> None:
-    shipped = Bundle.load(default_bundle_path(), verify=False)
+    shipped = Bundle.load(bundle_path('gtsrb32'))
     energy = Facts.of(shipped).energy
     assert energy is not None and set(energy.encoders) == {0, 1, 2}
     assert energy.stages[3] == pytest.approx(shipped.stages[3].account['energy_uj'] / 1e6)
@@ -162,16 +191,19 @@ def test_impossible_weights_are_refused(weights: tuple[float, float, float]) -> 
 
 def test_a_power_sensor_is_read_where_there_is_one(tmp_path) -> None:
     assert PowerReading(tmp_path).watts() is None
-    device = tmp_path / 'hwmon3'
-    device.mkdir()
-    for name, text in (('name', 'ina3221\n'), ('in1_input', '5000\n'), ('curr1_input', '900\n')):
-        (device / name).write_text(text)
-    assert PowerReading(tmp_path).watts() == pytest.approx(4.5)
+    for number, chip, milliamperes in ((1, 'nct6775', 100), (3, 'ina3221', 900)):
+        device = tmp_path / f'hwmon{number}'
+        device.mkdir()
+        for name, value in (('name', chip), ('in1_input', 5000), ('curr1_input', milliamperes)):
+            (device / name).write_text(f'{value}\n')
+    assert PowerReading(tmp_path).watts() == pytest.approx(4.5), 'of the other it is no input power'
 
 
 def test_a_power_reading_moves_what_energy_costs() -> None:
     policy = make_policy('joint', FACTS, Settings(weights='frugal'))
     assert isinstance(policy, JointPolicy)
+    apply_power(policy, 15.0)
+    assert policy.costs.watts == pytest.approx(5.0 + 0.1 * 10.0), 'one second is one of many loads'
     for _ in range(100):
         apply_power(policy, 15.0)
     apply_power(policy, math.nan)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 
 from sparse_split_ros.link.estimate import Link
+from sparse_split_ros.policy.factory import Settings
 from sparse_split_ros.policy.plan import FixedPolicy, PolicyError
 from sparse_split_ros.policy.scene import Scene
 
@@ -34,3 +35,9 @@ def test_a_split_that_is_no_stage_is_refused(split: int) -> None:
 def test_a_split_before_the_first_exit_is_refused() -> None:
     with pytest.raises(PolicyError, match='split 1 lies before the first exit, at stage 2'):
         fixed(1, exits=(2, 3))
+
+
+@pytest.mark.parametrize('threshold', [1.01, float('nan'), float('inf')])
+def test_a_threshold_that_no_confidence_can_reach_is_refused(threshold: float) -> None:
+    with pytest.raises(PolicyError, match=f'threshold .*{threshold}'):
+        Settings(threshold=threshold)

@@ -24,7 +24,7 @@ from sparse_split_ros.policy.risk import (
     falling,
     threshold_of,
 )
-from sparse_split_ros.policy.scene_state import SceneState
+from sparse_split_ros.policy.scene_state import Saved, SceneState
 from sparse_split_ros.policy.watch import Budget, FeedbackCheck, Objects, PageHinkley
 
 
@@ -74,7 +74,29 @@ def test_memory_is_bounded() -> None:
         for _ in range(2000):
             risk.learn(Labelled([5], [False], 1.0))
         risk.fit()
-    assert sum(risk.counts[0]) < 10_000
+        risk.first[0][5] += 3000.0
+    # 400 and 4000 are halved at the next fit; 2000 answers of one object are worth 133.
+    assert sum(risk.counts[0]) < 600 and sum(risk.first[0]) < 10_000
+
+
+def test_what_goes_wrong_more_often_is_feared_where_nothing_is_known() -> None:
+    risk = scene()
+    before = risk.curve[0, 24]
+    for _ in range(300):
+        risk.learn(Labelled([20], [True], 1.0))
+    risk.fit()
+    # The odds are raised five times at most.
+    assert 4 * before < risk.curve[0, 24] < 5 * before
+
+
+def test_the_fewer_errors_are_known_the_more_a_curve_is_doubted() -> None:
+    risk = scene()
+    # Of the prior, which is worth four frames in each bin.
+    assert risk.doubt == pytest.approx(0.04 + 1 / (4 * risk.curve.sum()))
+    for _ in range(300):
+        risk.learn(Labelled([5], [True], 1.0))
+    risk.fit()
+    assert risk.doubt < 0.08
 
 
 @pytest.mark.parametrize(('rate', 'low', 'high'), [(1.0, 0, 12), (8.0, 150, 200)])
@@ -126,6 +148,7 @@ def test_an_alarm_raises_the_curve_at_once() -> None:
     before = risk.curve[0].copy()
     risk.alarm()
     assert (risk.curve[0] > before).all()
+    assert risk.scale == pytest.approx(0.1), 'of calibration too, the most is forgotten'
 
 
 def test_audits_keep_to_their_budget_on_average_with_bursts() -> None:
@@ -187,9 +210,21 @@ def test_a_tail_that_comes_to_its_senses_is_trusted_again() -> None:
     for label in range(0, 80, 2):
         check.add(label + 1, label, 0.8)
     assert check.poisoned and 'agrees with the robot on 0 of' in check.reason
-    for label in range(40):
-        check.add(label, label, 0.8)
-    assert not check.poisoned
+    for label in range(4):
+        assert check.add(label, label, 0.8)
+    # The fourth vote for it, of an object that is over, makes it 8**4 times as likely.
+    assert not check.add(4, 4, 0.8)
+
+
+@pytest.mark.parametrize('expected', [0.0, 0.01, 1.0])
+def test_certain_curves_make_no_certain_votes(expected: float) -> None:
+    honest, wrong = FeedbackCheck(), FeedbackCheck()
+    for label in range(0, 200, 2):
+        honest.add(label, label, expected)
+        wrong.add(label + 1, label, expected)
+    # Where hardly any agreement is expected, disagreement says little, and agreement no ill.
+    assert not honest.poisoned
+    assert wrong.poisoned == (expected == 1.0)
 
 
 def test_page_hinkley_waits_for_a_shift() -> None:
@@ -258,6 +293,20 @@ def test_after_an_alarm_the_newest_frames_are_kept(frames: int) -> None:
     state.forget()
     kept = state.live_weights[: state.filled].tolist()
     assert kept == list(range(max(1, frames - 47), frames + 1))
+
+
+def test_calibration_counts_half_when_live_frames_stand_for_2000() -> None:
+    state = SceneState(scene(), np.array([[24], [24]]), np.ones(2), {})
+    state.add(Labelled([3], [False], 2000.0))
+    assert dict(zip(*(each.ravel().tolist() for each in state.sample()))) == {24: 1.0, 3: 2000.0}
+
+
+def test_a_state_from_before_answers_were_counted_knows_what_its_counts_hold() -> None:
+    state = SceneState(scene(), np.zeros((0, 1), np.int64), np.zeros(0), {})
+    state.risk.counts[0][7], state.risk.scale = 5.0, 0.25
+    saved = state.to_json()
+    del saved['labelled']
+    assert Saved('day', saved, 1).labelled == 5.0
 
 
 def test_a_sample_is_weighted_until_it_looks_like_the_stream() -> None:

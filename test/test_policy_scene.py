@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparse_split_ros.policy.scene import measure
+from sparse_split_ros.policy import scene as scene_module
+from sparse_split_ros.policy.scene import SceneMeter, measure
 
 # Smooth patches: white noise would be a scene of its own.
 TEXTURE = np.kron(np.random.default_rng(0).integers(60, 200, (8, 8, 3)), np.ones((8, 8, 1))).astype(
@@ -33,6 +34,52 @@ def blend(image: np.ndarray, grey: float, share: float) -> np.ndarray:
 )
 def test_coarse_scenes_are_named(image: np.ndarray, name: str) -> None:
     assert measure(image).name == name
+
+
+CLEAR = {
+    'luminance': 0.4, 'contrast': 0.2, 'saturation': 0.5, 'glare': 0.0, 'noise': 0.0,
+    'sharpness': 0.5, 'haze': 0.0, 'streaks': 0.5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('luminance', 'now', 'name'),
+    [
+        (0.195, '', 'dusk'), (0.205, '', 'day'),
+        (0.195, 'day', 'day'), (0.185, 'day', 'dusk'),
+        (0.205, 'dusk', 'dusk'), (0.215, 'dusk', 'day'),
+    ],
+)  # fmt: skip
+def test_a_scene_is_entered_and_left_with_a_margin(luminance: float, now: str, name: str) -> None:
+    assert scene_module._name(CLEAR | {'luminance': luminance}, now) == name
+
+
+def test_one_measurement_changes_no_scene_and_two_do() -> None:
+    meter = SceneMeter(every=1, fast=1.0)
+    shown = [TEXTURE, TEXTURE // 3, TEXTURE, TEXTURE // 3, TEXTURE // 3]
+    assert [meter(image).name for image in shown] == ['day'] * 4 + ['dusk']
+    assert meter.changes == 1
+
+
+def test_a_jump_within_a_scene_is_a_change_counted_once() -> None:
+    meter = SceneMeter(every=1, fast=1.0)
+    meter._count = 200  # what is usual is known
+    for _ in range(200):
+        meter._update(tuple(CLEAR.values()))
+    for haze in (0.5, 0.0, 0.5, 0.0):
+        meter._update(tuple((CLEAR | {'haze': haze}).values()))
+    assert (meter._scene.name, meter.changes) == ('day', 1)
+
+
+def test_after_the_first_frames_one_in_five_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured, real = [], scene_module._measures
+    monkeypatch.setattr(
+        scene_module, '_measures', lambda image: (measured.append(0), real(image))[1]
+    )
+    meter = SceneMeter(every=5)
+    for _ in range(20):
+        meter(TEXTURE)
+    assert len(measured) == 5 + 3
 
 
 def test_fog_lowers_contrast_and_raises_haze() -> None:

@@ -22,6 +22,7 @@ from sparse_split_ros.policy.plan import PolicyError
 from sparse_split_ros.policy.splitee import (
     LEARNERS,
     FinalConfidence,
+    PairedElimination,
     SideObservations,
     SplitEEPolicy,
     make_learner,
@@ -197,3 +198,34 @@ def test_a_codec_that_is_not_calibrated_is_refused() -> None:
         make_policy('splitee', FACTS, Settings(codec='int3'))
     plan = make_policy('splitee', FACTS, Settings(codec='fp16')).choose(DAY, Link())
     assert plan.codec == 'fp16'
+
+
+def pair(count: float, mean: float, variance: float = 0.0) -> list[float]:
+    return [count, count * mean, count * (variance + mean * mean)]
+
+
+@pytest.mark.parametrize(
+    ('seen', 'log_t', 'out'),
+    [
+        # Bernstein's radius is sqrt(2 V ln t / n) + 1.5 ln t / (3 n).
+        (pair(10, -0.1), 1.9, True),
+        (pair(10, -0.1), 2.1, False),
+        (pair(10, -0.5, 0.05), 2.0, True),
+        (pair(10, -0.2, 0.05), 2.0, False),
+        (pair(2, -1.0), 0.1, False),
+    ],
+)
+def test_a_deeper_arm_is_ruled_out_when_its_paired_loss_is_beyond_doubt(
+    seen: list[float], log_t: float, out: bool
+) -> None:
+    learner = PairedElimination(AbstractCosts.splitee(2), 0.9, UCB1(2))
+    learner._pairs[1][0] = seen
+    assert learner._ruled_out(1, 0, log_t) == out
+
+
+@pytest.mark.parametrize(('log_t', 'out'), [(0.9, True), (1.1, False)])
+def test_an_arm_is_ruled_out_by_its_cost_alone(log_t: float, out: bool) -> None:
+    learner = PairedElimination(AbstractCosts.splitee(2), 0.9, UCB1(2))
+    # The second arm earns 1 - 0.2 at most; 0.95 less Hoeffding's 1.5 sqrt(ln t / 100) is more.
+    learner.bandit.counts, learner.bandit._sums = [50.0, 0.0], [47.5, 0.0]
+    assert learner._ruled_out(1, 0, log_t) == out

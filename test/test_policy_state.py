@@ -52,6 +52,13 @@ def test_a_corrupt_file_is_refused(tmp_path, text: str) -> None:
         load_state(tmp_path / 'state.json', **OURS)
 
 
+def test_a_file_larger_than_any_state_is_not_read(tmp_path) -> None:
+    with (tmp_path / 'state.json').open('wb') as file:
+        file.truncate((16 << 20) + 1)
+    with pytest.raises(StateError, match='larger than any policy state; starting blank'):
+        load_state(tmp_path / 'state.json', **OURS)
+
+
 def test_a_failed_save_keeps_the_old_file(tmp_path) -> None:
     path = tmp_path / 'state.json'
     save_state(path, {'a': 1}, **OURS)

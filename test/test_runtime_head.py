@@ -246,14 +246,26 @@ def test_a_frame_of_a_tail_that_came_back_meanwhile_needs_features_to_ask(lone: 
 def test_an_audited_frame_is_answered_locally_and_sent_whole(bundle: Bundle) -> None:
     robot = Robot(bundle, replace(PLAN, codec='int8', audit_probability=1.0))
     robot.hello()
-    step = robot.frame(2, SURE, 1.0)
+    step = robot.frame(2, SURE, 1.0, now=1.0625)
     (decision,) = step.decisions
     assert (decision.route, decision.audit, decision.exit) == (Route.LOCAL, True, 0)
     assert step.frame is not None
     frame = FeatureFrame.parse(step.frame)
     assert (frame.flags, frame.codec.label) == (Flag.AUDIT, 'fp16')
-    assert robot.reply(1, 1.01) == Step()
+    assert (frame.age_ms, frame.budget_ms) == (62, 125), 'nobody waits: it has all of the time'
+    assert robot.reply(1, 1.07) == Step()
     assert robot.policy.taught == [(1, False)]
+
+
+def test_nobody_is_audited_by_a_tail_that_is_not_there(bundle: Bundle) -> None:
+    lone = Robot(bundle, replace(PLAN, audit_probability=1.0))
+    assert not lone.frame(2, SURE, 1.0).decisions[0].audit
+
+
+def test_sequences_begin_anew_after_the_last_that_fits_the_wire(robot: Robot) -> None:
+    robot.head._sequence = 0xFFFFFFFE
+    steps = [robot.frame(number, DOUBTFUL, 1.0 + number) for number in range(2)]
+    assert [FeatureFrame.parse(step.frame).sequence for step in steps] == [0xFFFFFFFF, 0]
 
 
 def test_audits_are_drawn_with_their_probability_and_seed(bundle: Bundle) -> None:

@@ -14,7 +14,7 @@ from bundles import make_bundle
 from simulation import FakeEngine
 
 from sparse_split_ros.link.codec import Codec, CodecId
-from sparse_split_ros.link.frame import FeatureFrame, Status
+from sparse_split_ros.link.frame import FeatureFrame, ReplyFrame, Status
 from sparse_split_ros.policy.plan import Plan
 from sparse_split_ros.runtime.bundle import Bundle
 from sparse_split_ros.runtime.engine import load_engine
@@ -51,6 +51,23 @@ def test_a_frame_waits_and_is_answered(bundle: Bundle) -> None:
     assert (reply.status, reply.key, reply.tail_us) == (Status.OK, (5, 2), 4999)
     assert reply.fingerprint == bundle.fingerprint
     assert reply.scores.argmax() == 3
+
+
+def test_scores_that_rounding_leaves_above_one_are_answers(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = FakeEngine(bundle)
+    run = engine.run
+
+    def rounded(*given, **options):  # type: ignore[no-untyped-def]
+        result = run(*given, **options)
+        return result._replace(exits={k: np.float32(1.0001) * v for k, v in result.exits.items()})
+
+    monkeypatch.setattr(engine, 'run', rounded)
+    tail = Tail(engine)
+    tail.submit(0, None, frame(bundle, 2), 0.0)
+    (answer,) = process(tail)
+    assert ReplyFrame.parse(answer.reply.to_bytes()).scores.max() == 1.0
 
 
 def test_nothing_waiting_is_no_batch(bundle: Bundle) -> None:

@@ -65,7 +65,7 @@ def agrees(layer, x, dense_call):
         mask = mask.view(*mask.shape[:2], *layer.weight.shape[2:])
     else:
         mask = mask.view(*mask.shape, *(1 for _ in layer.weight.shape[2:]))
-    dense = layer.dense_weight().detach()
+    dense = layer.spread(layer.weight).detach()
     assert (dense == dense * mask).all()
     assert dense.count_nonzero() == layer.weight.numel()
     x, same = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -81,9 +81,8 @@ def agrees(layer, x, dense_call):
     terms = gradient.numel() / gradient.shape[1]
     scale = 1e-5 * terms**0.5
     torch.testing.assert_close(layer.bias.grad, bias.grad, rtol=1e-5, atol=scale)
-    picked = copy.deepcopy(layer)
-    picked.load_dense(weight.grad)
-    torch.testing.assert_close(layer.weight.grad, picked.weight.data, rtol=1e-5, atol=scale)
+    # What is masked has no gradient.
+    torch.testing.assert_close(layer.spread(layer.weight.grad), weight.grad, rtol=1e-5, atol=scale)
 
 
 @pytest.mark.parametrize('spec', SPECS, ids=named)
@@ -121,13 +120,39 @@ def test_taps_that_are_not_the_kernels_are_refused():
         SparseLinear(pattern)
 
 
-def test_sparsify_tap_by_tap_is_block_regular_where_there_is_one_tap():
+@pytest.mark.parametrize('spec', [SPECS[0], SPECS[4], TAPS[0]], ids=named)
+def test_weights_start_as_those_of_a_dense_layer_with_the_fan_in_that_is_left(spec):
+    layer = SparseConv2d(spec.draw(), 3)
+    # torch draws both from the uniform distribution up to the root of 1 / fan-in.
+    bound = (9 * spec.fan_in) ** -0.5
+    for values in (layer.weight, layer.bias):
+        assert 0.8 * bound < values.abs().max() <= bound
+
+
+@pytest.mark.parametrize('spec', [SPECS[4]], ids=named)
+@pytest.mark.parametrize(
+    ('make', 'pixels'), [(SparseLinear, ()), (lambda p: SparseConv2d(p, 1), (3, 3))]
+)
+def test_no_more_than_a_piece_of_the_batch_is_gathered_at_once(spec, make, pixels, monkeypatch):
+    layer, seen = make(spec.draw()), []
+    row = layer.edges.numel() * 9 ** (len(pixels) // 2)
+    monkeypatch.setattr(layers, '_PIECE', 2 * row)
+    gather = torch.Tensor.index_select
+    monkeypatch.setattr(
+        torch.Tensor, 'index_select', lambda x, *rest: (seen.append(len(x)), gather(x, *rest))[1]
+    )
+    layer(torch.randn(5, spec.inputs, *pixels)).sum().backward()
+    assert seen[:3] == [2, 2, 1] and max(seen) == 2
+
+
+@pytest.mark.parametrize(('width', 'where_one'), [(16, 16), (1, 4)])
+def test_sparsify_tap_by_tap_is_block_regular_where_there_is_one_tap(width, where_one):
     network = nn.Sequential(
         nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3), nn.Conv2d(64, 64, 1), nn.Linear(64, 64)
     )
-    specs = sparsify(network, 0.25, Kind.TAP_REGULAR, width=16, ends=False)
-    assert {name: (spec.kind, spec.taps) for name, spec in specs.items()} == {
-        '1': (Kind.TAP_REGULAR, 9), '2': (Kind.BLOCK_REGULAR, 1)
+    specs = sparsify(network, 0.25, Kind.TAP_REGULAR, width=width, ends=False)
+    assert {name: (spec.kind, spec.taps, spec.width) for name, spec in specs.items()} == {
+        '1': (Kind.TAP_REGULAR, 9, width), '2': (Kind.BLOCK_REGULAR, 1, where_one)
     }  # fmt: skip
     assert network[1].weight.shape == (64, 16, 3, 3)
 
@@ -302,6 +327,13 @@ def test_erk_divides_one_density_so_that_large_layers_are_the_sparsest():
         sparsify(network(), 0.001, 'random-regular', nearest=True, allocation='erk')
     with pytest.raises(SparsityError, match="allocation 'magic', expected 'uniform' or 'erk'"):
         sparsify(network(), 0.5, 'random-regular', allocation='magic')
+
+
+def test_sparsify_leaves_a_network_in_the_mode_it_is_in():
+    for training in (True, False):
+        network = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64))
+        sparsify(network.train(training), 0.25)
+        assert [layer.training for layer in network] == [training] * 3
 
 
 def test_sparsify_keeps_what_it_is_told_to():

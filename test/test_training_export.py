@@ -22,7 +22,7 @@ from torch import nn  # noqa: E402
 from sparse_split_ros.link.codec import Codec  # noqa: E402
 from sparse_split_ros.networks.staged import StagedNetwork  # noqa: E402
 from sparse_split_ros.networks.zoo import build  # noqa: E402
-from sparse_split_ros.runtime.bundle import Bundle, default_bundle_path  # noqa: E402
+from sparse_split_ros.runtime.bundle import Bundle, bundle_path  # noqa: E402
 from sparse_split_ros.runtime.engine import choose_engine, load_engine, softmax  # noqa: E402
 from sparse_split_ros.runtime.inspect import stage_table  # noqa: E402
 from sparse_split_ros.runtime.profile import key, profile  # noqa: E402
@@ -190,7 +190,10 @@ def test_temperature_undoes_overconfidence() -> None:
     logits = rng.normal(0, 1, (4000, 4)).astype(np.float32)
     probabilities = softmax(logits)
     labels = np.array([rng.choice(4, p=p / p.sum()) for p in probabilities.astype(np.float64)])
-    assert fit_temperature(logits * 3, labels) == pytest.approx(3.0, rel=0.1)
+    own = fit_temperature(logits, labels)
+    assert own == pytest.approx(1.0, rel=0.1)
+    for factor in (0.1, 3.0):
+        assert fit_temperature(logits * factor, labels) == pytest.approx(factor * own, rel=2e-3)
 
 
 def test_calibration_error_is_the_gap_by_hand() -> None:
@@ -216,6 +219,8 @@ def test_risk_and_coverage_by_hand() -> None:
     # In the best order the one error comes last.
     assert excess == pytest.approx(area - (1 / 4) / 4)
     assert risk_coverage(confidence, np.sort(correct)[::-1])[1] == pytest.approx(0)
+    area, excess = risk_coverage(confidence, np.array([True, False, False, True]))
+    assert area - excess == pytest.approx((1 / 3 + 2 / 4) / 4)
 
 
 def test_equal_confidences_have_one_risk() -> None:
@@ -233,6 +238,18 @@ def test_interval_is_wider_when_whole_tracks_fail() -> None:
     assert by_frame[0] < 0.75 < by_frame[1]
 
 
+def test_an_interval_holds_the_mean_in_95_of_100_and_counts_groups_by_their_size() -> None:
+    low, high = interval(np.arange(2000) % 2 == 0, np.arange(2000))
+    # Of independent values 1.96 standard errors either way.
+    assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(0.25 / 2000), rel=0.08)
+    differences, groups = (
+        np.repeat([-1.0, 0.5], [10, 90]),
+        np.repeat(np.arange(11), [1] * 10 + [90]),
+    )
+    low, high = interval(differences, groups)
+    assert low < differences.mean() < high and high > 0.4
+
+
 def test_an_operation_without_counterpart_is_named() -> None:
     with pytest.raises(ExportError, match='Softplus'):
         trace(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Softplus()), torch.zeros(1, 3, 4, 4))
@@ -248,7 +265,7 @@ def test_an_exported_bundle_replaces_the_old_one_only_when_all_is_well(tmp_path:
 
 
 def test_shipped_bundle_keeps_its_promises() -> None:
-    bundle = Bundle.load(default_bundle_path())
+    bundle = Bundle.load(bundle_path('gtsrb32'))
     assert sum(file.stat().st_size for file in bundle.path.glob('*.onnx')) <= 3e6
     report = bundle.training['report']
     exits = report['gtsrb']['exits']
@@ -267,7 +284,7 @@ def test_shipped_bundle_reads_real_signs() -> None:
     data = os.environ.get('SPARSE_SPLIT_DATA') or (beside if beside.is_dir() else None)
     if data is None:
         pytest.skip('no GTSRB: set SPARSE_SPLIT_DATA')
-    bundle = Bundle.load(default_bundle_path())
+    bundle = Bundle.load(bundle_path('gtsrb32'))
     recipe = Recipe(name='check', dataset='gtsrb')
     held_out = load_split(recipe, data, 'report')
     some = np.random.default_rng(0).permutation(len(held_out))[:600]

@@ -10,7 +10,7 @@ the distributions of the GTSRB photographs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -127,36 +127,6 @@ def random_crop(
     image = track.frame(source, rng.uniform(0.0, 1.0), [(scene, severity)], rng, field)
     method = cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (size, size), interpolation=method), np.uint8)
-
-
-def contact_sheet(
-    frames: Iterable[Frame], columns: int = 12, tile: int = 96
-) -> npt.NDArray[np.uint8]:
-    """Lay out frames taken evenly from every scene, one row each, with captions: (H, W, 3) RGB."""
-    rows: dict[str, list[Frame]] = {}
-    for frame in frames:
-        rows.setdefault(frame.scene or 'unknown', []).append(frame)
-    if not rows:
-        raise DriveError('a contact sheet needs frames')
-    bar, edge = 18, 2
-    step = tile + edge
-    sheet = np.full((len(rows) * (step + bar) + edge, columns * step + edge, 3), 24, np.uint8)
-    for row, (scene, shots) in enumerate(rows.items()):
-        top = row * (step + bar)
-        font = cv2.FONT_HERSHEY_SIMPLEX
-        cv2.putText(sheet, scene, (edge + 2, top + 13), font, 0.42, (230,) * 3, 1, cv2.LINE_AA)
-        for column in range(min(columns, len(shots))):
-            # Mid-interval picks with a golden-ratio phase show many signs at many distances.
-            share = len(shots) / columns
-            pick = min(len(shots) - 1, int(column * share + share * (column * 0.618 % 1.0)))
-            image = shots[pick].image
-            if image.ndim == 2:
-                image = np.repeat(image[..., None], 3, axis=2)
-            x, y = edge + column * step, top + bar
-            sheet[y : y + tile, x : x + tile] = cv2.resize(
-                image, (tile, tile), interpolation=cv2.INTER_CUBIC
-            )
-    return sheet
 
 
 def _itinerary(drive: Drive) -> list[int]:

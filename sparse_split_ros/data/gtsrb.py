@@ -38,15 +38,13 @@ class PackedGtsrb:
     """The packed training images.
 
     `images` (N, 32, 32, 3) uint8 RGB, `labels` (N,) class 0..42, `tracks` (N,) track within the
-    class, `frames` (N,) position in the track (0 is the farthest), `source_size` (N, 2) width and
-    height of the original crop in pixels.
+    class, `frames` (N,) position in the track (0 is the farthest).
     """
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     tracks: npt.NDArray[np.int64]
     frames: npt.NDArray[np.int64]
-    source_size: npt.NDArray[np.int64]
 
     def indices(self, split: str) -> npt.NDArray[np.int64]:
         """Indices of the frames of one split, tracks one after the other, each in time order."""
@@ -135,7 +133,7 @@ def load_packed(path: str | os.PathLike[str]) -> PackedGtsrb:
     columns = {}
     try:
         with np.load(file, allow_pickle=False) as packed:
-            for name in ('images', 'labels', 'track', 'frame', 'source_size'):
+            for name in ('images', 'labels', 'track', 'frame'):
                 columns[name] = packed[name]
     except (*NPZ_DAMAGE, KeyError) as error:
         raise GtsrbError(f'{file} is not a readable packed GTSRB file: {error}') from error
@@ -154,7 +152,6 @@ def load_packed(path: str | os.PathLike[str]) -> PackedGtsrb:
         columns['labels'].astype(np.int64),
         columns['track'].astype(np.int64),
         columns['frame'].astype(np.int64),
-        columns['source_size'].astype(np.int64),
     )
 
 

@@ -31,14 +31,13 @@ from sparse_split_ros.evaluation.jobs import (
     world_of,
 )
 from sparse_split_ros.evaluation.link_model import load_spec
-from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
+from sparse_split_ros.evaluation.metrics import SUMMARY_FORMAT, Counts, Outcome, summarise
 from sparse_split_ros.evaluation.provenance import machine, versions
 from sparse_split_ros.evaluation.robot import StepTimes, step_times
 from sparse_split_ros.evaluation.rows import check_table, gather, read_rows
 from sparse_split_ros.runtime.bundle import Bundle, bundle_path
 from sparse_split_ros.runtime.engine import load_engine
 
-FORMAT = 'sparse_split_summary/1'
 _PARTS, _PLAN = '.parts', 'plan.json'
 
 
@@ -243,7 +242,7 @@ def _result(
     main = dict(chosen.pop(request.policies[0]))
     name = main.pop('name')
     summary = {
-        'format': FORMAT,
+        'format': SUMMARY_FORMAT,
         'kind': 'evaluation',
         'simulated': ['link', 'robot', 'tail', 'all times'],
         **main,

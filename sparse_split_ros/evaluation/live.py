@@ -9,7 +9,6 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
@@ -19,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sparse_split_ros.evaluation.metrics import Outcome
+from sparse_split_ros.evaluation.tables import PLAIN
 from sparse_split_ros.policy.decision import Route
 
 STYLES = {Route.LOCAL: 'green', Route.OFFBOARD: 'dodger_blue2', Route.FALLBACK: 'dark_orange'}
@@ -26,8 +26,6 @@ STYLES = {Route.LOCAL: 'green', Route.OFFBOARD: 'dodger_blue2', Route.FALLBACK: 
 _REFRESH_HZ = 4
 _LINE_EVERY_S = 2.0
 _BAR_WIDTH = 18
-# Narrow and short enough for a terminal of 80 columns and 24 lines.
-_PLAIN: Any = {'box': None, 'header_style': 'dim', 'padding': (0, 2, 0, 0)}
 
 
 @dataclass
@@ -182,7 +180,7 @@ class Board:
         return text
 
     def _routes(self) -> Table:
-        table = Table(**_PLAIN)
+        table = Table(**PLAIN)
         table.add_column('route', min_width=9)
         for name in ('frames', 'share', 'accuracy', 'p50 ms', 'p95 ms', 'bytes'):
             table.add_column(name, justify='right')
@@ -202,7 +200,7 @@ class Board:
         return table
 
     def _scenes(self) -> Table:
-        table = Table(**_PLAIN)
+        table = Table(**PLAIN)
         table.add_column('scene', min_width=9)
         for name in ('frames', 'accuracy', 'p95 ms'):
             table.add_column(name, justify='right')

@@ -20,6 +20,7 @@ from sparse_split_ros.policy.decision import Reason, Route
 
 # A fallback is decided when the deadline passes, never before it; timers need this much more.
 DEADLINE_GRACE_MS = 5.0
+SUMMARY_FORMAT = 'sparse_split_summary/1'
 
 Key = TypeVar('Key', bound=Hashable)
 
@@ -111,9 +112,10 @@ def accuracy(outcomes: Iterable[Outcome]) -> float | None:
 
 
 def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % confidence interval of a share, after Wilson (JASA 22, 1927), which stays in [0, 1].
+    """The confidence interval of a share, after Wilson (JASA 22, 1927), which stays in [0, 1].
 
-    Frames of one track resemble each other, so the truth is somewhat less sure than this.
+    It is of 95 % with this `z`, the standard deviations to either side. Frames of one track
+    resemble each other, so the truth is somewhat less sure than this.
     """
     if count == 0:
         return 0.0, 1.0

@@ -21,7 +21,7 @@ from sparse_split_ros.data.bags import (
     read_messages,
 )
 from sparse_split_ros.evaluation.ledger import DecisionError, Key, Ledger, read_decision
-from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
+from sparse_split_ros.evaluation.metrics import SUMMARY_FORMAT, Counts, Outcome, summarise
 from sparse_split_ros.evaluation.provenance import machine, versions
 from sparse_split_ros.evaluation.stream import Source, Truth, class_meant
 from sparse_split_ros.runtime.bundle import Bundle, bundle_path
@@ -125,7 +125,7 @@ def score(
     figures['missed_frames'] = figures['frames'] - figures['answered']
     source = Source(str(path))
     summary = {
-        'format': 'sparse_split_summary/1',
+        'format': SUMMARY_FORMAT,
         'kind': 'recorded',
         'simulated': [],
         **figures,

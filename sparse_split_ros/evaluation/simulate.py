@@ -23,18 +23,16 @@ from sparse_split_ros.evaluation.link_model import PRESETS, LinkModel, LinkSpec,
 from sparse_split_ros.evaluation.table import ConfidenceTable
 from sparse_split_ros.link.announcement import Announcement
 from sparse_split_ros.link.estimate import Link, TailState
-from sparse_split_ros.link.frame import VERSION, Flag, ReplyFrame, Status
+from sparse_split_ros.link.frame import PREAMBLE_BYTES, VERSION, Flag, ReplyFrame, Status
 from sparse_split_ros.link.tracker import Arrival, InFlight, Tracker
 from sparse_split_ros.policy.cost import CostModel
 from sparse_split_ros.policy.decision import Decision, ExitAnswer, Reason, Route, Times
 from sparse_split_ros.policy.facts import NEVER, Facts
-from sparse_split_ros.policy.plan import Plan, Policy
+from sparse_split_ros.policy.plan import AUDIT_CODEC, Plan, Policy
 from sparse_split_ros.policy.risk import Calibration, Sample
 from sparse_split_ros.policy.scene import Scene
 
 ROUTES = (Route.LOCAL, Route.OFFBOARD, Route.FALLBACK)
-_PREAMBLE = 40
-_REPLY_BYTES = 40
 _HEARTBEAT_S = 0.5
 _FINGERPRINT = b'\0' * 8
 
@@ -323,15 +321,15 @@ class Simulation:
     ) -> None:
         plan, now = frame.plan, frame.computed
         codings = self._facts.codings[plan.split]
-        name = 'fp16' if flag is Flag.AUDIT and 'fp16' in codings else plan.codec
-        frame.size = int(codings[name].bytes) + _PREAMBLE
+        name = AUDIT_CODEC if flag is Flag.AUDIT and AUDIT_CODEC in codings else plan.codec
+        frame.size = int(codings[name].bytes) + PREAMBLE_BYTES
         deadline = (frame.begun if flag is Flag.NONE else now) + self._deadline
         self._tracker.sent(InFlight(frame.index, frame.size, now, deadline, flag))
         arrived = model.send(frame.size, now)
         if arrived is None:
             return
         tail_ms = self._truth.tail_ms[plan.split]
-        back = model.send(_REPLY_BYTES + 4 * self._facts.classes, arrived + tail_ms / 1e3,
+        back = model.send(PREAMBLE_BYTES + 4 * self._facts.classes, arrived + tail_ms / 1e3,
                           back=True)  # fmt: skip
         if back is None:
             return

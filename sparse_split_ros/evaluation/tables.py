@@ -10,7 +10,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-_PLAIN: Any = {'box': None, 'header_style': 'dim', 'padding': (0, 2, 0, 0)}
+# Narrow and short enough for a terminal of 80 columns and 24 lines.
+PLAIN: Any = {'box': None, 'header_style': 'dim', 'padding': (0, 2, 0, 0)}
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
@@ -39,7 +40,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
             if outage['fallbacks']
             else 'killed, and no frame needed it while it was gone'
         )
-    table = Table(**_PLAIN, show_header=False)
+    table = Table(**PLAIN, show_header=False)
     table.add_column(style='dim')
     table.add_column(overflow='fold')
     for name, text in rows.items():
@@ -59,7 +60,7 @@ def _number(value: float | None) -> str:
 
 def rivals_table(summary: Mapping[str, Any]) -> Table:
     """The chosen policy and everything it was compared with, a row each; 80 columns suffice."""
-    table = Table(**{**_PLAIN, 'padding': (0, 1, 0, 0)})
+    table = Table(**{**PLAIN, 'padding': (0, 1, 0, 0)})
     table.add_column('policy', no_wrap=True)
     for name in ('right', 'differ', 'mean', 'p99', 'in time', 'drop', 'tail', 'bytes', 'MMAC',
                  'cost'):  # fmt: skip

@@ -101,7 +101,7 @@ class Tracker:
                 self._state = TailState.FOREIGN
             return
         new = self._tails.get(who, float('-inf')) + SILENCE <= now
-        _remember(self._tails, who, now)
+        remember(self._tails, who, now)
         self._tail, self._heard, self.objection = who, now, ''
         if new or self._state in (TailState.UNKNOWN, TailState.FOREIGN):
             self._state = TailState.UP
@@ -154,7 +154,7 @@ class Tracker:
             frame = self._missed.pop(sequence, None)
         if frame is None:
             return Arrival.UNKNOWN, None
-        _remember(self._done, sequence, None)
+        remember(self._done, sequence, None)
         self._heard = now
         # A refusal says nothing about how long an answer takes.
         if reply.status is Status.OK:
@@ -171,7 +171,7 @@ class Tracker:
         passed = [frame for frame in self._in_flight.values() if frame.deadline <= now]
         for frame in passed:
             del self._in_flight[frame.sequence]
-            _remember(self._missed, frame.sequence, frame)
+            remember(self._missed, frame.sequence, frame)
             self._estimator.missed()
             if self._state is TailState.UP and self._there <= frame.sent:
                 self._state = TailState.DOWN
@@ -182,7 +182,7 @@ class Tracker:
     def abandon(self) -> None:
         """Wait for nothing any more; an answer that still comes is late."""
         for sequence, frame in self._in_flight.items():
-            _remember(self._missed, sequence, frame)
+            remember(self._missed, sequence, frame)
         self._in_flight.clear()
 
     def next_deadline(self) -> float | None:
@@ -193,7 +193,8 @@ class Tracker:
         return min(moments, default=None)
 
 
-def _remember(memory: OrderedDict[Key, Value], key: Key, value: Value) -> None:
+def remember(memory: OrderedDict[Key, Value], key: Key, value: Value) -> None:
+    """Keep what is known of a frame until a late answer to it; of more frames the newest."""
     memory[key] = value
     if len(memory) > _REMEMBERED:
         memory.popitem(last=False)

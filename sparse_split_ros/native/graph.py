@@ -79,9 +79,6 @@ class Graph:
         self._models = _mapping(_get(root, 'models', where), f'{where}: models')
         self._tensors = read_safetensors(weights)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._models
-
     def model(self, name: str) -> Model:
         """The model called `name`."""
         where = f'graph.json: {name}'

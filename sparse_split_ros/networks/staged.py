@@ -23,16 +23,6 @@ class Output:
     """Mean squared error of the restored features, in units of their mean square."""
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What each row of a batch was answered, and by which exit."""
-
-    probabilities: Tensor
-    """(N, K), calibrated, of the exit that answered."""
-    stages: Tensor
-    """(N,) int64, that exit's stage."""
-
-
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put a module into evaluation mode for a while, and then each of its parts back."""
@@ -121,45 +111,3 @@ class StagedNetwork(nn.Module):
                 chosen = None if coded is None else coded.view(-1, 1, 1, 1)
                 x = restored if chosen is None else torch.where(chosen, restored, x)
         return Output(logits, distortion)
-
-    @torch.inference_mode()
-    def answer(
-        self,
-        x: Tensor,
-        thresholds: Mapping[int, float],
-        temperatures: Mapping[int, float] | None = None,
-    ) -> Answer:
-        """Answer x (N, C, H, W); a row leaves at the first exit that is sure of it.
-
-        An early exit is sure from its confidence in `thresholds` on, and is not asked without one;
-        the final exit answers the rest. Rows that left are not computed further. `temperatures`
-        divide the logits, 1 where none is given. Raises ValueError in training mode, in which
-        BatchNorm lets the rows of a batch change each other's answers, and for a threshold where no
-        exit is.
-        """
-        if self.training:
-            raise ValueError('the network is in training mode: call eval() before answer()')
-        unknown = sorted(set(thresholds) - set(self.exit_stages))
-        if unknown:
-            raise ValueError(f'thresholds for {unknown}, exits are after {self.exit_stages}')
-        final = len(self.stages) - 1
-        rows = torch.arange(len(x), device=x.device)
-        stages = torch.full((len(x),), final, device=x.device)
-        probabilities = None
-        for stage, body in enumerate(self.stages):
-            x = body(x)
-            if stage != final and stage not in thresholds:
-                continue
-            temperature = (temperatures or {}).get(stage, 1.0)
-            scores = torch.softmax(self.exit_at(stage)(x) / temperature, dim=1)
-            if probabilities is None:
-                probabilities = scores.new_empty(len(rows), scores.shape[1])
-            # Rows that nobody was sure of are overwritten by a deeper exit.
-            probabilities[rows] = scores
-            sure = scores.amax(dim=1) >= thresholds.get(stage, 0.0)
-            stages[rows[sure]] = stage
-            x, rows = x[~sure], rows[~sure]
-            if not len(rows):
-                break
-        assert probabilities is not None
-        return Answer(probabilities, stages)

@@ -169,17 +169,19 @@ class BayesUCB(Bandit):
         return self._sums[arm] / count + t * math.sqrt(spread / count)
 
 
-class DiscountedUCB(Bandit):
-    """D-UCB (Garivier and Moulines, ALT 2011): every play fades all the past by ``discount``."""
+class DiscountedUCB(UCB1):
+    """D-UCB (Garivier and Moulines, ALT 2011): every play fades all the past by ``discount``.
+
+    The index is UCB1's, of plays and rewards that are faded.
+    """
 
     def __init__(
         self, arms: int, *, scale: float = 1.0, discount: float = 0.998, beta: float = 0.5
     ) -> None:
-        super().__init__(arms, scale=scale)
+        super().__init__(arms, scale=scale, beta=beta)
         if not 0 < discount < 1:
             raise PolicyError(f'discount {discount}, expected between 0 and 1')
         self.discount = discount
-        self.beta = beta
 
     def update(self, arm: int, reward: float, weight: float = 1.0) -> None:
         """Fade, then add."""
@@ -191,23 +193,17 @@ class DiscountedUCB(Bandit):
                 column[other] *= fade
         super().update(arm, reward, weight)
 
-    def index(self, arm: int, log_t: float) -> float:
-        """Mean + β·scale·sqrt(ln n / n_arm), both faded."""
-        count = self.counts[arm]
-        return self._sums[arm] / count + self.beta * self.scale * math.sqrt(log_t / count)
 
-
-class SlidingWindowUCB(Bandit):
-    """SW-UCB (Garivier and Moulines 2011): only the last ``window`` observations count."""
+class SlidingWindowUCB(UCB1):
+    """SW-UCB (Garivier and Moulines 2011): UCB1 of the last ``window`` observations alone."""
 
     def __init__(
         self, arms: int, *, scale: float = 1.0, window: int = 1000, beta: float = 0.5
     ) -> None:
-        super().__init__(arms, scale=scale)
+        super().__init__(arms, scale=scale, beta=beta)
         if window < arms:
             raise PolicyError(f'window {window} for {arms} arms, expected at least one each')
         self.window = window
-        self.beta = beta
         self._past: deque[tuple[int, float, float]] = deque()
 
     def update(self, arm: int, reward: float, weight: float = 1.0) -> None:
@@ -217,11 +213,6 @@ class SlidingWindowUCB(Bandit):
         if len(self._past) > self.window:
             old, value, mass = self._past.popleft()
             super().update(old, value, -mass)
-
-    def index(self, arm: int, log_t: float) -> float:
-        """Mean + β·scale·sqrt(ln min(t, window) / n_arm), all within the window."""
-        count = self.counts[arm]
-        return self._sums[arm] / count + self.beta * self.scale * math.sqrt(log_t / count)
 
     def state(self) -> dict[str, Any]:
         """With the window, or nothing could leave it."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparse_split_ros.link.estimate import Link, TailState
+from sparse_split_ros.link.frame import PREAMBLE_BYTES
 from sparse_split_ros.policy.facts import Facts
 from sparse_split_ros.policy.plan import PolicyError
 
@@ -197,7 +198,7 @@ class CostModel:
 
         A frame that is lost or expected too late costs what a miss costs.
         """
-        payload = self._facts.codings[split][codec].bytes + 40.0
+        payload = self._facts.codings[split][codec].bytes + PREAMBLE_BYTES
         compute_ms += self.encode_ms[split]
         joules = self.joules(compute_ms, range(split + 1), evaluated, split)
         if link.state is not TailState.UP:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparse_split_ros.link.estimate import TailState
+from sparse_split_ros.link.tracker import remember
 from sparse_split_ros.policy.candidates import (
     Arm,
     Candidate,
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
     from sparse_split_ros.link.frame import ReplyFrame
     from sparse_split_ros.policy.scene import Scene
 
-_REMEMBERED = 512
 # More scenes than this share one.
 _MAX_SCENES = 16
 # Calibration frames of a scene that arms are tried on.
@@ -365,9 +365,9 @@ class JointPolicy:
             if last is not None and last.stage == self._final:
                 self._label(state, row, last.label, own=True)
             elif decision.payload_bytes:
-                self._wait(decision.sequence, row)
+                remember(self._waiting, decision.sequence, row)
         elif decision.payload_bytes:
-            self._wait(decision.sequence, row)
+            remember(self._waiting, decision.sequence, row)
         # One camera's decisions follow its plans, across a change of scene but for a few frames;
         # between the scenes of several they alternate.
         self._cameras.add(decision.source)
@@ -423,11 +423,6 @@ class JointPolicy:
             if not (decision.audit and decision.route is Route.LOCAL):
                 coding = min(1.0, coding * self._search.harm[plan.split].get(plan.codec, 1.0))
         return _Waiting(decision.scene.name, decision.source, bins, labels, deepest, weight, coding)
-
-    def _wait(self, sequence: int, row: _Waiting) -> None:
-        self._waiting[sequence] = row
-        if len(self._waiting) > _REMEMBERED:
-            self._waiting.popitem(last=False)
 
     def observe_reply(self, sequence: int, reply: ReplyFrame, late: bool) -> None:
         """The tail's word on an audit, a probe or, too late, on a frame that was in doubt."""

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from sparse_split_ros.policy.decision import Decision
     from sparse_split_ros.policy.scene import Scene
 
+AUDIT_CODEC = 'fp16'
+"""Of audits, at splits that have it: they compare with the full network, so it changes least."""
+
 
 class PolicyError(ValueError):
     """Settings of a policy that a bundle cannot follow; names the value and the choices."""

@@ -28,11 +28,13 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_split_ros.link.tracker import remember
 from sparse_split_ros.policy.bandit import Bandit, make_bandit
 from sparse_split_ros.policy.cost import AbstractCosts
 from sparse_split_ros.policy.decision import Decision, Route
@@ -44,9 +46,6 @@ if TYPE_CHECKING:
     from sparse_split_ros.link.estimate import Link
     from sparse_split_ros.link.frame import ReplyFrame
     from sparse_split_ros.policy.scene import Scene
-
-# Decisions remembered until a late answer: as many as the tracker remembers frames.
-_REMEMBERED = 512
 
 
 class Learner(ABC):
@@ -125,15 +124,24 @@ class SideObservations(Learner):
 
     def learn(self, arm: int, confidences: Sequence[float], final: float | None) -> None:
         """One observation of every arm up to ``arm``."""
+        for j, reward in self._rewards(arm, confidences, final).items():
+            self.bandit.update(j, reward)
+
+    def _rewards(
+        self, arm: int, confidences: Sequence[float], final: float | None
+    ) -> dict[int, float]:
+        """What the arms up to ``arm`` would have earned; none when the C_L of that is missing."""
         confidence = confidences[arm]
         if final is not None:
             self._final.learn(confidence, final)
         elif arm < self.last and confidence < self.threshold:
-            return
+            return {}
         known = self._final.estimate(confidence) if final is None else final
-        for j in range(arm + 1):
-            if not math.isnan(confidences[j]):
-                self.bandit.update(j, self.reward(j, confidences[j], known))
+        return {
+            j: self.reward(j, confidences[j], known)
+            for j in range(arm + 1)
+            if not math.isnan(confidences[j])
+        }
 
 
 class PairedElimination(SideObservations):
@@ -179,22 +187,16 @@ class PairedElimination(SideObservations):
 
     def learn(self, arm: int, confidences: Sequence[float], final: float | None) -> None:
         """Update every pair of arms the frame shows."""
-        confidence = confidences[arm]
-        if final is not None:
-            self._final.learn(confidence, final)
-        elif arm < self.last and confidence < self.threshold:
+        rewards = self._rewards(arm, confidences, final)
+        if not rewards:
             return
-        known = self._final.estimate(confidence) if final is None else final
-        shown = [j for j in range(arm + 1) if not math.isnan(confidences[j])]
-        rewards = [self.reward(j, confidences[j], known) for j in shown]
-        for place, (j, reward) in enumerate(zip(shown, rewards)):
+        for j, reward in rewards.items():
             self.bandit.update(j, reward)
-            for i, other in zip(shown[:place], rewards):
-                pair = self._pairs[j][i]
-                difference = reward - other
-                pair[0] += 1
-                pair[1] += difference
-                pair[2] += difference * difference
+        for i, j in combinations(rewards, 2):
+            pair, difference = self._pairs[j][i], rewards[j] - rewards[i]
+            pair[0] += 1
+            pair[1] += difference
+            pair[2] += difference * difference
         self._plays += 1
         self._arm = self._deepest()
 
@@ -305,9 +307,7 @@ class SplitEEPolicy:
     def observe(self, decision: Decision) -> None:
         """Learn from a local answer, or from the tail's in time."""
         if decision.route is Route.FALLBACK:
-            self._waiting[decision.sequence] = decision
-            if len(self._waiting) > _REMEMBERED:
-                self._waiting.popitem(last=False)
+            remember(self._waiting, decision.sequence, decision)
             return
         offboard = decision.route is Route.OFFBOARD
         self._learn(decision, decision.confidence if offboard else None)

@@ -24,7 +24,6 @@ FORMAT = 'sparse_split_bundle/1'
 GRAPH_FORMAT = 'sparse_split_graph/1'
 MANIFEST = 'manifest.json'
 PROFILE = 'profile.json'
-DEFAULT_BUNDLE = 'gtsrb32'
 
 _MAX_MANIFEST_BYTES = 8 << 20
 _MAX_FILE_BYTES = 1 << 30
@@ -126,12 +125,8 @@ class Bundle:
     """The safetensors file with what `graph` refers to; both are there or neither."""
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], verify: bool = True) -> Bundle:
-        """Read and validate the bundle at `path`.
-
-        With `verify` every file is also hashed; without it only its presence is checked. Raises
-        BundleError.
-        """
+    def load(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Read the bundle at `path`, and every file of it once to hash it. Raises BundleError."""
         directory = Path(path)
         if not directory.is_dir():
             raise BundleError(f'{directory}: no such bundle directory')
@@ -142,8 +137,7 @@ class Bundle:
                 raise BundleError(
                     f'{directory / name}: listed in the manifest but missing; copy the whole bundle'
                 )
-            if verify:
-                bundle.read(name)
+            bundle.read(name)
         return bundle
 
     @property
@@ -217,11 +211,6 @@ def write_manifest(directory: str | os.PathLike[str], manifest: Mapping[str, Any
     partial.write_text(text + '\n', encoding='utf-8')
     partial.replace(root / MANIFEST)
     return Bundle.load(root)
-
-
-def default_bundle_path() -> Path:
-    """The shipped bundle, in a source tree, a wheel or a colcon install. Raises BundleError."""
-    return bundle_path(DEFAULT_BUNDLE)
 
 
 def bundle_path(name_or_path: str | os.PathLike[str]) -> Path:

@@ -28,7 +28,7 @@ from sparse_split_ros.link.frame import FeatureFrame, Flag, ReplyFrame, Status
 from sparse_split_ros.link.tracker import Arrival, InFlight, Tracker
 from sparse_split_ros.policy.decision import Decision, ExitAnswer, Reason, Route, Times
 from sparse_split_ros.policy.facts import Facts
-from sparse_split_ros.policy.plan import FixedPolicy, Plan, Policy
+from sparse_split_ros.policy.plan import AUDIT_CODEC, FixedPolicy, Plan, Policy
 from sparse_split_ros.policy.scene import Scene
 
 if TYPE_CHECKING:
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from sparse_split_ros.runtime.engine import Engine
 
 Array = NDArray[np.float32]
-
-# Audits compare with what the full network would say, so coding should add next to nothing.
-_AUDIT_CODEC = 'fp16'
 
 
 @dataclass(frozen=True)
@@ -304,7 +301,7 @@ class Head:
 
     def _codec(self, plan: Plan, flag: Flag) -> Codec:
         split = self._bundle.split_at(plan.split)
-        name = _AUDIT_CODEC if flag is Flag.AUDIT and _AUDIT_CODEC in split.codecs else plan.codec
+        name = AUDIT_CODEC if flag is Flag.AUDIT and AUDIT_CODEC in split.codecs else plan.codec
         key = (plan.split, name)
         if key not in self._codecs:
             codec_id(name)

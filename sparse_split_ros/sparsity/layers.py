@@ -94,21 +94,12 @@ class SparseLayer(nn.Module):
     def _routes(self) -> tuple[Tensor, ...]:
         return (self.edges, self.readers) if self._gathers else (self.edges,)
 
-    def dense_weight(self) -> Tensor:
-        """The weight of the equal dense layer, (outputs, inputs, *kernel); differentiable."""
-        return self.spread(self.weight)
-
     def spread(self, weight: Tensor) -> Tensor:
         """`weight` (outputs, fan-in, *kernel) as a dense one, (outputs, inputs, *kernel)."""
         places = self._places()
         parts, empty = _parts(weight, places, self.pattern.spec.inputs)
         dense = empty.index_put((places,), parts)
         return dense.view(len(weight), self.pattern.spec.inputs, *weight.shape[2:])
-
-    @torch.no_grad()
-    def load_dense(self, weight: Tensor) -> None:
-        """Take the weights that exist here from a dense (outputs, inputs, *kernel) one."""
-        self.weight.copy_(_taken(weight, self._places(), self.weight))
 
     def _places(self) -> Tensor:
         """(nnz edges,) where each edge lies in the flattened (outputs * inputs) dense weight.
@@ -224,8 +215,6 @@ def sparsify(
     seed: int = 0,
     *,
     width: int | None = None,
-    parallelism: int = 1,
-    dither: bool = False,
     keep: Collection[str] = (),
     ends: bool = False,
     nearest: bool = False,
@@ -274,7 +263,7 @@ def sparsify(
         if kind is Kind.TAP_REGULAR and taps == 1:
             own_kind, own_width = Kind.BLOCK_REGULAR, None if width is None else max(4, width)
         return PatternSpec.of_density(
-            own_kind, inputs, outputs, density, own, own_width, parallelism, dither, nearest, taps
+            own_kind, inputs, outputs, density, own, own_width, nearest, taps
         )
 
     if allocation == 'erk':
@@ -416,7 +405,8 @@ class _ScatteredConv(torch.autograd.Function):
         to_x = to_weight = None
         if ctx.needs_input_grad[1]:
             full = _conv_by_weight(gradient, x.to(gradient.dtype), dense, ctx.geometry)
-            to_weight = _taken(full, places, weight).to(weight.dtype)
+            kept = full.reshape(-1, weight.numel() // len(places))[places]
+            to_weight = kept.view_as(weight).to(weight.dtype)
         if ctx.needs_input_grad[0]:
             to_x = _conv_by_input(gradient, x.shape, dense, ctx.geometry).to(x.dtype)
         return to_x, to_weight, None, None
@@ -519,11 +509,6 @@ def _parts(weight: Tensor, places: Tensor, inputs: int) -> tuple[Tensor, Tensor]
     parts = weight.reshape(len(places), -1)
     whole = len(weight) * inputs * math.prod(weight.shape[2:])
     return parts, weight.new_zeros(whole // parts.shape[1], parts.shape[1])
-
-
-def _taken(dense: Tensor, places: Tensor, like: Tensor) -> Tensor:
-    """What of a dense weight (outputs, inputs, *kernel) lies at `places`, shaped `like`."""
-    return dense.reshape(-1, like.numel() // len(places))[places].view_as(like)
 
 
 def _blocks(weight: Tensor, columns: Tensor) -> Tensor:

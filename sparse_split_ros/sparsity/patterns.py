@@ -116,8 +116,6 @@ class PatternSpec:
         density: float,
         seed: int = 0,
         width: int | None = None,
-        parallelism: int = 1,
-        dither: bool = False,
         nearest: bool = False,
         taps: int = 1,
     ) -> PatternSpec:
@@ -130,12 +128,12 @@ class PatternSpec:
             raise SparsityError(f'density is {density}, expected more than 0 and at most 1')
         if width is None:
             width = 4 if kind in (*IN_BLOCKS, Kind.N_OF_M) else 1
-        step = fan_in_step(kind, inputs, outputs, width, parallelism)
+        step = fan_in_step(kind, inputs, outputs, width)
         fan_in = max(1, round(density * inputs / step)) * step
         if not nearest and abs(fan_in - density * inputs) > 1e-6 * inputs:
             offer = _offer(kind, inputs, outputs, step, density * inputs)
             raise SparsityError(f'density {density:.4g} cannot be: {offer}')
-        return cls(kind, inputs, outputs, fan_in, seed, width, parallelism, dither, taps)
+        return cls(kind, inputs, outputs, fan_in, seed, width, taps=taps)
 
     @classmethod
     def from_json(cls, text: str) -> PatternSpec:
@@ -241,12 +239,6 @@ class Pattern:
         mask = mask.repeat(self.spec.rows, axis=-2)
         return np.moveaxis(mask, 0, -1) if self.spec.taps > 1 else mask
 
-    def cycles(self) -> NDArray[np.int32]:
-        """(edges / z, z) of a clash-free pattern: the inputs read at once, cycle by cycle."""
-        if self.spec.kind not in CLASH_FREE:
-            raise SparsityError(f'{self.spec.kind.value} is not read in cycles')
-        return self.sources.reshape(-1, self.spec.parallelism)
-
 
 def fan_in_step(kind: Kind, inputs: int, outputs: int, width: int = 1, parallelism: int = 1) -> int:
     """The smallest feasible fan-in of a shape; the feasible ones are its multiples up to `inputs`.
@@ -312,35 +304,6 @@ def largest(size: Callable[[float], float], budget: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if size(middle) <= budget else (low, middle)
     return low
-
-
-def count_clash_free(spec: PatternSpec) -> int:
-    """How many different patterns a clash-free spec can draw.
-
-    Counted where every sweep ends with a whole output (fan-in divides inputs) and cycles and
-    outputs nest (fan-in divides z, or z divides fan-in); raises SparsityError elsewhere. With
-    T = inputs / z cycles a sweep, a sweep has T!^z (type 1) or T^z (types 2 and 3) orders. Memory
-    dither tells patterns apart by which memories feed the same output: z! / fan_in!^(z / fan_in)
-    (arXiv 1812.01164, section on memory dither). An output that spans g whole cycles does not
-    tell their order, nor the order of the memories.
-    """
-    if spec.kind not in CLASH_FREE:
-        raise SparsityError(f'{spec.kind.value} is not clash-free')
-    z, fan_in, cycles = spec.parallelism, spec.fan_in, spec.inputs // spec.parallelism
-    if spec.inputs % fan_in or (z % fan_in and fan_in % z):
-        raise SparsityError(
-            f'no closed count for fan-in {fan_in} at z = {z} and {spec.inputs} inputs: fan-in must '
-            'divide the inputs, and z or the reverse'
-        )
-    spanned = max(1, fan_in // z)
-    if spec.kind is Kind.CLASH_FREE_1:
-        orders = (math.factorial(cycles) // math.factorial(spanned) ** (cycles // spanned)) ** z
-    else:
-        orders = cycles**z if spanned < cycles else 1
-    if spec.dither and fan_in < z:
-        orders *= math.factorial(z) // math.factorial(fan_in) ** (z // fan_in)
-    sweeps = 1 if spec.kind is Kind.CLASH_FREE_3 else spec.fan_out
-    return math.prod([orders] * sweeps)
 
 
 class _Random:
@@ -437,11 +400,11 @@ def _clash_free(spec: PatternSpec, random: _Random) -> NDArray[np.int64]:
             spread = np.where(bound, free - needed + 1, cycles)
             starts = (starts + random.below(spread)) % cycles
             addresses = (starts[:, None] + np.arange(cycles)) % cycles
-        sweeps.append(in_cycles(addresses, memories))
+        sweeps.append(_in_cycles(addresses, memories))
     return np.concatenate(sweeps)
 
 
-def in_cycles(addresses: NDArray[np.int64], memories: NDArray[np.int64]) -> NDArray[np.int64]:
+def _in_cycles(addresses: NDArray[np.int64], memories: NDArray[np.int64]) -> NDArray[np.int64]:
     """The inputs (T * z,) of one sweep in reading order.
 
     `addresses` (z, T) is each memory's order of addresses, `memories` (z,) the order in which a

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparse_split_ros.data.datasets import LabelledImages
+from sparse_split_ros.evaluation.metrics import wilson
 from sparse_split_ros.link.codec import Codec, calibrate
 from sparse_split_ros.networks.account import account
 from sparse_split_ros.networks.bottleneck import quantise
@@ -223,7 +223,8 @@ def _codecs(
             'mean_bytes': round(float(np.mean([len(p) for p in payloads])), 2),
             'max_bytes': max(len(payload) for payload in payloads),
             'disagreement': round(differ / len(uncut), 5),
-            'disagreement_bound': round(_upper_bound(differ, len(uncut)), 5),
+            # 95 %, one-sided.
+            'disagreement_bound': round(wilson(differ, len(uncut), z=1.6449)[1], 5),
         }
     return codecs
 
@@ -256,17 +257,6 @@ def _finish(network: StagedNetwork, index: int, codes: NDArray[np.float32]) -> N
             x = stage(x)
         parts.append(network.exit_at(network.exit_stages[-1])(x).numpy().argmax(axis=1))
     return np.concatenate(parts)
-
-
-def _upper_bound(events: int, trials: int) -> float:
-    """95 % upper bound of a share, Wilson's score interval, one-sided.
-
-    Wilson, "Probable inference", J. Am. Stat. Assoc. 22, 1927. It takes frames as independent.
-    """
-    z, share = 1.6449, events / trials
-    centre = share + z * z / (2 * trials)
-    spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return (centre + spread) / (1 + z * z / trials)
 
 
 def _three(x: Tensor) -> tuple[int, int, int]:

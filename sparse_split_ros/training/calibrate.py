@@ -13,6 +13,7 @@ Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
+_DRAWS = 1000
 
 
 def log_softmax(logits: Logits) -> NDArray[np.float64]:
@@ -86,20 +87,18 @@ def risk_coverage(
 
 
 def interval(
-    correct: NDArray[np.bool_] | NDArray[np.float64],
+    values: NDArray[np.bool_] | NDArray[np.float64],
     groups: NDArray[np.int64],
-    draws: int = 1000,
-    seed: int = 0,
 ) -> tuple[float, float]:
-    """95 % bootstrap interval of the accuracy, resampling whole groups (tracks), not frames.
+    """95 % bootstrap interval of the mean of values (N,), resampling groups (N,) as wholes.
 
-    Frames of one sign are right or wrong together; resampling frames would claim too narrow an
-    interval.
+    Values are whether answers are right, or differences. Groups are tracks: frames of one sign are
+    right or wrong together, and resampling frames would claim too narrow an interval.
     """
     _, member = np.unique(groups, return_inverse=True)
-    right = np.bincount(member, weights=correct)
+    total = np.bincount(member, weights=values)
     size = np.bincount(member)
-    drawn = np.random.default_rng(seed).integers(len(size), size=(draws, len(size)))
-    accuracies = right[drawn].sum(axis=1) / size[drawn].sum(axis=1)
-    low, high = np.quantile(accuracies, [0.025, 0.975])
+    drawn = np.random.default_rng(0).integers(len(size), size=(_DRAWS, len(size)))
+    means = total[drawn].sum(axis=1) / size[drawn].sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
