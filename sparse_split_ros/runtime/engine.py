@@ -103,9 +103,7 @@ def load_engine(
     if device not in DEVICES:
         raise EngineError(f'unknown device {device!r}; choose one of {", ".join(DEVICES)}')
     if not 0 <= threads <= MAX_THREADS:
-        raise EngineError(
-            f'threads is {threads}; expected 0 (the engine decides) to {MAX_THREADS}'
-        )
+        raise EngineError(f'threads is {threads}; expected 0 (the engine decides) to {MAX_THREADS}')
     chosen = choose_engine(bundle, name, device)
     if name in _AS_NATIVE and chosen == 'onnxruntime':
         level = logging.INFO if name == 'auto' else logging.WARNING
