@@ -469,6 +469,7 @@ class HeadNode(StoppableNode):
             'frame_rate_hz': len(recent) / 5.0,
             'latency_p50_ms': totals[len(totals) // 2] if totals else 0.0,
             'latency_max_ms': totals[-1] if totals else 0.0,
+            'deadline_ms': self.settings.deadline_ms,
             'in_flight': waiting,
             'sent': counts.sent,
             'sent_bytes_mean': counts.sent_bytes / max(1, counts.sent),
