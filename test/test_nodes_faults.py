@@ -277,6 +277,20 @@ def test_told_to_end_while_starting_a_node_ends_in_order(
         clean(process)
 
 
+@pytest.mark.parametrize('number', SIGNALS)
+def test_a_node_told_to_end_again_and_again_ends_in_order(
+    bundle: Bundle, number: signal.Signals
+) -> None:
+    # As by a person who is impatient, or by a terminal and launch both.
+    with node('tail', bundle=bundle.path) as tail:
+        ready(tail)
+        while tail.popen.poll() is None:
+            tail.popen.send_signal(number)
+            time.sleep(1e-3)
+        assert tail.wait() == 0
+        clean(tail)
+
+
 def test_a_killed_tail_is_noticed_and_a_new_one_used(bundle: Bundle) -> None:
     with node('head', bundle=bundle.path, threshold=1.0) as head, Peer() as peer:
         with node('tail', bundle=bundle.path) as tail:
