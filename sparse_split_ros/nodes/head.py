@@ -171,7 +171,7 @@ class HeadNode(StoppableNode):
         self._decisions = self.create_publisher(DiagnosticArray, 'decision', qos.RESULT)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.RESULT)
         self._info = self.create_publisher(LabelInfo, 'label_info', qos.LATCHED)
-        self._info.publish(self._labels.info(self._threshold()))
+        self._info.publish(self._labels.info(self._threshold(self.settings.threshold)))
         self.create_subscription(
             CompressedImage,
             'tail/reply',
@@ -204,8 +204,7 @@ class HeadNode(StoppableNode):
             )
         self.create_timer(1.0, self._diagnose, clock=qos.steady_clock())
 
-    def _threshold(self) -> float:
-        threshold = self.settings.threshold
+    def _threshold(self, threshold: float) -> float:
         return self.bundle.defaults.threshold if threshold < 0 else threshold
 
     def _accept(self, values: dict[str, Any]) -> None:
@@ -222,6 +221,8 @@ class HeadNode(StoppableNode):
             apply_live(policy, settings)
             self.head.policy = policy
             self.head.deadline = settings.deadline_ms / 1e3
+        if settings.threshold != self.settings.threshold:
+            self._info.publish(self._labels.info(self._threshold(settings.threshold)))
 
     def _remember(self, name: str, policy: Policy) -> None:
         """Give a new policy what it once learned, where that is kept, and say so."""
