@@ -512,7 +512,14 @@ class HeadNode(StoppableNode):
                 f'{p.topic_type} {p.qos_profile.reliability.name.lower()}' for p in publishers
             )
             found.append(f'{topic}: {len(publishers)} publishers{f" ({kinds})" if kinds else ""}')
-        return f'no image for {silent:.0f} s; {"; ".join(found)}'
+        text = f'no image for {silent:.0f} s; {"; ".join(found)}'
+        # Without the last of its fragments, none of an image arrives.
+        if not self.received and 'sensor_msgs/msg/Image ' in text:
+            text += (
+                '; raw images of more than 1 MB may need larger receive buffers (DDS tuning in the '
+                'documentation of ROS 2) or image_transport compressed'
+            )
+        return text
 
     def stop(self) -> None:
         """Take no more images, answer what is pending from the robot; publishing still works."""
