@@ -64,7 +64,9 @@ def check(context: LaunchContext) -> list:
         topics = metadata['rosbag2_bagfile_information']['topics_with_message_count']
         held = {each['topic_metadata']['name']: each['topic_metadata']['type'] for each in topics}
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f'bag {bag} has a damaged metadata.yaml: {error!r}') from error
+        # What YAML says is several lines, and of a key only its name.
+        reason = f'{type(error).__name__}: {" ".join(str(error).split())}'
+        raise ValueError(f'bag {bag} has a damaged metadata.yaml: {reason}') from error
     if held.get(image) != KINDS[transport]:
         listing = ', '.join(f'{name} ({kind})' for name, kind in sorted(held.items())) or 'none'
         raise ValueError(

@@ -49,14 +49,15 @@ def test_grey_becomes_three_equal_channels(encoding: str) -> None:
 
 
 @pytest.mark.parametrize('bigendian', [False, True])
-@pytest.mark.parametrize('encoding', ['rgb16', 'bgr16', 'mono16'])
-def test_sixteen_bits_keep_their_high_byte(encoding: str, bigendian: bool) -> None:
-    colours = PICTURE[..., ::-1] if encoding == 'bgr16' else PICTURE
-    wide = (colours.astype(np.uint16) << 8 | 0x5A).astype('>u2' if bigendian else '<u2')
-    expected = PICTURE
-    if encoding == 'mono16':
-        wide, expected = wide[..., 0], np.repeat(PICTURE[..., :1], 3, axis=2)
-    np.testing.assert_array_equal(decoded(wide, encoding, bigendian), expected)
+@pytest.mark.parametrize(
+    ('kind', 'channels'),
+    [('mono', 1), ('bayer_rggb', 1), ('rgb', 3), ('bgr', 3), ('rgba', 4), ('bgra', 4)],
+)
+def test_sixteen_bits_keep_their_high_byte(kind: str, channels: int, bigendian: bool) -> None:
+    narrow = np.random.default_rng(0).integers(0, 256, (6, 8, channels)).astype(np.uint8)
+    wide = (narrow.astype(np.uint16) << 8 | 0x5A).astype('>u2' if bigendian else '<u2')
+    expected = decoded(narrow, f'{kind}8')
+    np.testing.assert_array_equal(decoded(wide, f'{kind}16', bigendian), expected)
 
 
 @pytest.mark.parametrize('pattern', ['rggb', 'bggr', 'gbrg', 'grbg'])

@@ -25,6 +25,7 @@ from sparse_split_ros.data.bags import Frame, write_bag
 from sparse_split_ros.data.drive import Drive
 from sparse_split_ros.data.signs import CLASSES
 from sparse_split_ros.demo import Camera, DemoError, Options, Role, run_demo
+from sparse_split_ros.nodes.domain import private_domain
 from sparse_split_ros.runtime.engine import load_engine
 from sparse_split_ros.runtime.preprocess import prepare
 
@@ -114,6 +115,15 @@ def test_the_report_and_both_logs_are_there(shown) -> None:
 def test_the_environment_is_left_as_it_was(shown) -> None:
     assert shown[0] == 0
     assert 'ROS_LOCALHOST_ONLY' not in os.environ
+
+
+@pytest.mark.parametrize(('distro', 'old'), [('humble', '1'), ('jazzy', None)])
+def test_only_humble_is_kept_here_the_old_way(monkeypatch, distro: str, old: str | None) -> None:
+    monkeypatch.setenv('ROS_DISTRO', distro)
+    monkeypatch.delenv('ROS_LOCALHOST_ONLY', raising=False)
+    with private_domain(range(100, 200)):
+        assert os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] == 'LOCALHOST'
+        assert os.environ.get('ROS_LOCALHOST_ONLY') == old
 
 
 def test_the_camera_does_not_wait_for_a_clock_that_was_set() -> None:

@@ -77,7 +77,8 @@ def test_offline_and_live_agree_frame_by_frame_in_lock_step(tmp_path: Path) -> N
                     truth.publish(named(header, f'class {label}'))
                     peer.ask(image, (stamp.sec, stamp.nanosec))
                 assert recorder.wait() == 0
-    live = score(recorded, deadline_ms=2000.0)
+    live = score(recorded)
+    assert live.summary['deadline_ms'] == 2000.0
     assert live.summary['errors'] == []
     assert (live.summary['frames'], live.summary['answered']) == (FRAMES + 1, FRAMES)
     assert live.summary['labelled'] == FRAMES

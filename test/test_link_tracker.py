@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from sparse_split_ros.link.announcement import Announcement
 from sparse_split_ros.link.estimate import TailState
 from sparse_split_ros.link.frame import VERSION, Flag, ReplyFrame, Status
-from sparse_split_ros.link.tracker import PROBE_INTERVAL, SILENCE, Arrival, InFlight, Tracker
+from sparse_split_ros.link.tracker import (
+    FORGET,
+    PROBE_INTERVAL,
+    SILENCE,
+    Arrival,
+    InFlight,
+    Tracker,
+)
 
 OURS, OTHER = bytes(range(8)), bytes(8)
 SESSION = 11
@@ -176,6 +183,39 @@ def test_heartbeats_and_replies_break_the_silence(tracker: Tracker) -> None:
 def test_a_heartbeat_does_not_close_down(down: Tracker) -> None:
     down.announced(hello(), 0.5)
     assert down.state is TailState.DOWN
+
+
+def test_a_tail_that_nothing_is_asked_of_is_up_again_for_its_heartbeats(down: Tracker) -> None:
+    # As of a head that computes everything itself while the tail is down, and so sends no probes.
+    for beat in (0.5, 1.0, 1.5):
+        down.announced(hello(), beat)
+        assert down.state is TailState.DOWN
+    down.announced(hello(), 2.0)
+    assert down.state is TailState.UP
+
+
+def test_a_tail_that_answers_no_probe_stays_down_for_all_its_heartbeats(down: Tracker) -> None:
+    for number in range(2, 40):
+        down.sent(flight(number, 0.25 * number, Flag.PROBE))
+        down.tick(0.25 * number + DEADLINE)
+        down.announced(hello(), 0.25 * number + DEADLINE)
+        assert down.state is TailState.DOWN
+
+
+def test_lost_probes_are_no_loss_of_the_link_in_use(down: Tracker) -> None:
+    before = down.link().loss
+    down.sent(flight(2, 1.0, Flag.PROBE))
+    down.tick(2.0)
+    assert down.link().loss == before
+
+
+def test_what_was_measured_is_forgotten_when_nothing_was_asked_for_long(tracker: Tracker) -> None:
+    tracker.sent(flight(1, 0.0))
+    tracker.replied(reply(1), 0.1)
+    tracker.announced(hello(), FORGET)
+    assert tracker.link().rtt_ms == pytest.approx(100)
+    tracker.announced(hello(), 0.1 + FORGET)
+    assert math.isnan(tracker.link().rtt_ms) and math.isnan(tracker.link().loss)
 
 
 @pytest.mark.parametrize(('session', 'after'), [(2, 0.2), (1, SILENCE)])

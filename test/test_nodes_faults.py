@@ -277,6 +277,28 @@ def test_told_to_end_while_starting_a_node_ends_in_order(
         clean(process)
 
 
+@pytest.mark.parametrize('number', SIGNALS)
+def test_a_node_told_to_end_again_and_again_ends_in_order(
+    bundle: Bundle, number: signal.Signals
+) -> None:
+    # As by a person who is impatient, or by a terminal and launch both.
+    with node('tail', bundle=bundle.path) as tail:
+        ready(tail)
+        while tail.popen.poll() is None:
+            tail.popen.send_signal(number)
+            time.sleep(1e-3)
+        assert tail.wait() == 0
+        clean(tail)
+
+
+def test_a_camera_whose_images_do_not_arrive_is_shown_with_what_may_help(bundle: Bundle) -> None:
+    with Peer() as peer, node('head', bundle=bundle.path, no_image_warning_s=0.5) as head:
+        (line,) = head.wait_for('no image for')[:1]
+        assert 'image: 1 publishers (sensor_msgs/msg/Image' in line and 'receive buffers' in line
+        ready(head)
+        peer.warm_up('local')
+
+
 def test_a_killed_tail_is_noticed_and_a_new_one_used(bundle: Bundle) -> None:
     with node('head', bundle=bundle.path, threshold=1.0) as head, Peer() as peer:
         with node('tail', bundle=bundle.path) as tail:

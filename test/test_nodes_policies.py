@@ -36,6 +36,7 @@ from sparse_split_ros.ros import (
     CompressedImage,
     Context,
     Header,
+    LabelInfo,
     Parameter,
     SingleThreadedExecutor,
     String,
@@ -356,6 +357,15 @@ def test_a_robot_made_slower_says_so_and_is(bundle: Bundle, domain: int) -> None
         assert float(decision['compute_ms']) > 1.0
         assert sum(head.head.policy.costs.stage_ms) > 0.5  # type: ignore[attr-defined]
         assert peer.diagnosed(FRAMES)['simulated_slowdown'] == '100'
+
+
+def test_label_info_names_the_threshold_that_is_in_use(bundle: Bundle, domain: int) -> None:
+    shown: list[float] = []
+    with running(bundle, domain, policy='fixed', threshold=0.75) as head, Peer() as peer:
+        peer.listen(LabelInfo, 'label_info', lambda it: shown.append(it.threshold), qos.LATCHED)
+        assert peer.wait(lambda: shown == [0.75])
+        head.set_parameters([Parameter('threshold', value=0.5)])
+        assert peer.wait(lambda: shown == [0.75, 0.5])
 
 
 @pytest.mark.parametrize('policy', ['splitee', 'splitee-s', 'isplitee'])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from policies import CLASSES, DAY, FACTS, decision, reply
 
-from sparse_split_ros.evaluation.link_model import PRESETS
+from sparse_split_ros.evaluation.link_model import PRESETS, LinkSpec
 from sparse_split_ros.evaluation.simulate import ROUTES, Segment, Simulation, calibration_of
 from sparse_split_ros.evaluation.table import synthetic
 from sparse_split_ros.link.estimate import Link, TailState
@@ -106,6 +106,23 @@ def test_a_change_the_scene_does_not_show_is_noticed() -> None:
     after = run.differs & run.promised
     assert policy.alarms >= 1
     assert after[4500:].mean() < 0.5 * 0.4
+
+
+@pytest.mark.parametrize(
+    'trouble',
+    [
+        pytest.param(replace(PRESETS['wifi'], loss=1.0), id='lost'),
+        pytest.param(replace(PRESETS['wifi'], delay_ms=45.0), id='slow'),
+    ],
+)
+def test_the_tail_is_asked_again_after_a_moment_of_trouble(trouble: LinkSpec) -> None:
+    # This robot can compute all itself, and does while the tail is down.
+    day = TABLE.only('day')
+    segments = [(12, trouble), (4000, PRESETS['wifi'])]
+    run = simulate(
+        joint(profile=10.0), [Segment(day.shuffled(n, n), link) for n, link in segments], 10.0
+    )
+    assert (run.route[2000:] == ROUTES.index(Route.OFFBOARD)).mean() > 0.1
 
 
 @pytest.mark.parametrize('kind', ['random', 'constant'])

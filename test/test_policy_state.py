@@ -86,6 +86,17 @@ def test_a_keeper_says_once_what_it_cannot_save(tmp_path) -> None:
     assert keeper.save(Learned().state()) == ''
 
 
+def test_what_has_not_changed_is_not_written_again(tmp_path) -> None:
+    path = tmp_path / 'state.json'
+    keeper = StateKeeper(path, 'joint', 'ab')
+    keeper.save({'value': 1})
+    path.unlink()
+    keeper.save({'value': 1})
+    assert not path.exists()
+    keeper.save({'value': 2})
+    assert path.exists()
+
+
 def test_a_state_that_does_not_fit_leaves_the_policy_blank(tmp_path) -> None:
     path = tmp_path / 'state.json'
     path.write_text(json.dumps(

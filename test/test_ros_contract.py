@@ -804,7 +804,8 @@ def test_a_replay_plays_and_awaits_the_topic_that_the_head_reads(
         ('flown', '/camera', 'raw', 'no /camera of sensor_msgs/msg/Image.* topics are: .*/image '),
         ('flown', '/image', 'jpeg', "image_transport is 'jpeg', choose one of raw, compressed"),
         ('lost', '/image', 'raw', 'lost does not exist'),
-        ('damaged', '/image', 'raw', 'damaged has a damaged metadata.yaml: '),
+        ('damaged', '/image', 'raw', 'damaged has a damaged metadata.yaml: KeyError: '),
+        ('cut', '/image', 'raw', r'damaged metadata.yaml: ParserError: while .*, line 2, [^\n]*$'),
     ],
 )
 def test_a_replay_of_nothing_is_refused_before_anything_starts(
@@ -816,8 +817,9 @@ def test_a_replay_of_nothing_is_refused_before_anything_starts(
     refusal: str,
 ) -> None:
     write_bag(tmp_path / 'flown', [Frame(1, 'camera', np.zeros((2, 2, 3), np.uint8))])
-    (tmp_path / 'damaged').mkdir()
-    (tmp_path / 'damaged' / 'metadata.yaml').write_text('{}')
+    for name, text in (('damaged', '{}'), ('cut', 'rosbag2_bagfile_information:\n  files: [a, b')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'metadata.yaml').write_text(text)
     replay, _ = launch_file(
         monkeypatch, 'replay', bag=str(tmp_path / bag), image=image, image_transport=transport
     )

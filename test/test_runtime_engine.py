@@ -173,6 +173,8 @@ def test_unknown_engine_device_and_stages_are_named(bundle: Bundle) -> None:
         load_engine(bundle, 'tflite')
     with pytest.raises(EngineError, match="unknown device 'npu'; choose one of"):
         load_engine(bundle, device='npu')
+    with pytest.raises(EngineError, match=r'threads is 100000; expected 0 \(.*\) to 256'):
+        load_engine(bundle, 'onnxruntime', threads=100_000)
     with pytest.raises(EngineError, match=r'stages range\(0, 4\)'):
         load_engine(bundle, stages=range(4))
 

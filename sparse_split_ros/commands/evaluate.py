@@ -109,8 +109,9 @@ def _add_evaluate(commands: Commands) -> None:
         '(measured once on this machine)',
     )  # fmt: skip
     world.add_argument(
-        '--deadline', type=float, default=100.0, metavar='MS', help='(%(default)g ms)'
-    )
+        '--deadline', type=float, default=100.0, metavar='MS',
+        help='(%(default)g ms, with --decisions that of the run)',
+    )  # fmt: skip
     world.add_argument(
         '--weather', metavar='NAME[:LEVEL]', help='put on every image, at level 1 to 5 (3)'
     )
@@ -163,7 +164,7 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
         if options.source:
             raise UsageError(f'--decisions and the SOURCE {options.source[0]}: give one of them')
         refuse(asked - _OF_A_LIVE_RUN, 'is for a replay and not for --decisions')
-        return _score(options, out, console)
+        return _score(options, 'deadline' in asked, out, console)
     if not options.source:
         raise UsageError('name a SOURCE, or a bag of decisions by --decisions')
     if options.jobs < 1:
@@ -289,13 +290,16 @@ def _tell_labels(summary: Mapping[str, Any], file: Path | None) -> None:
         print(f'{file}: none of its labels is of a frame', file=sys.stderr)
 
 
-def _score(options: argparse.Namespace, out: Path | None, console: Console) -> int:
+def _score(
+    options: argparse.Namespace, new_deadline: bool, out: Path | None, console: Console
+) -> int:
     from sparse_split_ros.evaluation.jobs import to_json
     from sparse_split_ros.evaluation.recorded import score
     from sparse_split_ros.evaluation.tables import summary_table
 
     bag = Path(options.decisions)
-    live = score(bag, options.deadline, options.bundle, _truth(options))
+    deadline = options.deadline if new_deadline else None
+    live = score(bag, deadline, options.bundle, _truth(options))
     if options.json:
         print(json.dumps(live.summary, indent=1, allow_nan=False, ensure_ascii=False))
     else:

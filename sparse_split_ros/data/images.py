@@ -49,9 +49,6 @@ _ENCODINGS: dict[str, tuple[type, int, Callable[[NDArray], NDArray]]] = {
     'mono8': (np.uint8, 1, _cv(cv2.COLOR_GRAY2RGB)),
     '8UC1': (np.uint8, 1, _cv(cv2.COLOR_GRAY2RGB)),
     '8UC3': (np.uint8, 3, _cv(cv2.COLOR_BGR2RGB)),
-    'rgb16': (np.uint16, 3, _same),
-    'bgr16': (np.uint16, 3, _cv(cv2.COLOR_BGR2RGB)),
-    'mono16': (np.uint16, 1, _cv(cv2.COLOR_GRAY2RGB)),
     'bayer_rggb8': (np.uint8, 1, _cv(cv2.COLOR_BayerBG2RGB)),
     'bayer_bggr8': (np.uint8, 1, _cv(cv2.COLOR_BayerRG2RGB)),
     'bayer_gbrg8': (np.uint8, 1, _cv(cv2.COLOR_BayerGR2RGB)),
@@ -60,6 +57,12 @@ _ENCODINGS: dict[str, tuple[type, int, Callable[[NDArray], NDArray]]] = {
     'uyvy': (np.uint8, 2, _cv(cv2.COLOR_YUV2RGB_UYVY)),
     'yuv422_yuy2': (np.uint8, 2, _cv(cv2.COLOR_YUV2RGB_YUY2)),
     'yuyv': (np.uint8, 2, _cv(cv2.COLOR_YUV2RGB_YUY2)),
+}
+# rgb16 and so on: brought to 8 bits, they are converted as those.
+_ENCODINGS |= {
+    f'{name[:-1]}16': (np.uint16, channels, convert)
+    for name, (_, channels, convert) in _ENCODINGS.items()
+    if name.endswith('8')
 }
 
 

@@ -59,7 +59,10 @@ class _Heard:
 
 
 def score(
-    path: Path, deadline_ms: float = 100.0, bundle: str = '', truth: Truth | None = None
+    path: Path,
+    deadline_ms: float | None = None,
+    bundle: str = '',
+    truth: Truth | None = None,
 ) -> Live:
     """The figures of a recorded run.
 
@@ -67,6 +70,7 @@ def score(
 
     Labels and answers are classes of `bundle` by name or by number, if it is the one that the head
     ran; labels that are no class of it are not known. Without it both are taken as they are.
+    The deadline is the head's own in /diagnostics unless one is given, and 100 ms without either.
     `truth` knows more of the labels than the bag; its frames are numbered as the outcomes are.
     """
     heard = _heard(path)
@@ -114,12 +118,13 @@ def score(
     names = ('received', 'accepted', 'dropped', 'rejected', 'failed')
     try:
         known = Counts(*(int(head.get(name, 0)) for name in names))
+        deadline = float(head.get('deadline_ms', 100)) if deadline_ms is None else deadline_ms
     except ValueError as error:
-        raise BagError(f'bag {path}: the counts in /diagnostics are none ({error})') from error
+        raise BagError(f'bag {path}: the numbers in /diagnostics are none ({error})') from error
     # A recording that began after the head cannot be held against all that the head counted.
     decided = len(heard.decisions)
     counts = known if known.accepted == decided else Counts(decided, decided, 0)
-    figures = summarise(outcomes, counts, deadline_ms)
+    figures = summarise(outcomes, counts, deadline)
     # Without a truth nothing but the head's count tells of an image that was overtaken.
     figures['frames'] = max(len(order), counts.received)
     figures['missed_frames'] = figures['frames'] - figures['answered']

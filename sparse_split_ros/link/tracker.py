@@ -20,6 +20,8 @@ from sparse_split_ros.link.frame import VERSION, Flag, ReplyFrame, Status
 PROBE_INTERVAL = 0.25
 # Three heartbeats of 0.5 s: a tail that says nothing for longer is not there.
 SILENCE = 1.5
+# What a link did this long ago says nothing of what it does now.
+FORGET = 30.0
 Key = TypeVar('Key')
 Value = TypeVar('Value')
 
@@ -52,8 +54,9 @@ class Tracker:
 
     A missed deadline opens DOWN, unless the tail answered a frame sent later, or announced itself
     after it was sent: that is a lost frame and no lost tail. An answer in time closes it, as does
-    the announcement of a tail that was started again. ``fingerprint`` is that of the head's
-    bundle, 8 bytes.
+    the announcement of a tail that was started again, or that nothing was asked of for a while: a
+    head that then computes everything itself sends no probes. ``fingerprint`` is that of the
+    head's bundle, 8 bytes.
     """
 
     def __init__(self, fingerprint: bytes, session: int) -> None:
@@ -69,6 +72,8 @@ class Tracker:
         self._tails: OrderedDict[tuple[str, int], float] = OrderedDict()
         self._heard = float('-inf')
         self._probed = float('-inf')
+        # When a frame last was sent, answered or missed.
+        self._asked = float('-inf')
         # The tail was there then: frames sent before say nothing against it.
         self._there = float('-inf')
         # Why the tail is FOREIGN, in words for a person.
@@ -103,7 +108,10 @@ class Tracker:
         new = self._tails.get(who, float('-inf')) + SILENCE <= now
         remember(self._tails, who, now)
         self._tail, self._heard, self.objection = who, now, ''
-        if new or self._state in (TailState.UNKNOWN, TailState.FOREIGN):
+        unasked = 0.0 if self._in_flight else now - self._asked
+        if unasked >= FORGET:
+            self._estimator = LinkEstimator()
+        if new or unasked >= SILENCE or self._state in (TailState.UNKNOWN, TailState.FOREIGN):
             self._state = TailState.UP
             # Probes that went to the one before will find no answer.
             self._there = max(self._there, now)
@@ -138,6 +146,7 @@ class Tracker:
     def sent(self, frame: InFlight) -> None:
         """A feature frame left; sequences are unique within a session."""
         self._in_flight[frame.sequence] = frame
+        self._asked = frame.sent
         if frame.flags & Flag.PROBE:
             self._probed = frame.sent
 
@@ -155,7 +164,7 @@ class Tracker:
         if frame is None:
             return Arrival.UNKNOWN, None
         remember(self._done, sequence, None)
-        self._heard = now
+        self._heard = self._asked = now
         # A refusal says nothing about how long an answer takes.
         if reply.status is Status.OK:
             network_ms = max((now - frame.sent) * 1e3 - reply.tail_us / 1e3, 0.0)
@@ -172,7 +181,10 @@ class Tracker:
         for frame in passed:
             del self._in_flight[frame.sequence]
             remember(self._missed, frame.sequence, frame)
-            self._estimator.missed()
+            self._asked = now
+            # A lost probe tells of the outage, which is known, and not of the link in use.
+            if not frame.flags & Flag.PROBE:
+                self._estimator.missed()
             if self._state is TailState.UP and self._there <= frame.sent:
                 self._state = TailState.DOWN
         if self._state is TailState.UP and self._silent(now):

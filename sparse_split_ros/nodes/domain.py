@@ -22,11 +22,10 @@ def private_domain(domains: range) -> Iterator[int]:
     Raises DomainError.
     """
     domain = _free(domains)
-    ours = {
-        'ROS_DOMAIN_ID': str(domain),
-        'ROS_LOCALHOST_ONLY': '1',
-        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-    }
+    ours = {'ROS_DOMAIN_ID': str(domain), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+    # Humble knows no range, and later ones warn of its predecessor.
+    if os.environ.get('ROS_DISTRO', 'humble') == 'humble':
+        ours['ROS_LOCALHOST_ONLY'] = '1'
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     try:

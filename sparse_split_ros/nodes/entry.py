@@ -8,16 +8,26 @@ later: in order, with exit status 0 and without a trace.
 
 from __future__ import annotations
 
+import atexit
 import signal
 import threading
 
 stopping = threading.Event()
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def listen() -> None:
     """Let SIGINT and SIGTERM raise a flag instead of an exception."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         signal.signal(number, lambda *_: stopping.set())
+    atexit.register(_end_in_peace)
+
+
+def _end_in_peace() -> None:
+    # Python takes its handlers away as it ends, and a second Ctrl-C would then kill the process,
+    # of which launch says that it died.
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def head() -> int:

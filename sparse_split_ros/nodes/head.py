@@ -171,7 +171,7 @@ class HeadNode(StoppableNode):
         self._decisions = self.create_publisher(DiagnosticArray, 'decision', qos.RESULT)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.RESULT)
         self._info = self.create_publisher(LabelInfo, 'label_info', qos.LATCHED)
-        self._info.publish(self._labels.info(self._threshold()))
+        self._info.publish(self._labels.info(self._threshold(self.settings.threshold)))
         self.create_subscription(
             CompressedImage,
             'tail/reply',
@@ -204,8 +204,7 @@ class HeadNode(StoppableNode):
             )
         self.create_timer(1.0, self._diagnose, clock=qos.steady_clock())
 
-    def _threshold(self) -> float:
-        threshold = self.settings.threshold
+    def _threshold(self, threshold: float) -> float:
         return self.bundle.defaults.threshold if threshold < 0 else threshold
 
     def _accept(self, values: dict[str, Any]) -> None:
@@ -222,6 +221,8 @@ class HeadNode(StoppableNode):
             apply_live(policy, settings)
             self.head.policy = policy
             self.head.deadline = settings.deadline_ms / 1e3
+        if settings.threshold != self.settings.threshold:
+            self._info.publish(self._labels.info(self._threshold(settings.threshold)))
 
     def _remember(self, name: str, policy: Policy) -> None:
         """Give a new policy what it once learned, where that is kept, and say so."""
@@ -469,6 +470,7 @@ class HeadNode(StoppableNode):
             'frame_rate_hz': len(recent) / 5.0,
             'latency_p50_ms': totals[len(totals) // 2] if totals else 0.0,
             'latency_max_ms': totals[-1] if totals else 0.0,
+            'deadline_ms': self.settings.deadline_ms,
             'in_flight': waiting,
             'sent': counts.sent,
             'sent_bytes_mean': counts.sent_bytes / max(1, counts.sent),
@@ -510,7 +512,14 @@ class HeadNode(StoppableNode):
                 f'{p.topic_type} {p.qos_profile.reliability.name.lower()}' for p in publishers
             )
             found.append(f'{topic}: {len(publishers)} publishers{f" ({kinds})" if kinds else ""}')
-        return f'no image for {silent:.0f} s; {"; ".join(found)}'
+        text = f'no image for {silent:.0f} s; {"; ".join(found)}'
+        # Without the last of its fragments, none of an image arrives.
+        if not self.received and 'sensor_msgs/msg/Image ' in text:
+            text += (
+                '; raw images of more than 1 MB may need larger receive buffers (DDS tuning in the '
+                'documentation of ROS 2) or image_transport compressed'
+            )
+        return text
 
     def stop(self) -> None:
         """Take no more images, answer what is pending from the robot; publishing still works."""

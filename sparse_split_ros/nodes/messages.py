@@ -167,6 +167,8 @@ def decision_message(decision: Decision, header: Header, labels: Labels) -> Diag
     return DiagnosticArray(header=header, status=[status(level, 'decision', text, '', values)])
 
 
+# Pixels of an annotated image.
+_WIDEST = 640
 _COLOURS = {
     Route.LOCAL: (60, 200, 90),
     Route.OFFBOARD: (70, 140, 255),
@@ -175,9 +177,13 @@ _COLOURS = {
 
 
 def annotate(image: RGB, decision: Decision, names: Sequence[str]) -> RGB:
-    """The image, enlarged to be read, with the answer, its route and its exit written below."""
-    scale = max(1, 256 // max(image.shape[:2]))
-    picture = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+    """The image, sized to be read, with the answer, its route and its exit written below."""
+    height, width = image.shape[:2]
+    side = max(height, width)
+    # A larger one costs the frames after it time, and may not fit the receive buffers of a viewer.
+    scale = max(1, 256 // side) if side <= _WIDEST else _WIDEST / side
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    picture = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST)
     picture = cv2.copyMakeBorder(picture, 0, 44, 0, max(0, 256 - picture.shape[1]), 0)
     y = picture.shape[0] - 26
     lines = (

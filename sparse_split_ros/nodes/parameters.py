@@ -19,7 +19,7 @@ from sparse_split_ros.ros import (
     ParameterDescriptor,
     SetParametersResult,
 )
-from sparse_split_ros.runtime.engine import ENGINES
+from sparse_split_ros.runtime.engine import ENGINES, MAX_THREADS
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ _MODEL = (
          'where the bundle records that little is lost), else onnxruntime',
          choices=ENGINES),
     Spec('device', 'cpu', 'Where it runs', choices=('cpu', 'cuda', 'tensorrt')),
-    Spec('threads', 1, 'Threads of the engine, 0 for its own choice', 0, 256),
+    Spec('threads', 1, 'Threads of the engine, 0 for its own choice', 0, MAX_THREADS),
     Spec('reliable', False, 'Reliable features and replies: for wires, or payloads above 16 KB'),
     Spec('class_id_format', 'name', 'What class_id holds', choices=('name', 'index')),
 )  # fmt: skip

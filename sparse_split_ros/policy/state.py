@@ -98,6 +98,7 @@ class StateKeeper:
         self._complained = False
         # A refused file that could not be moved aside: it is worth more than what comes after it.
         self._blocked = False
+        self._saved: dict[str, Any] | None = None
 
     def restore(self, policy: Learned) -> tuple[bool, str]:
         """Whether all is well, and what became of the saved state in words; blank is safe."""
@@ -128,14 +129,15 @@ class StateKeeper:
 
         The state is a copy, so that a caller needs its lock only to get it and not for the disk.
         """
-        if self._blocked:
+        # A robot that stands still learns nothing, and a flash card wears out.
+        if self._blocked or state == self._saved:
             return ''
         try:
             save_state(self._path, state, policy=self._policy, fingerprint=self._fingerprint)
         except StateError as error:
             said, self._complained = self._complained, True
             return '' if said else str(error)
-        self._complained = False
+        self._complained, self._saved = False, state
         return ''
 
     def _said(self, error: Exception) -> str:

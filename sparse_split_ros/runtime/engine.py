@@ -29,6 +29,8 @@ ENGINES = ('auto', 'native', 'native-int8', 'onnxruntime', 'torch')
 # What the native engine is asked for as, and what it then is.
 _AS_NATIVE = {'auto': 'native', 'native': 'native', 'native-int8': 'native-int8'}
 DEVICES = ('cpu', 'cuda', 'tensorrt')
+# ONNX Runtime starts them for every model at once, and ends with the machine's memory.
+MAX_THREADS = 256
 MOST_LOST_IN_INT8 = 0.002
 """The share of answers that 8 bits may lose at any exit to run where nobody chose."""
 
@@ -100,8 +102,8 @@ def load_engine(
     """
     if device not in DEVICES:
         raise EngineError(f'unknown device {device!r}; choose one of {", ".join(DEVICES)}')
-    if threads < 0:
-        raise EngineError(f'threads is {threads}; expected 0 (the engine decides) or more')
+    if not 0 <= threads <= MAX_THREADS:
+        raise EngineError(f'threads is {threads}; expected 0 (the engine decides) to {MAX_THREADS}')
     chosen = choose_engine(bundle, name, device)
     if name in _AS_NATIVE and chosen == 'onnxruntime':
         level = logging.INFO if name == 'auto' else logging.WARNING

@@ -22,6 +22,7 @@ from sparse_split_ros.data.registry import SOURCES
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.networks.zoo import build
 from sparse_split_ros.runtime.bundle import InputSpec
+from sparse_split_ros.runtime.engine import MAX_THREADS
 from sparse_split_ros.training.predict import normalise
 
 SHIPPED_CODECS = ('none', 'fp16', 'int8', 'int4', 'int8+zstd', 'int4+zstd')
@@ -98,6 +99,10 @@ class Recipe:
                 raise TrainingError(
                     f'recipe: {name} is {getattr(self, name)}, expected more than 0'
                 )
+        if self.threads > MAX_THREADS:
+            raise TrainingError(
+                f'recipe: threads is {self.threads}, expected at most {MAX_THREADS}'
+            )
         if not 0 <= self.seed < 1 << 32:
             raise TrainingError(f'recipe: seed is {self.seed}, expected 0 to {(1 << 32) - 1}')
         for name in (
