@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from sparse_split_ros.data.bags import (
@@ -18,6 +19,7 @@ from sparse_split_ros.data.bags import (
     IMAGE,
     BagError,
     Frame,
+    Recording,
     read_bag,
     write_bag,
 )
@@ -131,6 +133,21 @@ def test_a_bag_of_humble_carries_no_definitions_and_is_read(tmp_path: Path) -> N
         assert 'message_definitions' in tables
         database.execute('DELETE FROM message_definitions')
     assert len(list(read_bag(tmp_path / 'bag'))) == 5
+
+
+@pytest.mark.parametrize('maker', ['write_bag', 'Recording'])
+def test_metadata_are_such_as_humble_reads(tmp_path: Path, maker: str) -> None:
+    bag = tmp_path / 'bag'
+    if maker == 'write_bag':
+        write_bag(bag, make_frames())
+    else:
+        with Recording(bag) as recording:
+            recording.write('/image', IMAGE, STAMP, bytes(8))
+    metadata = yaml.safe_load((bag / 'metadata.yaml').read_text(encoding='utf-8'))
+    topics = metadata['rosbag2_bagfile_information']['topics_with_message_count']
+    # Where it expects a text that holds YAML, newer metadata hold a list.
+    profiles = [each['topic_metadata']['offered_qos_profiles'] for each in topics]
+    assert profiles and all(yaml.safe_load(each)[0]['depth'] == 10 for each in profiles)
 
 
 def test_a_bag_split_into_files_is_read_in_order(tmp_path: Path) -> None:

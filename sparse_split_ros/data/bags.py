@@ -57,6 +57,8 @@ _IMAGES = (IMAGE, COMPRESSED)
 
 _STORAGE = ('.mcap', '.db3')
 BAG_SUFFIXES = frozenset((*_STORAGE, '.bag'))
+# The metadata that are written: rosbag2 of Humble takes no newer ones, that of Jazzy takes these.
+_VERSION: Literal[8] = 8
 
 # What rosbags lets through for damaged files, beside its own error.
 _DAMAGE = (
@@ -205,7 +207,7 @@ def write_bag(
     workshop = bag.parent / f'.{bag.name}.{uuid.uuid4().hex[:8]}.part'
     try:
         workshop.mkdir(parents=True)
-        writer = Writer(workshop / bag.name, version=9, storage_plugin=plugins[storage])
+        writer = Writer(workshop / bag.name, version=_VERSION, storage_plugin=plugins[storage])
         writer.set_compression(modes[compression], CompressionFormat.ZSTD)
         with writer:
             count = _write(writer, frames, progress)
@@ -249,7 +251,7 @@ class Recording:
         if self._bag.exists():
             raise BagError(f'bag {self._bag} exists already: remove it or choose another name')
         try:
-            self._writer = Writer(self._bag, version=9, storage_plugin=StoragePlugin.MCAP)
+            self._writer = Writer(self._bag, version=_VERSION, storage_plugin=StoragePlugin.MCAP)
             self._writer.open()
         except (OSError, WriterError) as error:
             raise BagError(f'bag {self._bag} cannot be written: {error}') from error
