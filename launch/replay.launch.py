@@ -47,6 +47,11 @@ def arguments(context: LaunchContext) -> tuple[dict[str, str], str]:
     return given, given['image'] + suffix
 
 
+def inherited(context: LaunchContext, name: str) -> str:
+    """An argument of split.launch.py, which takes what is given to this file."""
+    return LaunchConfiguration(name, default='').perform(context)
+
+
 def check(context: LaunchContext) -> list:
     """Nothing, or one error before anything starts, where there would be nothing to see."""
     given, image = arguments(context)
@@ -55,6 +60,9 @@ def check(context: LaunchContext) -> list:
         raise ValueError(f'image_transport is {transport!r}, choose one of {", ".join(KINDS)}')
     if not bag.exists():
         raise ValueError(f'bag {bag} does not exist')
+    record = inherited(context, 'record')
+    if record and Path(record).exists():
+        raise ValueError(f'record: {record} exists already: remove it or choose another name')
     # The player opens single files, too. Not read with rosbags: that may be in a virtual
     # environment, and `ros2 launch` outside it.
     if not (bag / 'metadata.yaml').exists():
@@ -84,10 +92,13 @@ def play(context: LaunchContext) -> list:
     command += ['--loop'] if given['loop'].lower() in ('true', '1') else []
     command += ['--topics', image, given['ground_truth'], given['scene']]
     player = ExecuteProcess(cmd=command, output='screen')
+    # A recorder may take longer to start than a head.
+    decision = f'/{inherited(context, "namespace")}/decision'.replace('//', '/')
+    waited_for = [image, decision] if inherited(context, 'record') else [image]
     resume = Node(
         package='sparse_split_ros',
         executable='resume_bag',
-        parameters=[{'topic': image}],
+        parameters=[{'topics': waited_for}],
         output='screen',
     )
     end = OnProcessExit(target_action=player, on_exit=[EmitEvent(event=Shutdown())])

@@ -66,6 +66,23 @@ def test_the_player_is_resumed_once_the_listener_spins(tmp_path: Path) -> None:
         assert resume.wait() == 0 and not resume.having('nobody')
 
 
+def test_the_player_waits_for_a_recorder_too(tmp_path: Path) -> None:
+    (tmp_path / 'spin').touch()
+    topics = ('--ros-args', '-p', 'topics:=[/image, /decision]')
+    with (
+        Process('-c', PLAYER) as player,
+        Process('-c', LISTENER, str(tmp_path / 'spin')) as listener,
+        Process('-m', 'sparse_split_ros.nodes.resume', *topics) as resume,
+    ):
+        listener.wait_for('listener is there')
+        with pytest.raises(AssertionError, match='was not said'):
+            player.wait_for('resumed', patience=1.5)
+        with Process('-m', 'sparse_split_ros.cli', 'record', str(tmp_path / 'bag')) as recorder:
+            recorder.wait_for('recording into')
+            player.wait_for('resumed')
+            assert resume.wait() == 0 and not resume.having('nobody')
+
+
 def test_a_signal_ends_the_wait_quietly() -> None:
     with Process('-X', 'importtime', '-m', 'sparse_split_ros.nodes.resume') as resume:
         resume.wait_for('rosbag2_interfaces.srv')

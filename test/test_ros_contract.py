@@ -768,8 +768,8 @@ def launch_file(monkeypatch: pytest.MonkeyPatch, name: str, **given: str) -> tup
     names = ['launch', *(f'launch.{part}' for part in parts), 'launch_ros', 'launch_ros.actions']
     fake = {name: MagicMock() for name in [*names, 'ament_index_python.packages']}
     fake['ament_index_python.packages'].get_package_share_directory.return_value = '/share'
-    fake['launch.substitutions'].LaunchConfiguration = lambda name: MagicMock(
-        perform=lambda context: given.get(name, '')
+    fake['launch.substitutions'].LaunchConfiguration = lambda name, default='': MagicMock(
+        perform=lambda context: given.get(name, default)
     )
     for module, stand_in in fake.items():
         monkeypatch.setitem(sys.modules, module, stand_in)
@@ -789,10 +789,34 @@ def test_a_replay_plays_and_awaits_the_topic_that_the_head_reads(
     command = fake['launch.actions'].ExecuteProcess.call_args.kwargs['cmd']
     assert command[command.index('--topics') + 1] == topic
     node = fake['launch_ros.actions'].Node.call_args.kwargs
-    assert node['parameters'] == [{'topic': topic}]
+    assert node['parameters'] == [{'topics': [topic]}]
     replay['generate_launch_description']()
     included = fake['launch.actions'].IncludeLaunchDescription.call_args.kwargs
     assert 'image_transport' in dict(included['launch_arguments'])
+
+
+@pytest.mark.parametrize(
+    ('namespace', 'decision'), [('', '/decision'), ('r1', '/r1/decision'), ('/r1', '/r1/decision')]
+)
+def test_a_replay_that_is_recorded_awaits_the_recorder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, namespace: str, decision: str
+) -> None:
+    given = {'image_transport': 'raw', 'namespace': namespace, 'record': str(tmp_path / 'bag')}
+    replay, fake = launch_file(monkeypatch, 'replay', bag='flown', image='/camera', **given)
+    replay['play'](None)
+    node = fake['launch_ros.actions'].Node.call_args.kwargs
+    assert node['parameters'] == [{'topics': ['/camera', decision]}]
+
+
+def test_a_replay_is_not_recorded_over_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    there = str(tmp_path)
+    replay, _ = launch_file(
+        monkeypatch, 'replay', bag=there, record=there, image='/image', image_transport='raw'
+    )
+    with pytest.raises(ValueError, match='exists already'):
+        replay['check'](None)
 
 
 @pytest.mark.parametrize(

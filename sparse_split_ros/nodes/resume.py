@@ -16,7 +16,10 @@ _CALL_S = 5.0
 
 
 def main(args: list[str] | None = None) -> int:
-    """Wait until those who subscribe to parameter ``topic`` take messages, then resume."""
+    """Wait until those who subscribe to parameter ``topics`` take messages, then resume.
+
+    The player publishes the first of them.
+    """
     listen()
     import rclpy
     from rcl_interfaces.srv import ListParameters
@@ -35,28 +38,33 @@ def main(args: list[str] | None = None) -> int:
         return True
 
     try:
-        topic = node.declare_parameter('topic', '/image').value
+        topics = node.declare_parameter('topics', ['/image']).value
         player = node.create_client(Resume, '/rosbag2_player/resume')
         matched = spun_until(
             lambda: (
-                node.count_publishers(topic)
-                and node.count_subscribers(topic)
+                node.count_publishers(topics[0])
+                and all(map(node.count_subscribers, topics))
                 and player.service_is_ready()
             ),
             _PATIENCE_S,
         )
         # A subscription is seen some 100 ms before its node spins, and what comes meanwhile is
         # lost; a node that answers a call spins.
-        for listener in node.get_subscriptions_info_by_topic(topic) if matched else ():
-            name = f'{listener.node_namespace.rstrip("/")}/{listener.node_name}'
+        listeners = {
+            f'{each.node_namespace.rstrip("/")}/{each.node_name}'
+            for topic in (topics if matched else ())
+            for each in node.get_subscriptions_info_by_topic(topic)
+        }
+        for name in listeners:
             client = node.create_client(ListParameters, f'{name}/list_parameters')
             if spun_until(client.service_is_ready, _SERVICE_S):
                 spun_until(client.call_async(ListParameters.Request()).done, _CALL_S)
         if stopping.is_set():
             return 0
         if not matched:
-            missing = 'listens to' if node.count_publishers(topic) else 'publishes'
-            node.get_logger().warning(f'nobody {missing} {topic}, playing anyway')
+            unheard = [topic for topic in topics if not node.count_subscribers(topic)]
+            missing = f'listens to {", ".join(unheard)}' if unheard else f'publishes {topics[0]}'
+            node.get_logger().warning(f'nobody {missing}, playing anyway')
         resumed = spun_until(player.call_async(Resume.Request()).done, _CALL_S)
         return 0 if resumed or stopping.is_set() else 1
     finally:
