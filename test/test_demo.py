@@ -31,6 +31,7 @@ from sparse_split_ros.runtime.preprocess import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMES = 210
+LOCALHOST_ONLY = os.environ.get('ROS_LOCALHOST_ONLY')  # which a user of Humble may have set
 
 
 @pytest.fixture(scope='module')
@@ -114,16 +115,20 @@ def test_the_report_and_both_logs_are_there(shown) -> None:
 
 def test_the_environment_is_left_as_it_was(shown) -> None:
     assert shown[0] == 0
-    assert 'ROS_LOCALHOST_ONLY' not in os.environ
+    assert os.environ.get('ROS_LOCALHOST_ONLY') == LOCALHOST_ONLY
 
 
 @pytest.mark.parametrize(('distro', 'old'), [('humble', '1'), ('jazzy', None)])
 def test_only_humble_is_kept_here_the_old_way(monkeypatch, distro: str, old: str | None) -> None:
     monkeypatch.setenv('ROS_DISTRO', distro)
     monkeypatch.delenv('ROS_LOCALHOST_ONLY', raising=False)
+    monkeypatch.setenv('CYCLONEDDS_URI', 'an interface of the user')
     with private_domain(range(100, 200)):
         assert os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] == 'LOCALHOST'
         assert os.environ.get('ROS_LOCALHOST_ONLY') == old
+        # It would have both, which Cyclone DDS refuses where they are the same.
+        assert bool(os.environ['CYCLONEDDS_URI']) == (old is None)
+    assert os.environ['CYCLONEDDS_URI'] == 'an interface of the user'
 
 
 def test_the_camera_does_not_wait_for_a_clock_that_was_set() -> None:

@@ -26,6 +26,8 @@ def private_domain(domains: range) -> Iterator[int]:
     # Humble knows no range, and later ones warn of its predecessor.
     if os.environ.get('ROS_DISTRO', 'humble') == 'humble':
         ours['ROS_LOCALHOST_ONLY'] = '1'
+        # It chooses the interface, and the same one named by the user as well would be an error.
+        ours['CYCLONEDDS_URI'] = ''
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     try:
