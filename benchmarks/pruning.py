@@ -56,10 +56,11 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     'VGG-16': ('vgg16_bn', {'size': 32}),
     'ResNet-18': ('resnet18', {'size': 32, 'unstrided': 1}),
 }
+_TAPS = {'pattern': 'tap-regular', 'block_width': 1}
 PREDEFINED: dict[str, dict[str, Any]] = {
     'kernels': {'pattern': 'random-regular'},
-    'taps': {'pattern': 'tap-regular', 'block_width': 1},
-    'early-taps': {'pattern': 'tap-regular', 'block_width': 1, 'erk_power': 2.0},
+    'taps': _TAPS,
+    'early-taps': _TAPS | {'erk_power': 2.0},
 }
 CLASSES = 10
 ENGINES = ('onnxruntime', 'native')

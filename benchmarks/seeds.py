@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from rows import Row, show
 
 
 def figures(report: Mapping[str, Any]) -> dict[str, float]:
@@ -60,6 +62,22 @@ def read(path: Path) -> tuple[int, str, Mapping[str, Any]]:
     return record['seed'], record['name'], record['report']
 
 
+def compared(
+    title: str, seeds: Sequence[str], columns: Sequence[Mapping[str, float]]
+) -> Iterator[Row]:
+    """A row for each figure: its value by seed, their mean and standard deviation."""
+    for name in columns[0]:
+        values = [column[name] for column in columns]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        by_seed = dict(zip(seeds, values, strict=True))
+        yield {
+            title: name,
+            **by_seed,
+            'mean': statistics.mean(values),
+            'standard deviation': spread,
+        }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -68,18 +86,9 @@ def main() -> None:
     parser.add_argument('--json', type=Path, help='write the figures to this file too')
     options = parser.parse_args()
     records = [read(run) for run in options.runs]
-    seeds = [f'seed {seed}' for seed, _, _ in records]
+    seeds = [f'{run.name}, seed {seed}' for run, (seed, _, _) in zip(options.runs, records)]
     columns = [figures(report) for _, _, report in records]
-    print(f'| {records[0][1]} | ' + ' | '.join(seeds) + ' | mean | standard deviation |')
-    print('|' + ' --- |' * (len(seeds) + 3))
-    for name in columns[0]:
-        values = [column[name] for column in columns]
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        shown = [f'{value:.5g}' for value in (*values, statistics.mean(values))]
-        print(f'| {name} | ' + ' | '.join(shown) + f' | {spread:.2g} |')
-    if options.json:
-        found = dict(zip(seeds, columns, strict=True))
-        options.json.write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
+    show(compared(records[0][1], seeds, columns), options.json)
 
 
 if __name__ == '__main__':

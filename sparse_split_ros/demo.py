@@ -506,17 +506,22 @@ def _frames(options: Options, bundle: Bundle, console: Console) -> tuple[str, li
     keys = {(frame.stamp_ns, frame.frame_id) for frame in frames}
     if len(keys) < len(frames):
         raise DemoError(f'{path} repeats stamps, answers could not be told apart')
-    labels = {frame.label: class_meant(frame.label, bundle.classes) for frame in frames
-              if frame.label is not None}  # fmt: skip
+    return path.name, _labelled(frames, bundle, console)
+
+
+def _labelled(frames: list[Frame], bundle: Bundle, console: Console) -> list[Frame]:
+    """The frames with the bundle's classes for labels, with a word on what is none."""
+    labels: dict[str | None, str | None] = {
+        frame.label: class_meant(frame.label, bundle.classes)
+        for frame in frames
+        if frame.label is not None
+    }
     if unknown := [repr(label) for label, meant in labels.items() if meant is None]:
         console.out(
             f'labels such as {", ".join(unknown[:3])} are no class of {bundle.name}: such frames '
             'count as unlabelled', highlight=False,
         )  # fmt: skip
-    return path.name, [
-        replace(frame, label=None if frame.label is None else labels[frame.label])
-        for frame in frames
-    ]
+    return [replace(frame, label=labels.get(frame.label)) for frame in frames]
 
 
 def _cache() -> Path:

@@ -303,11 +303,14 @@ def test_a_decision_that_cannot_be_read_is_named(tmp_path: Path, name: str, valu
         score(tmp_path / 'bag')
 
 
-def test_counts_that_are_none_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize('damage', [{'accepted': 'many'}, {'deadline_ms': 'nan'}])
+def test_numbers_that_are_none_are_named(tmp_path: Path, damage: dict[str, str]) -> None:
     with Recording(tmp_path / 'bag') as bag:
         decide(bag, Header(stamp=TimeMsg(sec=7), frame_id='camera'), 'stop')
-        write(bag, '/diagnostics', said(Header(), accepted='many', fingerprint='00'))
-    with pytest.raises(BagError, match='many'):
+        write(
+            bag, '/diagnostics', said(Header(), **{'accepted': '1', 'fingerprint': '00', **damage})
+        )
+    with pytest.raises(BagError, match=r'many|deadline_ms is nan'):
         score(tmp_path / 'bag')
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -119,6 +120,8 @@ def score(
     try:
         known = Counts(*(int(head.get(name, 0)) for name in names))
         deadline = float(head.get('deadline_ms', 100)) if deadline_ms is None else deadline_ms
+        if not 0 < deadline < math.inf:
+            raise ValueError(f'deadline_ms is {deadline:g}')
     except ValueError as error:
         raise BagError(f'bag {path}: the numbers in /diagnostics are none ({error})') from error
     # A recording that began after the head cannot be held against all that the head counted.
