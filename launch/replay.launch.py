@@ -91,10 +91,15 @@ def play(context: LaunchContext) -> list:
     command += ['--start-paused', '--disable-keyboard-controls']
     command += ['--loop'] if given['loop'].lower() in ('true', '1') else []
     command += ['--topics', image, given['ground_truth'], given['scene']]
+    # The truth goes where this robot's is looked for, whatever the bag calls it.
+    space = f'/{inherited(context, "namespace")}'.rstrip('/')
+    command += [
+        '--remap',
+        *(f'{given[name]}:={space}/{name}' for name in ('ground_truth', 'scene')),
+    ]
     player = ExecuteProcess(cmd=command, output='screen')
     # A recorder may take longer to start than a head.
-    decision = f'/{inherited(context, "namespace")}/decision'.replace('//', '/')
-    waited_for = [image, decision] if inherited(context, 'record') else [image]
+    waited_for = [image, f'{space}/decision'] if inherited(context, 'record') else [image]
     resume = Node(
         package='sparse_split_ros',
         executable='resume_bag',

@@ -229,7 +229,7 @@ def test_a_misspelt_parameter_is_refused_with_what_it_may_mean(
 ) -> None:
     monkeypatch.setattr('sparse_split_ros.commands.nodes.listen', lambda: None)
     assert run('head', '--ros-args', '-p', text) == 2
-    assert "'threshhold' is unknown (is it 'threshold'?)" in capsys.readouterr().err
+    assert "unknown parameter 'threshhold' (is it 'threshold'?)" in capsys.readouterr().err
 
 
 def test_parameters_of_every_ros_node_are_known(capsys, monkeypatch) -> None:

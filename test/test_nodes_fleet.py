@@ -1,6 +1,6 @@
 # Copyright 2026 The sparse_split_ros authors
 # SPDX-License-Identifier: Apache-2.0
-"""One head with two cameras and one with one, two robots that share a tail."""
+"""One head with two cameras and one with one: two robots of a fleet that share its tail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sparse_split_ros.nodes.messages import image_message
 from sparse_split_ros.ros import Classification, DiagnosticArray, Header, Image, TimeMsg
 
 # Each camera's image topic and where its answers appear.
-CAMERAS = {'/r1/front': 'front', '/r1/left': 'left', '/r2': 'only'}
+CAMERAS = {'/fleet/r1/front': 'front', '/fleet/r1/left': 'left', '/fleet/r2': 'only'}
 PICTURE = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
 
@@ -30,7 +30,7 @@ class Fleet:
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.answers: dict[str, list[Classification]] = {name: [] for name in CAMERAS}
-        self.decisions: dict[str, list[DiagnosticArray]] = {'/r1': [], '/r2': []}
+        self.decisions: dict[str, list[DiagnosticArray]] = {'/fleet/r1': [], '/fleet/r2': []}
         make = peer.node.create_publisher
         self.cameras = {name: make(Image, f'{name}/image', qos.RESULT) for name in CAMERAS}
         for name, heard in self.answers.items():
@@ -45,7 +45,7 @@ class Fleet:
     def warm_up(self) -> None:
         """Send until the tail has answered each camera, then wait for the last of the answers."""
         for name, heard in self.answers.items():
-            decided = self.decisions[name[:3]]
+            decided = self.decisions[name[: len('/fleet/r1')]]
             for _ in range(400):
                 self.send(name, 0)
                 if self.peer.wait(partial(self._offboard, heard, decided), 0.05):
@@ -72,9 +72,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     common: dict[str, Any] = {'bundle': bundle.path, 'threshold': 1.0, 'deadline_ms': 10_000.0}
     with (
         private_domain(),
-        node('head', remap={'__ns': '/r1'}, cameras=['front', 'left'], **common) as first,
-        node('head', remap={'__ns': '/r2'}, **common) as second,
-        node('tail', bundle=bundle.path, robots=['r1', 'r2']) as tail,
+        node('head', remap={'__ns': '/fleet/r1'}, cameras=['front', 'left'], **common) as first,
+        node('head', remap={'__ns': '/fleet/r2'}, **common) as second,
+        node('tail', bundle=bundle.path, remap={'__ns': '/fleet'}, robots=['r1', 'r2']) as tail,
         Peer() as peer,
     ):
         for process in (first, second, tail):
@@ -96,30 +96,35 @@ def test_an_answer_appears_where_its_image_came_from(fleet: Fleet, name: str) ->
 
 
 def test_both_robots_are_answered_by_the_one_tail(fleet: Fleet) -> None:
-    for name, robot in (('/r1/left', '/r1'), ('/r2', '/r2')):
+    for name, robot in (('/fleet/r1/left', '/fleet/r1'), ('/fleet/r2', '/fleet/r2')):
         before = len(fleet.decisions[robot])
         fleet.send(name, 78)
         assert fleet.peer.wait(
             lambda robot=robot, before=before: len(fleet.decisions[robot]) > before
         )
         assert values_of(fleet.decisions[robot][-1])['route'] == 'offboard'
-    served = fleet.peer.diagnosed('/tail: replies')
+    served = fleet.peer.diagnosed('/fleet/tail: replies')
     assert served['robots'] == 'r1, r2'
 
 
 def test_a_run_with_two_cameras_is_recorded_and_scored(fleet: Fleet, tmp_path: Path) -> None:
-    peer, decided, count = fleet.peer, fleet.decisions['/r1'], 6
+    peer, decided, count = fleet.peer, fleet.decisions['/fleet/r1'], 6
     command = ('-m', 'sparse_split_ros.cli', 'record', str(tmp_path / 'flown'))
-    options = ('--cameras', 'front', 'left', '--limit', str(count), '--ros-args', '-r', '__ns:=/r1')
-    topics = ('/r1/decision', '/r1/front/classification', '/r1/left/classification')
-    with Process(*command, *options) as recorder:
+    options = ('--cameras', 'front', 'left', '--limit', str(count), '--ros-args', '-r')
+    space = '__ns:=/fleet/r1'
+    topics = (
+        '/fleet/r1/decision',
+        '/fleet/r1/front/classification',
+        '/fleet/r1/left/classification',
+    )
+    with Process(*command, *options, space) as recorder:
         recorder.wait_for('recording into')
         assert peer.wait(lambda: all(peer.node.count_subscribers(each) > 1 for each in topics))
         # What the head says next, the recorder hears.
-        peer.diagnosed('/r1/head: frames')
+        peer.diagnosed('/fleet/r1/head: frames')
         for number in range(count):
             before = len(decided)
-            fleet.send(('/r1/front', '/r1/left')[number % 2], 100 + number)
+            fleet.send(('/fleet/r1/front', '/fleet/r1/left')[number % 2], 100 + number)
             assert peer.wait(lambda before=before: len(decided) > before)
         assert recorder.wait() == 0, recorder.output
     summary = score(tmp_path / 'flown').summary

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from bundles import make_bundle
@@ -12,10 +14,10 @@ from processes import private_domain
 
 from sparse_split_ros import ros
 from sparse_split_ros.nodes.head import HeadNode
-from sparse_split_ros.nodes.parameters import HEAD, PLAYER, TAIL, Spec
+from sparse_split_ros.nodes.parameters import HEAD, PLAYER, TAIL, Parameters, Spec
 from sparse_split_ros.policy.cost import WEIGHTS
 from sparse_split_ros.policy.joint import JointPolicy
-from sparse_split_ros.ros import Context, Parameter
+from sparse_split_ros.ros import Context, Node, Parameter
 
 
 @pytest.fixture(scope='module')
@@ -95,6 +97,25 @@ def test_a_policy_keeps_what_it_learned_through_live_changes(head: HeadNode) -> 
     assert (policy.target, policy.budget.share, policy.costs.deadline_ms) == (0.005, 0.05, 80.0)
     assert policy.costs.weights == WEIGHTS['frugal'] and head.head.deadline == 0.08
     assert change(head, policy='fixed') == ''
+
+
+def test_a_name_that_no_parameter_has_is_said_and_does_no_harm(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / 'parameters.yaml'
+    misspelt = {'rtae': 2.0, 'shutter_us': 4, 'rate': 3.0}
+    misspelt |= {'use_sim_time': False, 'qos_overrides': {'/image': {'publisher': {'depth': 2}}}}
+    file.write_text(json.dumps({'/**': {'ros__parameters': misspelt}}))
+    context = Context()
+    with private_domain() as domain:
+        ros.init(args=['--ros-args', '--params-file', str(file)], context=context, domain_id=domain)
+        node = Node('player', context=context)
+        assert Parameters(node, PLAYER).rate == 3.0
+        node.destroy_node()
+        context.try_shutdown()
+    said = capfd.readouterr().err
+    assert "without effect: 'rtae' (is it 'rate'?), 'shutter_us'" in said
+    assert 'use_sim_time' not in said and 'qos_overrides' not in said
 
 
 def test_one_wrong_value_keeps_the_right_ones_out_as_well(head: HeadNode) -> None:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from importlib import import_module
 from itertools import pairwise
@@ -27,9 +26,6 @@ _EXAMPLES = {
     'tail': '-p robots:="[r1, r2]" -p threads:=4',
     'player': '-p source:=drive -p loop:=true',
 }
-
-# Beside the parameters of ours, every ROS 2 node has these.
-_OF_ROS = ('use_sim_time', 'start_type_description_service', 'qos_overrides')
 
 
 def add(commands: Commands) -> None:
@@ -57,18 +53,15 @@ def run_node(name: str, arguments: list[str]) -> int:
 
 def _check_parameters(name: str, arguments: Sequence[str]) -> None:
     """Refuse a parameter that is none: ROS 2 itself takes no notice of a misspelt name."""
-    known = [spec.name for spec in _specs(name)]
+    from sparse_split_ros.nodes.parameters import unknown
+
     for flag, text in pairwise(arguments):
         parameter, is_set, _ = text.partition(':=')
-        parameter = parameter.rpartition(':')[2]  # perhaps behind the name of the node
-        ours = parameter in known or parameter.partition('.')[0] in _OF_ROS
-        if flag not in ('-p', '--param') or not is_set or ours:
+        if flag not in ('-p', '--param') or not is_set:
             continue
-        meant = difflib.get_close_matches(parameter, known, 1)
-        raise UsageError(
-            f'parameter {parameter!r} is unknown{f" (is it {meant[0]!r}?)" if meant else ""}; see '
-            f"'sparse-split {name} --help'"
-        )
+        # Its name, perhaps behind the name of the node.
+        for strange in unknown([parameter.rpartition(':')[2]], _specs(name)):
+            raise UsageError(f"unknown parameter {strange}; see 'sparse-split {name} --help'")
 
 
 def _specs(name: str) -> Sequence[Spec]:

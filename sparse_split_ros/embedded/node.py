@@ -260,6 +260,10 @@ class Node(Subset):
         return self._context
 
     @property
+    def _parameter_overrides(self) -> dict[str, Parameter]:
+        return self._parameters.overrides  # under the name that rclpy has for it
+
+    @property
     def executor(self) -> Executor | None:
         return self._executor() if self._executor is not None else None
 

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +121,7 @@ TAIL = (
     Spec(
         'robots',
         [''],
-        "Names of the robots; 'r1' reads /r1/features. Empty: one, on features",
+        "Names of the robots; 'r1' reads r1/features. Empty: one, on features",
         form=_NAMES,
     ),
     Spec('queue', 16, 'Most frames that wait per robot, the oldest goes first', 1, 4096),
@@ -139,6 +140,20 @@ PLAYER = (
     Spec('stamps', 'source', "Stamps as recorded, or the time of playing",
          choices=('source', 'now')),
 )  # fmt: skip
+
+
+# Beside the parameters of ours, every ROS 2 node has these.
+_OF_ROS = ('use_sim_time', 'start_type_description_service', 'qos_overrides')
+
+
+def unknown(names: Iterable[str], specs: Sequence[Spec]) -> list[str]:
+    """Those that are no parameter of a node, quoted, each with the one that may be meant."""
+    known = [spec.name for spec in specs]
+    strange = [name for name in names if name not in known and name.split('.')[0] not in _OF_ROS]
+    meant = {name: difflib.get_close_matches(name, known, 1) for name in strange}
+    return [
+        f'{name!r}' + ''.join(f' (is it {each!r}?)' for each in meant[name]) for name in strange
+    ]
 
 
 class Parameters:
@@ -165,6 +180,11 @@ class Parameters:
                 )
             self._check(spec, value)
             self._values[spec.name] = _plain(value)
+        # Not refused: one file may serve nodes of other packages, by /** or one name.
+        if strange := unknown(sorted(node._parameter_overrides), specs):
+            node.get_logger().warning(
+                f'set, but no parameter of this node, and without effect: {", ".join(strange)}'
+            )
         node.add_on_set_parameters_callback(self._on_set)
 
     def __getattr__(self, name: str) -> Any:

@@ -83,7 +83,7 @@ class TailNode(StoppableNode):
         self._announcements = []
         self._label_infos = []
         for robot, name in enumerate(self.settings.robots):
-            prefix = f'/{name.strip("/")}/' if name else ''
+            prefix = f'{name.rstrip("/")}/' if name else ''
             self._replies.append(
                 self.create_publisher(
                     CompressedImage,
