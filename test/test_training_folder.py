@@ -23,9 +23,9 @@ from sparse_split_ros.policy.factory import bundle_calibration  # noqa: E402
 from sparse_split_ros.runtime.bundle import Bundle  # noqa: E402
 from sparse_split_ros.training.checkpoint import load_checkpoint  # noqa: E402
 from sparse_split_ros.training.export import export  # noqa: E402
-from sparse_split_ros.training.joint import train  # noqa: E402
 from sparse_split_ros.training.program import ExportError  # noqa: E402
 from sparse_split_ros.training.recipe import Recipe, TrainingError, load_split  # noqa: E402
+from sparse_split_ros.training.train import train  # noqa: E402
 
 torch.set_num_threads(1)
 

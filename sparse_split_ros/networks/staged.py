@@ -83,6 +83,10 @@ class StagedNetwork(nn.Module):
         assert isinstance(bottleneck, Bottleneck)
         return bottleneck
 
+    def keep_bottleneck(self, stage: int) -> None:
+        """Leave no cut but the one after `stage`."""
+        self.bottlenecks = nn.ModuleDict({str(stage): self.bottleneck_at(stage)})
+
     def last_linears(self) -> dict[str, nn.Linear]:
         """The linear layer of each exit that gives its logits, by name."""
         found = {}

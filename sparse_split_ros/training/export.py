@@ -33,7 +33,6 @@ from sparse_split_ros.runtime.bundle import MANIFEST, Bundle, write_manifest
 from sparse_split_ros.runtime.engine import Engine, load_engine
 from sparse_split_ros.training.assemble import build_bundle
 from sparse_split_ros.training.checkpoint import load_checkpoint
-from sparse_split_ros.training.joint import DRAWN_SELECTION
 from sparse_split_ros.training.measure import (
     REPORT_DRIVE,
     answers,
@@ -47,6 +46,7 @@ from sparse_split_ros.training.measure import (
 from sparse_split_ros.training.pictures import draw_reliability
 from sparse_split_ros.training.program import ExportError
 from sparse_split_ros.training.recipe import Recipe, TrainingError, load_split
+from sparse_split_ros.training.train import DRAWN_SELECTION
 
 _CONDITIONS_LEVEL, _CONDITIONS_STRIDE = 3, 5
 _POLICY_IMAGES, _POLICY_ROWS = 600, 512

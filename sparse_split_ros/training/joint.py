@@ -13,8 +13,6 @@ weights with the best score on the selection split) to a directory.
 
 from __future__ import annotations
 
-import copy
-import csv
 import math
 import os
 import time
@@ -31,12 +29,12 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from sparse_split_ros.data.augment import AugmentedBatches, batches
-from sparse_split_ros.data.datasets import LabelledImages, join
-from sparse_split_ros.data.drawn import load_drawn
+from sparse_split_ros.data.datasets import LabelledImages
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.runtime.bundle import InputSpec
 from sparse_split_ros.training.checkpoint import load, save, save_checkpoint
-from sparse_split_ros.training.pictures import draw_curves
+from sparse_split_ros.training.learner import Learner
+from sparse_split_ros.training.log import Log
 from sparse_split_ros.training.predict import accuracy, normalise, predict
 from sparse_split_ros.training.processes import Processes, processes
 from sparse_split_ros.training.recipe import (
@@ -44,42 +42,7 @@ from sparse_split_ros.training.recipe import (
     TrainingError,
     build_network,
     input_spec,
-    load_split,
 )
-
-DRAWN_SELECTION = 20
-"""Drawn signs per class that help to choose the epoch and the temperatures."""
-_PICTURE_SECONDS = 10.0
-
-
-def train(
-    config_path: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    data: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    device: str = 'auto',
-) -> Path:
-    """Train the recipe at `config_path` into the directory `out`; the path of the best checkpoint.
-
-    `data` is the data directory (SPARSE_SPLIT_DATA without it). Raises TrainingError, DatasetError.
-    """
-    if not resume and (Path(out) / 'last.safetensors').exists():
-        raise TrainingError(
-            f'{out}: holds a run, which would be lost: go on with it by --resume, or give another '
-            '--out'
-        )
-    recipe = Recipe.load(config_path)
-    training = load_split(recipe, data, 'train')
-    selection = {recipe.dataset: load_split(recipe, data, 'select')}
-    if recipe.drawn:
-        size, seed = training.images.shape[1], 2 * recipe.seed
-        # Processes that train together would write one file.
-        cache = Path(out) / 'drawn.npz' if os.environ.get('RANK', '0') == '0' else None
-        Path(out).mkdir(parents=True, exist_ok=True)
-        training = join(training, load_drawn(recipe.drawn, size, seed, cache))
-        count = DRAWN_SELECTION * len(training.classes)
-        selection['drawn'] = load_drawn(count, size, seed + 1)
-    return fit(recipe, training, selection, out, resume, device)
 
 
 def fit(
@@ -127,22 +90,18 @@ def fit(
                 f'{len(training)} images of {len(training.classes)} classes to learn from, '
                 f'{sum(map(len, selection.values()))} to choose the epoch on'
             )
-        drawn = -math.inf
-        while group.share(lambda: state.goes_on):
+        while group.share(lambda: state.log.goes_on):
             start = time.monotonic()
             loss = _epoch(state, dataset, state.epoch)
             state.epoch += 1
             if not group.first:
                 continue
-            row: dict[str, float] = {'epoch': state.epoch - 1, 'loss': loss, 'rate': state.rate}
+            row = {'epoch': state.epoch - 1, 'loss': loss, 'rate': state.learner.rate}
             row |= {'train_s': time.monotonic() - start}
-            row |= _score(state.average, selection, recipe, state.spec)
-            state.history.append(row)
+            row |= _score(state.learner.average, selection, recipe, state.spec)
+            state.log.rows.append(row)
             state.save(directory)
-            tqdm.write('  '.join(f'{key} {value:.4g}' for key, value in row.items()))
-            if time.monotonic() - drawn > _PICTURE_SECONDS or not state.goes_on:
-                draw_curves(state.history, directory / 'curves.png')
-                drawn = time.monotonic()
+            state.log.show(directory)
     return directory / 'best.safetensors'
 
 
@@ -161,12 +120,8 @@ class _State:
         self.recipe, self.classes, self.group = recipe, classes, group
         self.learned_on, self.chosen_on = learned_on, dict(chosen_on)
         network = build_network(recipe, len(classes), pretrained=True)
-        if recipe.split not in network.split_stages:
-            raise TrainingError(
-                f'recipe: split {recipe.split}, the network has {network.split_stages}'
-            )
         self.network: StagedNetwork = network.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.learner = Learner(self.network, recipe)
         self.spec = input_spec(recipe, self.network)
         # Every step leaves the bottlenecks of the other splits without a gradient.
         self.parallel: nn.Module = (
@@ -174,23 +129,8 @@ class _State:
             if group.world == 1
             else DistributedDataParallel(self.network, find_unused_parameters=True)
         )
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        free = [p for p in self.network.parameters() if p.ndim <= 1]
-        groups: list[dict[str, Any]] = [{'params': decayed}]
-        groups.append({'params': free, 'weight_decay': 0.0})
-        self.optimiser = torch.optim.AdamW(
-            groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
-        self.epoch = self.steps = 0
-        self.rate = 0.0
-        self.history: list[dict[str, float]] = []
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether there is another epoch; early stopping looks at the score."""
-        recipe, scores = self.recipe, [row['score'] for row in self.history]
-        stale = len(scores) - 1 - scores.index(max(scores)) if scores else 0
-        return self.epoch < recipe.epochs and not 0 < recipe.patience <= stale
+        self.epoch = 0
+        self.log = Log(recipe)
 
     def meta(self) -> dict[str, Any]:
         """What a checkpoint says beside its weights."""
@@ -200,20 +140,16 @@ class _State:
             'learned_on': self.learned_on,
             'chosen_on': self.chosen_on,
             'epoch': self.epoch,
-            'steps': self.steps,
-            'history': self.history,
+            'steps': self.learner.steps,
+            'history': self.log.rows,
         }
 
     def save(self, directory: Path) -> None:
         """Write what the last epoch gave: first what was learned, then what it takes to go on."""
-        if self.history[-1]['score'] == max(row['score'] for row in self.history):
-            save_checkpoint(directory / 'best', self.meta(), self.average)
-        tensors = {f'network.{k}': v for k, v in self.network.state_dict().items()}
-        tensors |= {f'average.{k}': v for k, v in self.average.state_dict().items()}
-        for index, entry in self.optimiser.state_dict()['state'].items():
-            tensors |= {f'optimiser.{index}.{k}': v for k, v in entry.items()}
-        save(directory / 'last', self.meta(), tensors)
-        _write_log(directory / 'log.csv', self.history)
+        if self.log.best:
+            save_checkpoint(directory / 'best', self.meta(), self.learner.average)
+        save(directory / 'last', self.meta(), self.learner.tensors())
+        self.log.write(directory)
 
     def restore(self, directory: Path) -> None:
         """Go on from the last whole epoch in `directory`. Raises TrainingError."""
@@ -228,45 +164,9 @@ class _State:
                 f'{directory}: the checkpoint is of another recipe or other data '
                 f'({", ".join(changed)} changed); use a new directory'
             )
-        self.network.load_state_dict(_under(tensors, 'network.'))
-        self.average.load_state_dict(_under(tensors, 'average.'))
-        entries: dict[int, dict[str, Tensor]] = {}
-        for key, value in _under(tensors, 'optimiser.').items():
-            index, name = key.split('.', 1)
-            entries.setdefault(int(index), {})[name] = value
-        groups = self.optimiser.state_dict()['param_groups']
-        self.optimiser.load_state_dict({'state': entries, 'param_groups': groups})
-        self.epoch, self.steps = meta['epoch'], meta['steps']
-        self.history = meta['history']
-
-    def step(self, loss: Tensor, total: int) -> None:
-        """One step of the optimiser at the rate due now, and of the average."""
-        recipe = self.recipe
-        progress = self.steps / total
-        if progress < recipe.warmup:
-            self.rate = recipe.learning_rate * (progress / recipe.warmup + 0.01)
-        else:
-            phase = (progress - recipe.warmup) / (1 - recipe.warmup)
-            self.rate = recipe.learning_rate * (
-                0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * phase))
-            )
-        for group in self.optimiser.param_groups:
-            group['lr'] = self.rate
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
-        self.optimiser.step()
-        self.steps += 1
-        # A young average forgets its random start.
-        decay = min(recipe.average, (1 + self.steps) / (10 + self.steps))
-        with torch.no_grad():
-            for mean, now in zip(
-                self.average.state_dict().values(), self.network.state_dict().values(), strict=True
-            ):
-                if mean.is_floating_point():
-                    mean.lerp_(now, 1 - decay)
-                else:
-                    mean.copy_(now)
+        self.learner.restore(tensors, meta['steps'])
+        self.epoch = meta['epoch']
+        self.log.rows = meta['history']
 
 
 def _epoch(state: _State, dataset: AugmentedBatches, epoch: int) -> float:
@@ -302,7 +202,7 @@ def _epoch(state: _State, dataset: AugmentedBatches, epoch: int) -> float:
                 f'the loss became {value} in epoch {epoch}; the last whole epoch is kept. Lower '
                 f'learning_rate ({recipe.learning_rate:g}) or use precision: float32'
             )
-        state.step(loss, recipe.epochs * steps)
+        state.learner.step(loss, recipe.epochs * steps)
         total += value
     return total / steps
 
@@ -346,17 +246,3 @@ def _score(
         row[f'{name}_coded'] = accuracy(coded, chosen.labels)
         scores += [row[f'{name}_exit_{final}'], row[f'{name}_coded']]
     return row | {'score': sum(scores) / len(scores)}
-
-
-def _write_log(path: Path, history: list[dict[str, float]]) -> None:
-    try:
-        with path.open('w', newline='', encoding='utf-8') as file:
-            writer = csv.DictWriter(file, list(history[0]))
-            writer.writeheader()
-            writer.writerows(history)
-    except OSError as error:
-        raise TrainingError(f'{path}: cannot be written: {error.strerror}') from error
-
-
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -86,6 +86,8 @@ class Recipe:
     """The default cut: the one whose coded accuracy counts when the best epoch is chosen."""
     codec: str = 'int4'
     threshold: float = 0.9
+    hierarchical: bool = False
+    """Train what lies before and behind the split apart, with no gradient between them."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -235,9 +237,15 @@ def build_network(recipe: Recipe, classes: int, pretrained: bool = False) -> Sta
     Raises TrainingError.
     """
     try:
-        return build(recipe.network, classes, pretrained, **recipe.network_arguments)
+        network = build(recipe.network, classes, pretrained, **recipe.network_arguments)
     except (TypeError, ValueError) as error:
         raise TrainingError(f'recipe: network {recipe.network!r}: {error}') from error
+    if recipe.split not in network.split_stages:
+        raise TrainingError(f'recipe: split {recipe.split}, the network has {network.split_stages}')
+    if recipe.hierarchical:
+        # Only the bottleneck between the two sides is ever taught.
+        network.keep_bottleneck(recipe.split)
+    return network
 
 
 def first_batch(

@@ -1,0 +1,461 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Hierarchical training: the two sides of a cut learn at once, and no gradient crosses it.
+
+After Sepehri et al., arXiv 2303.02384. The network is cut at the recipe's split. The *edge* holds
+the images and learns from its own exits. The *cloud* learns the stages behind the cut from what
+it is sent: coded features and labels. As nothing is waited for, the edge, the link and the cloud
+work at the same time, each on another batch.
+
+Beside the paper, features travel through the split's bottleneck. Its encoder learns on the edge
+from a *mirror*, copies of the decoder and of the exit at the split, which restore the features and
+tell the classes from them; no robot holds it later.
+
+The two learn here in turn, or on two machines (training/remote.py), to the same result bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from sparse_split_ros.data.augment import AugmentedBatches, batches
+from sparse_split_ros.data.datasets import LabelledImages
+from sparse_split_ros.networks.bottleneck import quantise
+from sparse_split_ros.networks.staged import StagedNetwork
+from sparse_split_ros.training.checkpoint import load, save, save_checkpoint
+from sparse_split_ros.training.joint import joint_loss
+from sparse_split_ros.training.learner import Learner
+from sparse_split_ros.training.log import Log, Row
+from sparse_split_ros.training.predict import accuracy, normalise, rows_at_once
+from sparse_split_ros.training.processes import processes
+from sparse_split_ros.training.recipe import Recipe, TrainingError, build_network, input_spec
+
+EDGE_FILES = ('edge', 'edge_before')
+"""What the edge goes on from: after its last epoch, or the one before if the cloud lacks that."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What travels for one step: codes (N, bytes) uint8 as packed, labels (N,) int64."""
+
+    epoch: int
+    step: int
+    codes: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Report:
+    """What travels after an epoch: the edge's averaged weights, and the selection sets, coded."""
+
+    epoch: int
+    row: Row
+    weights: Mapping[str, Tensor]
+    codes: Mapping[str, Tensor]
+    labels: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What both sides have to agree on before the first step."""
+
+    recipe: Recipe
+    classes: tuple[str, ...]
+    steps: int
+    """Per epoch."""
+    learned_on: str
+    chosen_on: Mapping[str, str]
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, training: LabelledImages, selection: Mapping[str, LabelledImages]
+    ) -> Facts:
+        """Those of a run on these images. Raises TrainingError where they are too few."""
+        mean, std = training.statistics()
+        recipe = replace(recipe, mean=recipe.mean or mean, std=recipe.std or std)
+        steps = len(training) // recipe.batch_size
+        if not steps:
+            raise TrainingError(
+                f'batch_size {recipe.batch_size} for {len(training)} training images: lower it in '
+                'the recipe'
+            )
+        chosen = {name: images.digest() for name, images in selection.items()}
+        return cls(recipe, training.classes, steps, training.digest(), chosen)
+
+    def meta(self) -> dict[str, Any]:
+        """The same as JSON has it, as checkpoints do."""
+        return {
+            'recipe': self.recipe.plain(),
+            'classes': list(self.classes),
+            'steps_per_epoch': self.steps,
+            'learned_on': self.learned_on,
+            'chosen_on': dict(self.chosen_on),
+        }
+
+    def check(self, before: Mapping[str, Any], where: Path) -> None:
+        """Raise TrainingError unless the checkpoint that says `before` is of this run."""
+        if changed := [key for key, value in self.meta().items() if before.get(key) != value]:
+            raise TrainingError(
+                f'{where}: the checkpoint is of another recipe or other data '
+                f'({", ".join(changed)} changed); use a new directory'
+            )
+
+
+class _Seen(NamedTuple):
+    """What the edge makes of a batch."""
+
+    codes: Tensor
+    logits: dict[int, Tensor]
+    mirrored: Tensor
+    distortion: Tensor
+
+
+class EdgePart(nn.Module):
+    """Stages up to the split, their exits and the encoder, under the names of the whole network."""
+
+    def __init__(self, network: StagedNetwork, split: int) -> None:
+        super().__init__()
+        bottleneck = network.bottleneck_at(split)
+        self.split, self.bits = split, bottleneck.bits
+        self.stages = nn.ModuleList(network.stages[: split + 1])
+        self.exits = nn.ModuleDict(
+            {str(stage): network.exit_at(stage) for stage in network.exit_stages if stage <= split}
+        )
+        if str(split) not in self.exits:
+            raise TrainingError(
+                f'recipe: split {split} has no exit, which the edge of a hierarchical training '
+                f'learns from; exits stand after {network.exit_stages}'
+            )
+        encoder = nn.ModuleDict({'encoder': bottleneck.encoder})
+        self.bottlenecks = nn.ModuleDict({str(split): encoder})
+        self.mirror = nn.ModuleList(
+            [copy.deepcopy(bottleneck.decoder), copy.deepcopy(network.exit_at(split))]
+        )
+
+    def encode(self, features: Tensor) -> Tensor:
+        """Features after the split as what travels, in [0, 1]."""
+        encoder: nn.Module = self.bottlenecks[str(self.split)]['encoder']  # type: ignore[index]
+        return quantise(encoder(features), self.bits)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """Features after the split and the logits (N, K) of each exit, of x (N, C, H, W)."""
+        logits = {}
+        for stage, body in enumerate(self.stages):
+            x = body(x)
+            if str(stage) in self.exits:
+                logits[stage] = self.exits[str(stage)](x)
+        return x, logits
+
+    def learn(self, x: Tensor) -> _Seen:
+        """What a step needs of x (N, C, H, W)."""
+        features, logits = self(x)
+        codes = self.encode(features)
+        restored = self.mirror[0](codes)
+        target = features.detach()
+        distortion = (restored - target).square().mean() / target.square().mean()
+        return _Seen(codes, logits, self.mirror[1](restored), distortion)
+
+    def kept(self) -> dict[str, Tensor]:
+        """The weights that are part of the network."""
+        return {k: v for k, v in self.state_dict().items() if not k.startswith('mirror.')}
+
+
+class CloudPart(nn.Module):
+    """The decoder and the stages behind the split, under the names of the whole network."""
+
+    def __init__(self, network: StagedNetwork, split: int) -> None:
+        super().__init__()
+        self.split = split
+        decoder = nn.ModuleDict({'decoder': network.bottleneck_at(split).decoder})
+        self.bottlenecks = nn.ModuleDict({str(split): decoder})
+        self.stages = nn.ModuleDict(
+            {str(k): stage for k, stage in enumerate(network.stages) if k > split}
+        )
+        self.exits = nn.ModuleDict(
+            {str(stage): network.exit_at(stage) for stage in network.exit_stages if stage > split}
+        )
+
+    def forward(self, codes: Tensor) -> dict[int, Tensor]:
+        """Logits (N, K) of each exit, of codes (N, C, H, W) as they travelled."""
+        x = self.bottlenecks[str(self.split)]['decoder'](codes)  # type: ignore[index]
+        logits = {}
+        for stage, body in self.stages.items():
+            x = body(x)
+            if stage in self.exits:
+                logits[int(stage)] = self.exits[stage](x)
+        return logits
+
+
+class Edge:
+    """The side that holds the images. Gives batches to be learned from, and reports."""
+
+    def __init__(
+        self,
+        facts: Facts,
+        training: LabelledImages,
+        selection: Mapping[str, LabelledImages],
+        directory: Path,
+        device: torch.device,
+    ) -> None:
+        self._facts, self._selection, self._directory = facts, selection, directory
+        recipe = facts.recipe
+        network = _network(facts, device)
+        self._spec = input_spec(recipe, network)
+        self._device = device
+        self._learner = Learner(EdgePart(network, recipe.split), recipe)
+        self._data = AugmentedBatches(training, recipe.batch_size, recipe.seed, recipe.augmentation)
+        self.epoch = 0
+        self._loss = self._seconds = 0.0
+
+    def held(self) -> list[int]:
+        """The epochs from which this side can go on. Raises TrainingError."""
+        found = []
+        for name in EDGE_FILES:
+            if (self._directory / f'{name}.safetensors').exists():
+                meta, _ = load(self._directory / name)
+                self._facts.check(meta, self._directory)
+                found.append(int(meta['epoch']))
+        return found
+
+    def restore(self, epoch: int) -> None:
+        """Go on after so many epochs, one of `held`."""
+        for name in EDGE_FILES:
+            meta, tensors = load(self._directory / name)
+            if meta['epoch'] == epoch:
+                self._learner.restore(tensors, epoch * self._facts.steps)
+                self.epoch = epoch
+                return
+
+    def batches(self) -> Iterator[Batch]:
+        """One pass over the images. Between two batches this side learns from the first."""
+        recipe, learner = self._facts.recipe, self._learner
+        start, total = time.monotonic(), 0.0
+        learner.module.train()
+        steps = self._facts.steps
+        items = batches(self._data, self.epoch, recipe.workers)
+        bar = tqdm(
+            items, f'epoch {self.epoch + 1}/{recipe.epochs}', recipe.epochs * steps, leave=False,
+            initial=self.epoch * steps, unit='step',
+        )  # fmt: skip
+        for step, (images, truth) in enumerate(bar):
+            _seed(recipe, self.epoch, step, 0)
+            labels = truth.to(self._device)
+            x = normalise(images.to(self._device), self._spec)
+            with _mixed(recipe, self._device):
+                seen = learner.module.learn(x)
+            yield Batch(self.epoch, step, pack(seen.codes.detach(), learner.module.bits), truth)
+            loss = joint_loss(seen.logits, labels, recipe)
+            loss = loss + F.cross_entropy(seen.mirrored.float(), labels)
+            loss = loss + recipe.distortion * seen.distortion.float()
+            total += _finite(loss, recipe, 'edge', self.epoch)
+            learner.step(loss, recipe.epochs * steps)
+        self._loss, self._seconds = total / steps, time.monotonic() - start
+        self.epoch += 1
+
+    @torch.inference_mode()
+    def report(self) -> Report:
+        """What the cloud needs to choose among epochs and to keep the whole network; saves."""
+        average = self._learner.average
+        row: Row = {'edge_loss': self._loss, 'edge_s': self._seconds}
+        codes, labels = {}, {}
+        for name, chosen in self._selection.items():
+            parts, rows = [], dict[int, list[Tensor]]()
+            step = rows_at_once(*chosen.images.shape[1:3])
+            for first in range(0, len(chosen), step):
+                images = torch.from_numpy(chosen.images[first : first + step]).to(self._device)
+                features, logits = average(normalise(images, self._spec))
+                parts.append(pack(average.encode(features), average.bits))
+                for stage, values in logits.items():
+                    rows.setdefault(stage, []).append(values.cpu())
+            for stage, said in rows.items():
+                row[f'{name}_exit_{stage}'] = accuracy(torch.cat(said).numpy(), chosen.labels)
+            codes[name], labels[name] = torch.cat(parts), torch.from_numpy(chosen.labels)
+        self._save()
+        weights = {k: v.cpu().clone() for k, v in average.kept().items()}
+        return Report(self.epoch - 1, row, weights, codes, labels)
+
+    def _save(self) -> None:
+        last, before = (self._directory / f'{name}.safetensors' for name in EDGE_FILES)
+        if last.exists():
+            last.replace(before)
+        save(last, self._facts.meta() | {'epoch': self.epoch}, self._learner.tensors())
+
+
+class Cloud:
+    """The side that learns from what it is sent, and keeps the whole network."""
+
+    def __init__(self, facts: Facts, directory: Path, device: torch.device) -> None:
+        self._facts, self._directory, self._device = facts, directory, device
+        network = _network(facts, device)
+        split = facts.recipe.split
+        self._learner = Learner(CloudPart(network, split), facts.recipe)
+        self._bits = network.bottleneck_at(split).bits
+        self._shape = _codes_shape(network, split, device)
+        self.log = Log(facts.recipe)
+        self.epoch = 0
+        self._start, self._total = time.monotonic(), 0.0
+
+    def restore(self) -> None:
+        """Go on after the last whole epoch. Raises TrainingError."""
+        meta, tensors = load(self._directory / 'last')
+        self._facts.check(meta, self._directory)
+        self._learner.restore(tensors, meta['epoch'] * self._facts.steps)
+        self.epoch, self.log.rows = meta['epoch'], meta['history']
+
+    def learn(self, batch: Batch) -> None:
+        """One step. Raises TrainingError for a loss that is no number and for what does not fit."""
+        recipe, learner = self._facts.recipe, self._learner
+        if not batch.step:
+            self._start, self._total = time.monotonic(), 0.0
+            learner.module.train()
+        _seed(recipe, batch.epoch, batch.step, 1)
+        labels = batch.labels.to(self._device)
+        codes = unpack(batch.codes.to(self._device), self._shape, self._bits)
+        with _mixed(recipe, self._device):
+            logits = learner.module(codes)
+        loss = joint_loss(logits, labels, recipe)
+        self._total += _finite(loss, recipe, 'cloud', batch.epoch)
+        learner.step(loss, recipe.epochs * self._facts.steps)
+
+    @torch.inference_mode()
+    def close(self, report: Report) -> None:
+        """End an epoch: score it, and keep it and what it takes to go on."""
+        average = self._learner.average
+        row: Row = {'epoch': report.epoch, 'loss': self._total / self._facts.steps}
+        row |= {'rate': self._learner.rate, 'train_s': time.monotonic() - self._start}
+        row |= report.row
+        scores = []
+        for name, packed in report.codes.items():
+            said: dict[int, list[Tensor]] = {}
+            for part in torch.split(packed, 256):
+                codes = unpack(part.to(self._device), self._shape, self._bits)
+                for stage, values in average(codes).items():
+                    said.setdefault(stage, []).append(values.cpu())
+            labels = report.labels[name].numpy()
+            found = {k: accuracy(torch.cat(v).numpy(), labels) for k, v in said.items()}
+            # Behind the split all exits read what was coded.
+            row |= {f'{name}_exit_{k}': value for k, value in found.items()}
+            scores.append(found[max(found)])
+        self.log.rows.append(row | {'score': float(np.mean(scores))})
+        self.epoch = report.epoch + 1
+        meta = self._facts.meta() | {'epoch': self.epoch, 'steps': self._learner.steps}
+        meta |= {'history': self.log.rows}
+        if self.log.best:
+            whole = build_network(self._facts.recipe, len(self._facts.classes))
+            try:
+                whole.load_state_dict({**report.weights, **average.cpu().state_dict()})
+            finally:
+                average.to(self._device)
+            save_checkpoint(self._directory / 'best', meta, whole)
+        save(self._directory / 'last', meta, self._learner.tensors())
+        self.log.write(self._directory)
+        self.log.show(self._directory)
+
+
+def fit(
+    recipe: Recipe,
+    training: LabelledImages,
+    selection: Mapping[str, LabelledImages],
+    out: str | os.PathLike[str],
+    resume: bool = False,
+    device: str = 'auto',
+) -> Path:
+    """Train both sides here, in turn; the path of the best checkpoint, which is of both.
+
+    As `joint.fit` in all else. Raises TrainingError.
+    """
+    directory = Path(out)
+    directory.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(recipe.threads)
+    facts = Facts.of(recipe, training, selection)
+    with processes(device) as group:
+        if group.world > 1:
+            raise TrainingError('hierarchical training has two sides, and no processes on each')
+        edge = Edge(facts, training, selection, directory, group.device)
+        cloud = Cloud(facts, directory, group.device)
+        if resume:
+            cloud.restore()
+            edge.restore(agreed(edge.held(), cloud.epoch))
+        while cloud.log.goes_on:
+            for batch in edge.batches():
+                cloud.learn(batch)
+            cloud.close(edge.report())
+    return directory / 'best.safetensors'
+
+
+def agreed(held: list[int], epoch: int) -> int:
+    """The epoch after which both sides go on. Raises TrainingError."""
+    if epoch and epoch not in held:
+        raise TrainingError(
+            f'the cloud goes on after {epoch} epochs, the edge can after {held or "none"}: they '
+            'are of different runs; start both without --resume, each in a new directory'
+        )
+    return epoch
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """Codes (N, C, H, W) in [0, 1] on 2^bits levels as bytes (N, B) uint8: two each if they fit."""
+    levels = (codes.float() * ((1 << bits) - 1)).round().to(torch.uint8).flatten(1).cpu()
+    if bits > 4:
+        return levels
+    levels = F.pad(levels, (0, levels.shape[1] % 2))
+    return levels[:, ::2] | levels[:, 1::2] << 4
+
+
+def unpack(packed: Tensor, shape: tuple[int, int, int], bits: int) -> Tensor:
+    """Codes (N, *shape) float32 of what `pack` made. Raises TrainingError for another size."""
+    count = math.prod(shape)
+    wanted = count if bits > 4 else -(-count // 2)
+    if packed.shape[1] != wanted:
+        raise TrainingError(f'codes of {packed.shape[1]} bytes came, {shape} needs {wanted}')
+    if bits <= 4:
+        packed = torch.stack([packed & 0x0F, packed >> 4], dim=2).flatten(1)[:, :count]
+    return packed.float().view(-1, *shape) / ((1 << bits) - 1)
+
+
+def _network(facts: Facts, device: torch.device) -> StagedNetwork:
+    """The whole network as both sides start from, each to take its part."""
+    torch.manual_seed(facts.recipe.seed)
+    network = build_network(facts.recipe, len(facts.classes), pretrained=True)
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+@torch.inference_mode()
+def _codes_shape(network: StagedNetwork, split: int, device: torch.device) -> tuple[int, int, int]:
+    part = copy.deepcopy(EdgePart(network, split)).eval()
+    features, _ = part(torch.zeros(1, *network.input_shape, device=device))
+    _, channels, height, width = part.encode(features).shape
+    return channels, height, width
+
+
+def _seed(recipe: Recipe, epoch: int, step: int, side: int) -> None:
+    """Draw alike whether the two sides share a process or not."""
+    sequence = np.random.SeedSequence([recipe.seed, epoch, step, side])
+    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+
+
+def _mixed(recipe: Recipe, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == 'bfloat16')
+
+
+def _finite(loss: Tensor, recipe: Recipe, side: str, epoch: int) -> float:
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"the {side}'s loss became {value} in epoch {epoch}; the last whole epoch is kept. "
+            f'Lower learning_rate ({recipe.learning_rate:g}) or use precision: float32'
+        )
+    return value

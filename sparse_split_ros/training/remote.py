@@ -1,0 +1,353 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""The two sides of a hierarchical training on two machines, over one TCP connection.
+
+The edge calls the cloud, so only the cloud has to be reachable. Batches and reports travel one way
+as safetensors; back come a welcome and, after each epoch, a verdict, as JSON. Nothing is unpickled.
+The key that both have to know is no encryption: who can read the line reads codes and labels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from tqdm import tqdm
+
+from sparse_split_ros.data.datasets import LabelledImages
+from sparse_split_ros.training.hierarchical import Batch, Cloud, Edge, Facts, Report, agreed
+from sparse_split_ros.training.processes import processes
+from sparse_split_ros.training.recipe import Recipe, TrainingError
+
+KEY = 'SPARSE_SPLIT_TRAINING_KEY'
+"""The environment variable with the key, where the default is not enough."""
+_FORMAT = 'sparse_split_training/1'
+_OF_A_MACHINE = ('mean', 'std', 'threads', 'workers')
+"""What recipes may differ in: the edge measures the first two, the others each side chooses."""
+_LONGEST = 1 << 30
+_AHEAD = 8
+"""Batches that wait for the link while the edge computes the next."""
+_PATIENCE_S = 120.0
+_SILENCE_S = 300
+
+
+def at_the_edge(
+    recipe: Recipe,
+    training: LabelledImages,
+    selection: Mapping[str, LabelledImages],
+    out: str | os.PathLike[str],
+    address: str,
+    resume: bool = False,
+    device: str = 'auto',
+) -> None:
+    """Be the edge of a training whose cloud is, or will be, at `address` HOST:PORT.
+
+    What is learned is kept there; `out` holds what this side goes on from. Raises TrainingError.
+    """
+    directory = _directory(out)
+    torch.set_num_threads(recipe.threads)
+    facts = Facts.of(recipe, training, selection)
+    with processes(device) as group, _call(*place(address)) as line:
+        edge = Edge(facts, training, selection, directory, group.device)
+        held = edge.held() if resume else []
+        line.tell({'format': _FORMAT, **facts.meta(), 'held': held})
+        answer = line.hear()
+        if answer['epoch']:
+            edge.restore(answer['epoch'])
+        while answer['goes_on']:
+            with line.sending() as send:
+                for batch in edge.batches():
+                    send(to_bytes(batch))
+                send(to_bytes(edge.report()))
+            answer = line.hear()
+            tqdm.write(
+                f'epoch {answer["epoch"] - 1}  score {answer["score"]:.4g}  '
+                f'sent {line.sent / 1e6:.1f} MB'
+            )
+
+
+def in_the_cloud(
+    recipe: Recipe,
+    out: str | os.PathLike[str],
+    address: str,
+    resume: bool = False,
+    device: str = 'auto',
+) -> Path:
+    """Be the cloud of a training, for the edge that calls `address` [HOST:]PORT.
+
+    The path of the best checkpoint, which is of the whole network. Raises TrainingError.
+    """
+    directory = _directory(out)
+    torch.set_num_threads(recipe.threads)
+    with processes(device) as group, _called(*place(address)) as line:
+        try:
+            _serve(line, recipe, directory, resume, group.device)
+        except TrainingError as error:
+            with suppress(TrainingError):
+                line.tell({'error': str(error)})
+            raise
+    return directory / 'best.safetensors'
+
+
+def _serve(
+    line: _Line, recipe: Recipe, directory: Path, resume: bool, device: torch.device
+) -> None:
+    hello = line.hear()
+    if hello.get('format') != _FORMAT:
+        raise TrainingError(
+            f'the edge speaks {hello.get("format")!r}, expected {_FORMAT!r}: install the same '
+            'release on both machines'
+        )
+    try:
+        facts = Facts(
+            Recipe.from_mapping(hello['recipe']), tuple(hello['classes']),
+            int(hello['steps_per_epoch']), hello['learned_on'], hello['chosen_on'],
+        )  # fmt: skip
+        held = [int(epoch) for epoch in hello['held']]
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrainingError(f'the edge said what is no greeting: {error!r}') from error
+    theirs, ours = facts.recipe.plain(), recipe.plain()
+    if differ := [key for key in ours if ours[key] != theirs[key] and key not in _OF_A_MACHINE]:
+        raise TrainingError(
+            f"the edge's recipe differs in {', '.join(differ)}: give both sides the same file"
+        )
+    facts = replace(
+        facts, recipe=replace(facts.recipe, threads=recipe.threads, workers=recipe.workers)
+    )
+    cloud = Cloud(facts, directory, device)
+    if resume:
+        cloud.restore()
+    agreed(held, cloud.epoch)
+    line.tell({'epoch': cloud.epoch, 'goes_on': cloud.log.goes_on})
+    while cloud.log.goes_on:
+        bar = tqdm(
+            range(facts.steps), f'epoch {cloud.epoch + 1}/{recipe.epochs}',
+            recipe.epochs * facts.steps, leave=False, initial=cloud.epoch * facts.steps,
+            unit='step',
+        )  # fmt: skip
+        for step in bar:
+            batch = parse(line.take())
+            if not isinstance(batch, Batch) or (batch.epoch, batch.step) != (cloud.epoch, step):
+                raise TrainingError(f'the edge is not at step {step} of epoch {cloud.epoch}')
+            cloud.learn(batch)
+        report = parse(line.take())
+        if not isinstance(report, Report) or report.epoch != cloud.epoch:
+            raise TrainingError(f'the edge did not report on epoch {cloud.epoch}')
+        cloud.close(report)
+        score = cloud.log.rows[-1]['score']
+        line.tell({'epoch': cloud.epoch, 'goes_on': cloud.log.goes_on, 'score': score})
+
+
+def to_bytes(message: Batch | Report) -> bytes:
+    """What travels: tensors, and the rest as JSON in one of them."""
+    about: dict[str, Any] = {'epoch': message.epoch}
+    if isinstance(message, Batch):
+        about['step'] = message.step
+        tensors = {'codes': message.codes, 'labels': message.labels.to(torch.int32)}
+    else:
+        about['row'] = message.row
+        parts = {'weights': message.weights, 'codes': message.codes, 'labels': message.labels}
+        tensors = {
+            f'{part}/{name}': tensor.contiguous()
+            for part, named in parts.items()
+            for name, tensor in named.items()
+        }
+    tensors['about'] = torch.from_numpy(np.frombuffer(json.dumps(about).encode(), np.uint8).copy())
+    return bytes(safetensors.torch.save(tensors))
+
+
+def parse(data: bytes) -> Batch | Report:
+    """What `to_bytes` was given. Raises TrainingError for anything else."""
+    try:
+        tensors = safetensors.torch.load(data)
+        about = json.loads(bytes(tensors.pop('about').numpy()))
+        if 'step' in about:
+            labels = tensors['labels'].long()
+            return Batch(about['epoch'], about['step'], _rows(tensors['codes'], labels), labels)
+        parts: dict[str, dict[str, Tensor]] = {'weights': {}, 'codes': {}, 'labels': {}}
+        for key, tensor in tensors.items():
+            part, name = key.split('/', 1)
+            parts[part][name] = tensor
+        for name, codes in parts['codes'].items():
+            _rows(codes, parts['labels'][name])
+        return Report(about['epoch'], about['row'], **parts)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise TrainingError(
+            f'{len(data)} bytes came that are neither a batch nor a report: {error!r}'
+        ) from error
+
+
+def _rows(codes: Tensor, labels: Tensor) -> Tensor:
+    if codes.dtype != torch.uint8 or codes.ndim != 2 or labels.shape != codes.shape[:1]:
+        raise ValueError(
+            f'codes {tuple(codes.shape)} {codes.dtype} with labels {tuple(labels.shape)}'
+        )
+    return codes
+
+
+def place(address: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT, or of PORT, which is on every interface. Raises TrainingError."""
+    try:
+        parts = urlsplit(f'//{address}' if ':' in address else f'//0.0.0.0:{address}')
+        if parts.hostname and parts.port:
+            return parts.hostname, parts.port
+    except ValueError:
+        pass
+    raise TrainingError(f'address {address!r}: expected HOST:PORT, such as 192.168.1.7:5600')
+
+
+class _Line:
+    """The connection to the other side, whose every failure is a TrainingError."""
+
+    def __init__(self, connection: Connection, peer: str) -> None:
+        self._connection, self._peer = connection, peer
+        self.sent = 0
+        # Without these a peer whose cable is drawn would be waited for without end.
+        with socket.socket(fileno=os.dup(connection.fileno())) as wire:
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _SILENCE_S // 10)
+            wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _SILENCE_S)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, EOFError) as error:
+            reason = str(error) or type(error).__name__
+            raise TrainingError(
+                f'{self._peer} is gone ({reason}): start both sides again with --resume'
+            ) from error
+
+    def give(self, data: bytes) -> None:
+        """Send bytes."""
+        with self._told():
+            self._connection.send_bytes(data)
+        self.sent += len(data)
+
+    def take(self) -> bytes:
+        """Receive bytes."""
+        with self._told():
+            return self._connection.recv_bytes(_LONGEST)
+
+    def tell(self, values: Mapping[str, Any]) -> None:
+        """Send JSON."""
+        self.give(json.dumps(values).encode())
+
+    def hear(self) -> dict[str, Any]:
+        """Receive JSON. Raises TrainingError, also for one that the other side tells."""
+        data = self.take()
+        try:
+            values = json.loads(data)
+            refusal = values.get('error')
+        except (ValueError, AttributeError) as error:
+            raise TrainingError(f'{self._peer} said what is no JSON object: {error}') from error
+        if refusal:
+            raise TrainingError(f'{self._peer} says: {refusal}')
+        return dict(values)
+
+    @contextmanager
+    def sending(self) -> Iterator[Callable[[bytes], None]]:
+        """A way to send that returns before all is sent; at the end everything was."""
+        waiting: queue.Queue[bytes | None] = queue.Queue(_AHEAD)
+        failed: list[TrainingError] = []
+
+        def send() -> None:
+            while (data := waiting.get()) is not None:
+                try:
+                    if not failed:
+                        self.give(data)
+                except TrainingError as error:
+                    failed.append(error)
+
+        def check() -> None:
+            if failed:
+                self.hear()  # perhaps why
+                raise failed[0]
+
+        def put(data: bytes) -> None:
+            waiting.put(data)
+            check()
+
+        thread = threading.Thread(target=send, name='to the cloud', daemon=True)
+        thread.start()
+        yield put
+        # Not after an exception: the line may be stuck, and is closed then.
+        waiting.put(None)
+        thread.join()
+        check()
+
+
+@contextmanager
+def _call(host: str, port: int) -> Iterator[_Line]:
+    """The line to the cloud, which may start later than this side."""
+    until = time.monotonic() + _PATIENCE_S
+    told = False
+    while True:
+        try:
+            connection = Client((host, port), authkey=_key())
+            break
+        except AuthenticationError as error:
+            raise TrainingError(
+                f'the cloud at {host}:{port} has another key: set {KEY} alike on both machines'
+            ) from error
+        except (OSError, EOFError) as error:
+            if time.monotonic() > until:
+                raise TrainingError(
+                    f'no cloud at {host}:{port} ({error}): start it there by '
+                    f'sparse-split train CONFIG --cloud {port}'
+                ) from error
+            if not told:
+                tqdm.write(f'waiting for the cloud at {host}:{port}')
+            told = True
+            time.sleep(0.5)
+    with connection:
+        yield _Line(connection, f'the cloud at {host}:{port}')
+
+
+@contextmanager
+def _called(host: str, port: int) -> Iterator[_Line]:
+    """The line to the edge that calls first and knows the key."""
+    try:
+        listener = Listener((host, port), authkey=_key())
+    except OSError as error:
+        raise TrainingError(f'{host}:{port} cannot be listened on: {error.strerror}') from error
+    with listener:
+        tqdm.write(f'waiting for the edge on {host}:{port}')
+        while True:
+            try:
+                connection = listener.accept()
+                break
+            except AuthenticationError:
+                tqdm.write(f'somebody called with another key: set {KEY} alike on both machines')
+            except (OSError, EOFError) as error:
+                tqdm.write(f'a call that was none: {error!r}')
+        caller = listener.last_accepted
+    with connection:
+        yield _Line(connection, f'the edge at {caller[0]}' if caller else 'the edge')
+
+
+def _key() -> bytes:
+    return os.environ.get(KEY, 'sparse_split_ros').encode()
+
+
+def _directory(out: str | os.PathLike[str]) -> Path:
+    directory = Path(out)
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory

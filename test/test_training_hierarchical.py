@@ -1,0 +1,354 @@
+# Copyright 2026 The sparse_split_ros authors
+# SPDX-License-Identifier: Apache-2.0
+"""Two sides of a cut learn apart: here in turn, or on two machines to the same bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+torch = pytest.importorskip('torch')
+pytest.importorskip('onnx')
+
+from hypothesis import given  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from processes import Process  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from test_training_folder import RECIPE as PHOTOS  # noqa: E402
+from test_training_folder import draw  # noqa: E402
+from test_training_joint import RECIPE as JOINT  # noqa: E402
+from test_training_joint import blobs  # noqa: E402
+
+from sparse_split_ros.networks.bottleneck import quantise  # noqa: E402
+from sparse_split_ros.runtime.bundle import Bundle  # noqa: E402
+from sparse_split_ros.training.checkpoint import load, load_checkpoint  # noqa: E402
+from sparse_split_ros.training.cuts import Cut, Place, Whole, measure  # noqa: E402
+from sparse_split_ros.training.hierarchical import (  # noqa: E402
+    Batch,
+    Cloud,
+    Edge,
+    Facts,
+    Report,
+    fit,
+    pack,
+    unpack,
+)
+from sparse_split_ros.training.predict import accuracy, predict  # noqa: E402
+from sparse_split_ros.training.recipe import TrainingError, input_spec  # noqa: E402
+from sparse_split_ros.training.remote import KEY, parse, place, to_bytes  # noqa: E402
+from sparse_split_ros.training.train import train  # noqa: E402
+
+torch.set_num_threads(1)
+
+RECIPE = dataclasses.replace(JOINT, hierarchical=True)
+CPU = torch.device('cpu')
+STEPS = 56 // 8  # of an epoch on the photos
+SAID = 240.0
+
+
+def test_it_learns_at_every_exit_and_the_whole_network_is_kept(tmp_path: Path) -> None:
+    best = fit(RECIPE, blobs(160, 0), {'blobs': blobs(48, 1)}, tmp_path)
+    network, recipe, _ = load_checkpoint(best)
+    assert network.split_stages == [recipe.split]
+    test, spec = blobs(48, 2), input_spec(recipe, network)
+    coded = predict(network, test.images, spec, recipe.split)
+    assert {stage: accuracy(v, test.labels) > 0.9 for stage, v in coded.items()} == dict.fromkeys(
+        range(4), True
+    )
+
+
+def edge_of(tmp_path: Path, recipe=RECIPE) -> tuple[Facts, Edge]:
+    images, chosen = blobs(160, 0), {'blobs': blobs(48, 1)}
+    facts = Facts.of(recipe, images, chosen)
+    return facts, Edge(facts, images, chosen, tmp_path, CPU)
+
+
+def test_no_gradient_crosses_the_cut(tmp_path: Path) -> None:
+    reports = []
+    for name, taught in (('alone', False), ('taught', True)):
+        (tmp_path / name).mkdir()
+        facts, edge = edge_of(tmp_path / name)
+        cloud = Cloud(facts, tmp_path / name, CPU)
+        for batch in edge.batches():
+            if taught:
+                wrong = (batch.labels + 1) % 3
+                cloud.learn(dataclasses.replace(batch, labels=wrong))
+        reports.append(edge.report())
+    alone, taught = reports
+    assert all(torch.equal(alone.weights[key], taught.weights[key]) for key in alone.weights)
+
+
+def test_the_encoder_learns_what_tells_classes_apart(tmp_path: Path) -> None:
+    _, edge = edge_of(tmp_path)
+    before = {k: v.clone() for k, v in edge._learner.module.state_dict().items()}
+    for _ in edge.batches():
+        pass
+    after = edge._learner.module.state_dict()
+    moved = [k for k in before if 'encoder' in k and not torch.equal(before[k], after[k])]
+    assert moved
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path: Path, monkeypatch) -> None:
+    sets = (blobs(160, 0), {'blobs': blobs(48, 1)})
+    whole = fit(RECIPE, *sets, tmp_path / 'whole')
+    learn = Cloud.learn
+
+    def dying(cloud: Cloud, batch: Batch) -> None:
+        if (batch.epoch, batch.step) == (2, 3):
+            raise KeyboardInterrupt
+        learn(cloud, batch)
+
+    monkeypatch.setattr(Cloud, 'learn', dying)
+    with pytest.raises(KeyboardInterrupt):
+        fit(RECIPE, *sets, tmp_path / 'killed')
+    monkeypatch.undo()
+    resumed = fit(RECIPE, *sets, tmp_path / 'killed', resume=True)
+    assert same(whole, resumed)
+
+
+def same(first: Path, second: Path) -> bool:
+    ours, theirs = load_file(first), load_file(second)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_the_edge_goes_on_from_the_epoch_that_the_cloud_has(tmp_path: Path) -> None:
+    _, edge = edge_of(tmp_path)
+    for _ in range(3):
+        for _ in edge.batches():
+            pass
+        edge.report()
+    _, again = edge_of(tmp_path)
+    assert sorted(again.held()) == [2, 3]
+    again.restore(2)
+    assert again.epoch == 2
+
+
+def test_a_side_of_another_run_is_refused(tmp_path: Path) -> None:
+    _, edge = edge_of(tmp_path)
+    for _ in edge.batches():
+        pass
+    edge.report()
+    _, other = edge_of(tmp_path, dataclasses.replace(RECIPE, seed=5))
+    with pytest.raises(TrainingError, match=r'another recipe or other data \(recipe changed\)'):
+        other.held()
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'batch_size': 500}, 'batch_size 500 for 160 training images'),
+        ({'learning_rate': 1e30, 'warmup': 0.0}, "'s loss became"),
+        ({'split': 7}, 'split 7, the network has'),
+    ],
+)
+def test_what_cannot_be_trained_is_named(tmp_path: Path, change: dict, words: str) -> None:
+    with pytest.raises(TrainingError, match=words):
+        recipe = dataclasses.replace(RECIPE, **change)
+        fit(recipe, blobs(160, 0), {'blobs': blobs(48, 1)}, tmp_path)
+
+
+@given(st.integers(1, 8), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_codes_arrive_as_they_left(bits: int, channels: int, side: int, seed: int) -> None:
+    x = torch.rand(3, channels, side, side, generator=torch.Generator().manual_seed(seed))
+    codes = quantise(x, bits)
+    packed = pack(codes, bits)
+    assert packed.shape[1] == (codes[0].numel() if bits > 4 else -(-codes[0].numel() // 2))
+    torch.testing.assert_close(unpack(packed, tuple(codes.shape[1:]), bits), codes)
+
+
+def test_codes_of_another_size_are_refused() -> None:
+    with pytest.raises(TrainingError, match=r'7 bytes came, \(2, 4, 4\) needs 16'):
+        unpack(torch.zeros(1, 7, dtype=torch.uint8), (2, 4, 4), 4)
+
+
+def test_what_travels_arrives_whole() -> None:
+    batch = Batch(
+        2, 5, torch.randint(0, 255, (4, 6), dtype=torch.uint8), torch.tensor([0, 2, 1, 1])
+    )
+    came = parse(to_bytes(batch))
+    assert isinstance(came, Batch) and (came.epoch, came.step) == (2, 5)
+    assert torch.equal(came.codes, batch.codes) and torch.equal(came.labels, batch.labels)
+    report = Report(
+        2, {'edge_s': 1.5}, {'a.b': torch.rand(2)}, {'x': batch.codes}, {'x': batch.labels}
+    )
+    back = parse(to_bytes(report))
+    assert isinstance(back, Report) and (back.epoch, back.row) == (2, report.row)
+    assert torch.equal(back.weights['a.b'], report.weights['a.b'])
+    assert torch.equal(back.codes['x'], batch.codes) and torch.equal(back.labels['x'], batch.labels)
+
+
+def damaged() -> Iterator[bytes]:
+    good = to_bytes(Batch(0, 0, torch.zeros(4, 6, dtype=torch.uint8), torch.zeros(4).long()))
+    yield b''
+    yield good[:20]
+    yield good[:-1]
+    yield b'\xff' * 8 + good[8:]
+    yield to_bytes(Batch(0, 0, torch.zeros(4, 6), torch.zeros(4).long()))
+    yield to_bytes(Batch(0, 0, torch.zeros(3, 6, dtype=torch.uint8), torch.zeros(4).long()))
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        yield rng.integers(0, 256, 200, np.uint8).tobytes()
+
+
+@pytest.mark.parametrize('data', list(damaged()))
+def test_what_is_no_message_is_refused(data: bytes) -> None:
+    with pytest.raises(TrainingError, match='neither a batch nor a report'):
+        parse(data)
+
+
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [('5600', ('0.0.0.0', 5600)), ('robot:5600', ('robot', 5600)), ('[::1]:7', ('::1', 7))],
+)
+def test_addresses(text: str, expected: tuple[str, int]) -> None:
+    assert place(text) == expected
+
+
+@pytest.mark.parametrize('text', ['robot', 'robot:', ':5600', '99999', 'robot:x', ''])
+def test_what_is_no_address_is_named(text: str) -> None:
+    with pytest.raises(TrainingError, match='expected HOST:PORT'):
+        place(text)
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with photos of two classes, and recipe.yaml."""
+    directory = tmp_path_factory.mktemp('photos')
+    rng = np.random.default_rng(1)
+    for label, name in enumerate(('cup', 'box')):
+        for index in range(40):
+            draw(directory / 'photos' / name / f'{index}.png', label, rng)
+    (directory / 'recipe.yaml').write_text(yaml.safe_dump({**PHOTOS, 'hierarchical': True}))
+    return directory
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return int(probe.getsockname()[1])
+
+
+def side(photos: Path, out: Path, *words: str) -> Process:
+    recipe = str(photos / 'recipe.yaml')
+    return Process('-m', 'sparse_split_ros.cli', 'train', recipe, '--out', str(out), *words)
+
+
+def cloud_and_edge(photos: Path, out: Path, *words: str) -> tuple[Process, Process]:
+    port = free_port()
+    cloud = side(photos, out / 'cloud', '--cloud', f'127.0.0.1:{port}', *words)
+    data = ('--data', str(photos / 'photos'))
+    return cloud, side(photos, out / 'edge', '--edge', f'127.0.0.1:{port}', *data, *words)
+
+
+def test_two_machines_learn_what_one_does(photos: Path, tmp_path: Path) -> None:
+    here = train(photos / 'recipe.yaml', tmp_path / 'here', photos / 'photos')
+    cloud, edge = cloud_and_edge(photos, tmp_path)
+    with cloud, edge:
+        assert (edge.wait(SAID), cloud.wait(SAID)) == (0, 0), edge.output + cloud.output
+    assert here is not None
+    assert same(here, tmp_path / 'cloud' / 'best.safetensors')
+    assert not list((tmp_path / 'edge').glob('best*'))
+    command = ('export', str(tmp_path / 'cloud'), str(tmp_path / 'bundle'))
+    exporting = Process('-m', 'sparse_split_ros.cli', *command, '--data', str(photos / 'photos'))
+    with exporting:
+        assert exporting.wait(SAID) == 0, exporting.output
+    assert [split.stage for split in Bundle.load(tmp_path / 'bundle').splits] == [1]
+
+
+def test_after_a_kill_both_sides_go_on_to_the_same_end(photos: Path, tmp_path: Path) -> None:
+    here = train(photos / 'recipe.yaml', tmp_path / 'here', photos / 'photos')
+    cloud, edge = cloud_and_edge(photos, tmp_path)
+    with cloud, edge:
+        edge.wait_for('epoch 0  score', patience=SAID)
+        edge.kill()
+        assert cloud.wait(SAID) == 2
+        assert 'is gone' in cloud.output and '--resume' in cloud.output
+    cloud, edge = cloud_and_edge(photos, tmp_path, '--resume')
+    with cloud, edge:
+        assert (edge.wait(SAID), cloud.wait(SAID)) == (0, 0), edge.output + cloud.output
+    assert here is not None and same(here, tmp_path / 'cloud' / 'best.safetensors')
+    meta, _ = load(tmp_path / 'cloud' / 'last')
+    assert [row['epoch'] for row in meta['history']] == [0, 1, 2]
+
+
+def test_sides_with_different_recipes_say_so_on_both(photos: Path, tmp_path: Path) -> None:
+    other = tmp_path / 'other'
+    other.mkdir()
+    (other / 'recipe.yaml').write_text(
+        yaml.safe_dump({**PHOTOS, 'hierarchical': True, 'learning_rate': 0.5})
+    )
+    port = free_port()
+    cloud = side(other, tmp_path / 'cloud', '--cloud', f'127.0.0.1:{port}')
+    data = ('--data', str(photos / 'photos'))
+    edge = side(photos, tmp_path / 'edge', '--edge', f'127.0.0.1:{port}', *data)
+    with cloud, edge:
+        assert (edge.wait(SAID), cloud.wait(SAID)) == (2, 2)
+        for process in (edge, cloud):
+            assert 'differs in learning_rate: give both sides the same file' in process.output
+
+
+def test_another_key_is_no_way_in(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    port = free_port()
+    cloud = side(photos, tmp_path / 'cloud', '--cloud', f'127.0.0.1:{port}')
+    monkeypatch.setitem(os.environ, KEY, 'another')
+    data = ('--data', str(photos / 'photos'))
+    edge = side(photos, tmp_path / 'edge', '--edge', f'127.0.0.1:{port}', *data)
+    with cloud, edge:
+        assert edge.wait(SAID) == 2
+        assert f'another key: set {KEY} alike' in edge.output
+        cloud.wait_for('another key')
+        assert cloud.popen.poll() is None, 'goes on waiting'
+
+
+def test_two_machines_need_a_hierarchical_recipe(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / 'joint.yaml').write_text(yaml.safe_dump(PHOTOS))
+    with pytest.raises(TrainingError, match='says hierarchical: true'):
+        train(tmp_path / 'joint.yaml', tmp_path / 'out', photos / 'photos', cloud='5600')
+
+
+def test_a_run_is_not_overwritten(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / 'edge.safetensors').write_bytes(b'a run')
+    with pytest.raises(TrainingError, match='would be lost'):
+        train(photos / 'recipe.yaml', tmp_path, photos / 'photos', edge='127.0.0.1:5600')
+
+
+CUT = Cut(split=1, forward_ms=1.0, backward_ms=3.0, cloud_ms=5.0, bytes=125.0)
+WHOLE = Whole(ms=6.0, bytes=12_500.0)
+
+
+@pytest.mark.parametrize(
+    ('slower', 'mbit', 'cut', 'waiting'),
+    [(1, 1000, 5.0, 1 + 5.001), (10, 1000, 40.0, 10 + 30), (1, 0.1, 10.0, 1 + 10 + 5)],
+)
+def test_the_slowest_of_edge_link_and_cloud_decides(
+    slower: float, mbit: float, cut: float, waiting: float
+) -> None:
+    where = Place(slower, mbit)
+    assert where.ms(CUT) == pytest.approx(cut)
+    assert where.waiting_ms(CUT) == pytest.approx(waiting)
+
+
+def test_images_sent_whole_are_waited_for_by_the_link_or_the_cloud() -> None:
+    fast, slow = Place(1, 1000), Place(1, 10)
+    assert fast.whole_ms(WHOLE) == pytest.approx(6.0)
+    assert slow.whole_ms(WHOLE) == pytest.approx(10.0)
+    assert slow.whole_waiting_ms(WHOLE) == pytest.approx(16.0)
+
+
+def test_every_cut_is_timed_with_the_bytes_that_travel() -> None:
+    whole, cuts = measure(RECIPE, 3, rounds=1)
+    assert [cut.split for cut in cuts] == [0, 1, 2]
+    assert whole.bytes == 3 * 32 * 32 + 4
+    # Two, four and four channels of 4 bits.
+    sides = {0: 8, 1: 4, 2: 4}
+    channels = {0: 2, 1: 4, 2: 4}
+    for cut in cuts:
+        assert cut.bytes == channels[cut.split] * sides[cut.split] ** 2 / 2 + 4
+        assert min(cut.forward_ms, cut.backward_ms, cut.cloud_ms) > 0
