@@ -31,12 +31,15 @@ Right = dict[int, NDArray]
 
 
 def tested(
-    run: Path, data: str | os.PathLike[str] | None
+    run: Path, data: str | os.PathLike[str] | None, split: int | None = None
 ) -> tuple[StagedNetwork, LabelledImages, Right]:
-    """A run's network, the report split, and by exit (N,) bool whether it is right."""
+    """A run's network, the report split, and by exit (N,) bool whether it is right.
+
+    With `split`, all is coded there.
+    """
     network, recipe, _ = load_checkpoint(run)
     report = load_split(recipe, data, 'report')
-    logits = predict(network, report.images, input_spec(recipe, network))
+    logits = predict(network, report.images, input_spec(recipe, network), split)
     return network, report, {k: v.argmax(1) == report.labels for k, v in logits.items()}
 
 

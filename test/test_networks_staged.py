@@ -13,7 +13,7 @@ from torch import nn  # noqa: E402
 from sparse_split_ros.networks.account import account  # noqa: E402
 from sparse_split_ros.networks.bottleneck import Bottleneck, quantise  # noqa: E402
 from sparse_split_ros.networks.exits import conv_exit, light_exit  # noqa: E402
-from sparse_split_ros.networks.staged import StagedNetwork  # noqa: E402
+from sparse_split_ros.networks.staged import StagedNetwork, inlined  # noqa: E402
 from sparse_split_ros.networks.zoo import build  # noqa: E402
 from sparse_split_ros.sparsity.layers import SparseConv2d  # noqa: E402
 
@@ -200,3 +200,25 @@ def test_shipped_network_keeps_its_budget() -> None:
 def test_a_network_that_cannot_be_is_named(make, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_an_inline_bottleneck_answers_as_the_cut_did() -> None:
+    torch.manual_seed(0)
+    network = build('compact', 4, widths=(8, 12, 16), blocks=1, code_channels=(2, 4, 4)).eval()
+    whole = inlined(network, 1)
+    assert (whole.split_stages, whole.exit_stages) == ([2], [0, 1, 3, 4])
+    x = torch.randn(3, *network.input_shape)
+    with torch.inference_mode():
+        before, after = network(x, 1).logits, whole(x, 2).logits
+        uncut = whole(x).logits
+    for old, new in {0: 0, 1: 1, 2: 3, 3: 4}.items():
+        torch.testing.assert_close(after[new], before[old])
+    # Only rounding to levels is missing where nothing is sent.
+    assert not torch.equal(uncut[4], after[4])
+    torch.testing.assert_close(uncut[4], after[4], atol=0.2, rtol=0.2)
+
+
+def test_what_has_no_bottleneck_is_not_inlined() -> None:
+    network = build('compact', 4, widths=(8, 12, 16), blocks=1, code_channels=(2, 4, 4))
+    with pytest.raises(ValueError, match=r'split 3: bottlenecks stand after \[0, 1, 2\]'):
+        inlined(network, 3)

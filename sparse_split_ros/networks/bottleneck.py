@@ -38,7 +38,7 @@ class Bottleneck(nn.Module):
         self.code_channels, self.stride, self.bits = code_channels, stride, bits
         # Wide enough to read every pixel.
         kernel = max(3, stride + 2 * (stride > 2))
-        self.encoder = nn.Sequential(
+        self.encoder: nn.Module = nn.Sequential(
             nn.Conv2d(channels, hidden, kernel, stride, 1, bias=False),
             nn.BatchNorm2d(hidden),
             nn.ReLU(inplace=True),
@@ -47,7 +47,7 @@ class Bottleneck(nn.Module):
             UnitClip(),
         )
         wide = channels * stride * stride
-        self.decoder = nn.Sequential(
+        self.decoder: nn.Module = nn.Sequential(
             nn.Conv2d(code_channels, wide, 3, 1, 1, bias=False),
             nn.BatchNorm2d(wide),
             nn.Identity() if signed else nn.ReLU(inplace=True),
@@ -57,6 +57,16 @@ class Bottleneck(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features as the tail sees them after coding; same shape."""
         return self.decoder(quantise(self.encoder(features), self.bits))  # type: ignore[no-any-return]
+
+
+class Levels(Bottleneck):
+    """A cut where the features are codes in [0, 1] already: they travel at 2^bits levels."""
+
+    def __init__(self, bits: int) -> None:
+        nn.Module.__init__(self)
+        self.bits = bits
+        self.encoder = nn.Identity()
+        self.decoder = nn.Identity()
 
 
 class UnitClip(nn.Module):

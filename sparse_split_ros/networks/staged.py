@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sparse_split_ros.networks.bottleneck import Bottleneck
+from sparse_split_ros.networks.bottleneck import Bottleneck, Levels
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,6 @@ class StagedNetwork(nn.Module):
         assert isinstance(bottleneck, Bottleneck)
         return bottleneck
 
-    def keep_bottleneck(self, stage: int) -> None:
-        """Leave no cut but the one after `stage`."""
-        self.bottlenecks = nn.ModuleDict({str(stage): self.bottleneck_at(stage)})
-
     def last_linears(self) -> dict[str, nn.Linear]:
         """The linear layer of each exit that gives its logits, by name."""
         found = {}
@@ -115,3 +111,20 @@ class StagedNetwork(nn.Module):
                 chosen = None if coded is None else coded.view(-1, 1, 1, 1)
                 x = restored if chosen is None else torch.where(chosen, restored, x)
         return Output(logits, distortion)
+
+
+def inlined(network: StagedNetwork, split: int) -> StagedNetwork:
+    """The same modules with the bottleneck of `split` in line, and no other cut.
+
+    Its encoder becomes stage split + 1, its decoder the start of the stage behind, and the one cut
+    lies between them. So the stages behind it always read codes, even where all is computed in one
+    place. Raises ValueError without a bottleneck there.
+    """
+    if split not in network.split_stages:
+        raise ValueError(f'split {split}: bottlenecks stand after {network.split_stages}')
+    bottleneck = network.bottleneck_at(split)
+    before, after = list(network.stages[: split + 1]), list(network.stages[split + 1 :])
+    behind = nn.Sequential(bottleneck.decoder, after[0])
+    stages = [*before, bottleneck.encoder, behind, *after[1:]]
+    exits = {stage + (stage > split): network.exit_at(stage) for stage in network.exit_stages}
+    return StagedNetwork(stages, exits, {split + 1: Levels(bottleneck.bits)}, network.input_shape)

@@ -17,7 +17,7 @@ from sparse_split_ros.data.datasets import LabelledImages
 from sparse_split_ros.evaluation.metrics import wilson
 from sparse_split_ros.link.codec import Codec, calibrate
 from sparse_split_ros.networks.account import account
-from sparse_split_ros.networks.bottleneck import quantise
+from sparse_split_ros.networks.bottleneck import Bottleneck, Levels, quantise
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.runtime.bundle import Bundle, InputSpec, write_manifest
 from sparse_split_ros.runtime.engine import Engine, choose_engine, load_engine
@@ -71,21 +71,9 @@ def build_bundle(
             exits.append({'stage': index, **record, 'temperature': round(temperature, 5)} | figures)
         if index in network.split_stages:
             bottleneck = network.bottleneck_at(index)
-            encoder, codes = models.write(f'encoder_{index}', bottleneck.encoder, x)
-            coarse = quantise(codes, bottleneck.bits)
-            decoder, restored = models.write(f'decoder_{index}', bottleneck.decoder, coarse)
-            splits.append(
-                {
-                    'stage': index,
-                    'shape': list(_three(codes)),
-                    'encoder': encoder['model'],
-                    'decoder': decoder['model'],
-                    'encoder_macs': encoder['macs'],
-                    'decoder_macs': decoder['macs'],
-                    'account': encoder['account'],
-                    'codecs': _codecs(network, index, spec, learned, selection.images, uncut),
-                }
-            )
+            record, restored = models.write_cut(index, bottleneck, x)
+            measured = _codecs(network, index, spec, learned, selection.images, uncut)
+            splits.append({'stage': index, **record, 'codecs': measured})
             # The stages behind see what is computed in one place and what comes out of a decoder.
             x = torch.cat([x[::2], restored[1::2]])
     models.finish()
@@ -102,7 +90,7 @@ def build_bundle(
         'stages': stages,
         'exits': exits,
         'splits': splits,
-        'defaults': {'split': recipe.split, 'threshold': recipe.threshold, 'codec': recipe.codec},
+        'defaults': {'split': recipe.cut, 'threshold': recipe.threshold, 'codec': recipe.codec},
         'graph': GRAPH,
         'weights': WEIGHTS,
         'training': {
@@ -144,6 +132,25 @@ class _Models:
             },
         }
         return record, program.answer
+
+    def write_cut(
+        self, index: int, bottleneck: Bottleneck, x: Tensor
+    ) -> tuple[dict[str, Any], Tensor]:
+        """The manifest's record of a cut, and its features x as they come out of it."""
+        if isinstance(bottleneck, Levels):
+            return {'shape': list(_three(x))}, quantise(x, bottleneck.bits)
+        encoder, codes = self.write(f'encoder_{index}', bottleneck.encoder, x)
+        coarse = quantise(codes, bottleneck.bits)
+        decoder, restored = self.write(f'decoder_{index}', bottleneck.decoder, coarse)
+        record = {
+            'shape': list(_three(codes)),
+            'encoder': encoder['model'],
+            'decoder': decoder['model'],
+            'encoder_macs': encoder['macs'],
+            'decoder_macs': decoder['macs'],
+            'account': encoder['account'],
+        }
+        return record, restored
 
     def finish(self) -> None:
         """Write graph.json and the weights it refers to."""

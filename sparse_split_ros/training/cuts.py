@@ -10,6 +10,7 @@ link and cloud takes.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparse_split_ros.networks.staged import Output
-from sparse_split_ros.training.hierarchical import CloudPart, EdgePart, pack
+from sparse_split_ros.training.hierarchical import CloudPart, EdgePart, edge_loss, pack
 from sparse_split_ros.training.learner import Learner
 from sparse_split_ros.training.recipe import Recipe, build_network
 
@@ -89,37 +90,39 @@ def measure(recipe: Recipe, classes: int, rounds: int = 5) -> tuple[Whole, list[
     Medians of `rounds` steps. Raises TrainingError.
     """
     torch.set_num_threads(recipe.threads)
-    joint = replace(recipe, hierarchical=False)
-    shape = build_network(joint, classes).input_shape
+    network = build_network(replace(recipe, hierarchical=False, inline=False), classes)
+    shape = network.input_shape
     x = torch.randn(recipe.batch_size, *shape).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(recipe.batch_size) % classes
     mixed = recipe.precision == 'bfloat16'
-
-    def part(split: int) -> Cut:
-        network = build_network(joint, classes)
-        edge = Learner(EdgePart(network, split), recipe)
-        cloud = Learner(CloudPart(network, split), recipe)
-        packed = pack(edge.module.encode(edge.module(x)[0]).detach(), edge.module.bits)
-        times: list[tuple[float, float, float]] = []
-        for _ in range(rounds):
-            start = time.perf_counter()
-            with torch.autocast('cpu', torch.bfloat16, enabled=mixed):
-                seen = edge.module.learn(x)
-            middle = time.perf_counter()
-            said = [*seen.logits.values(), seen.mirrored]
-            edge.step(_loss(said, labels) + seen.distortion.float(), _MANY)
-            end = time.perf_counter()
-            behind = _step(cloud, seen.codes.detach().float(), labels, mixed)
-            times.append((middle - start, end - middle, behind))
-        forward, backward, behind = (1e3 * median(column) / len(x) for column in zip(*times))
-        return Cut(split, forward, backward, behind, packed.shape[1] + _LABEL_BYTES)
-
-    network = build_network(joint, classes)
+    cuts = [
+        _cut(replace(recipe, split=split, hierarchical=True), classes, x, labels, rounds)
+        for split in network.split_stages
+    ]
     learner: Learner[Any] = Learner(network, recipe)
     whole = median(_step(learner, x, labels, mixed) for _ in range(rounds))
-    pixels = shape[0] * shape[1] * shape[2]
-    cuts = [part(split) for split in network.split_stages]
-    return Whole(1e3 * whole / len(x), pixels + _LABEL_BYTES), cuts
+    return Whole(1e3 * whole / len(x), math.prod(shape) + _LABEL_BYTES), cuts
+
+
+def _cut(recipe: Recipe, classes: int, x: Tensor, labels: Tensor, rounds: int) -> Cut:
+    network = build_network(recipe, classes)
+    edge = Learner(EdgePart(network, recipe.cut), recipe)
+    cloud = Learner(CloudPart(network, recipe.cut), recipe)
+    mixed = recipe.precision == 'bfloat16'
+    times: list[tuple[float, float, float]] = []
+    size = 0
+    for _ in range(rounds):
+        start = time.perf_counter()
+        with torch.autocast('cpu', torch.bfloat16, enabled=mixed):
+            seen = edge.module(x)
+        middle = time.perf_counter()
+        edge.step(edge_loss(seen, labels, recipe), _MANY)
+        end = time.perf_counter()
+        codes = seen.codes.detach().float()
+        size = pack(codes, edge.module.bits).shape[1]
+        times.append((middle - start, end - middle, _step(cloud, codes, labels, mixed)))
+    forward, backward, behind = (1e3 * median(column) / len(x) for column in zip(*times))
+    return Cut(recipe.split, forward, backward, behind, size + _LABEL_BYTES)
 
 
 def _step(learner: Learner[Any], x: Tensor, labels: Tensor, mixed: bool) -> float:

@@ -7,9 +7,10 @@ the images and learns from its own exits. The *cloud* learns the stages behind t
 it is sent: coded features and labels. As nothing is waited for, the edge, the link and the cloud
 work at the same time, each on another batch.
 
-Beside the paper, features travel through the split's bottleneck. Its encoder learns on the edge
-from a *mirror*, copies of the decoder and of the exit at the split, which restore the features and
-tell the classes from them; no robot holds it later.
+Beside the paper, features travel through the split's bottleneck, which is inline, as what lies
+behind it never sees anything else. Its encoder learns on the edge from a *mirror*: copies of the
+decoder and of the exit at the split, which restore the features and tell the classes from them. The
+mirror is no part of the network.
 
 The two learn here in turn, or on two machines (training/remote.py), to the same result bit for bit.
 """
@@ -34,6 +35,7 @@ from tqdm import tqdm
 from sparse_split_ros.data.augment import AugmentedBatches, batches
 from sparse_split_ros.data.datasets import LabelledImages
 from sparse_split_ros.networks.bottleneck import quantise
+from sparse_split_ros.networks.cut import measure
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.training.checkpoint import load, save, save_checkpoint
 from sparse_split_ros.training.joint import joint_loss
@@ -119,52 +121,42 @@ class _Seen(NamedTuple):
 
     codes: Tensor
     logits: dict[int, Tensor]
-    mirrored: Tensor
-    distortion: Tensor
+    mirrored: Tensor | None
+    """Logits of the mirror; like `distortion`, of training only."""
+    distortion: Tensor | None
 
 
 class EdgePart(nn.Module):
-    """Stages up to the split, their exits and the encoder, under the names of the whole network."""
+    """The stages up to the cut, the last of them the encoder, and their exits.
 
-    def __init__(self, network: StagedNetwork, split: int) -> None:
+    Parameters have the names that they have in the whole network, but for those of the mirror.
+    """
+
+    def __init__(self, network: StagedNetwork, cut: int) -> None:
         super().__init__()
-        bottleneck = network.bottleneck_at(split)
-        self.split, self.bits = split, bottleneck.bits
-        self.stages = nn.ModuleList(network.stages[: split + 1])
-        self.exits = nn.ModuleDict(
-            {str(stage): network.exit_at(stage) for stage in network.exit_stages if stage <= split}
-        )
-        if str(split) not in self.exits:
+        self.bits = network.bottleneck_at(cut).bits
+        self.stages = nn.ModuleList(network.stages[: cut + 1])
+        stages = [stage for stage in network.exit_stages if stage < cut]
+        if cut - 1 not in stages:
             raise TrainingError(
-                f'recipe: split {split} has no exit, which the edge of a hierarchical training '
-                f'learns from; exits stand after {network.exit_stages}'
+                f'recipe: no exit stands at split {cut - 1}, for the edge to learn from'
             )
-        encoder = nn.ModuleDict({'encoder': bottleneck.encoder})
-        self.bottlenecks = nn.ModuleDict({str(split): encoder})
-        self.mirror = nn.ModuleList(
-            [copy.deepcopy(bottleneck.decoder), copy.deepcopy(network.exit_at(split))]
-        )
+        self.exits = nn.ModuleDict({str(stage): network.exit_at(stage) for stage in stages})
+        decoder = network.stages[cut + 1][0]  # type: ignore[index]
+        self.mirror = nn.ModuleList(copy.deepcopy([decoder, network.exit_at(cut - 1)]))
 
-    def encode(self, features: Tensor) -> Tensor:
-        """Features after the split as what travels, in [0, 1]."""
-        encoder: nn.Module = self.bottlenecks[str(self.split)]['encoder']  # type: ignore[index]
-        return quantise(encoder(features), self.bits)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        """Features after the split and the logits (N, K) of each exit, of x (N, C, H, W)."""
+    def forward(self, x: Tensor) -> _Seen:
+        """What a step needs of x (N, C, H, W)."""
         logits = {}
+        features = x
         for stage, body in enumerate(self.stages):
-            x = body(x)
+            features, x = x, body(x)
             if str(stage) in self.exits:
                 logits[stage] = self.exits[str(stage)](x)
-        return x, logits
-
-    def learn(self, x: Tensor) -> _Seen:
-        """What a step needs of x (N, C, H, W)."""
-        features, logits = self(x)
-        codes = self.encode(features)
-        restored = self.mirror[0](codes)
-        target = features.detach()
+        codes = quantise(x, self.bits)
+        if not self.training:
+            return _Seen(codes, logits, None, None)
+        restored, target = self.mirror[0](codes), features.detach()
         distortion = (restored - target).square().mean() / target.square().mean()
         return _Seen(codes, logits, self.mirror[1](restored), distortion)
 
@@ -174,24 +166,19 @@ class EdgePart(nn.Module):
 
 
 class CloudPart(nn.Module):
-    """The decoder and the stages behind the split, under the names of the whole network."""
+    """The stages behind the cut, the first of them with the decoder, and their exits."""
 
-    def __init__(self, network: StagedNetwork, split: int) -> None:
+    def __init__(self, network: StagedNetwork, cut: int) -> None:
         super().__init__()
-        self.split = split
-        decoder = nn.ModuleDict({'decoder': network.bottleneck_at(split).decoder})
-        self.bottlenecks = nn.ModuleDict({str(split): decoder})
-        self.stages = nn.ModuleDict(
-            {str(k): stage for k, stage in enumerate(network.stages) if k > split}
-        )
+        stages = {str(k): stage for k, stage in enumerate(network.stages) if k > cut}
+        self.stages = nn.ModuleDict(stages)
         self.exits = nn.ModuleDict(
-            {str(stage): network.exit_at(stage) for stage in network.exit_stages if stage > split}
+            {str(stage): network.exit_at(stage) for stage in network.exit_stages if stage > cut}
         )
 
     def forward(self, codes: Tensor) -> dict[int, Tensor]:
         """Logits (N, K) of each exit, of codes (N, C, H, W) as they travelled."""
-        x = self.bottlenecks[str(self.split)]['decoder'](codes)  # type: ignore[index]
-        logits = {}
+        x, logits = codes, {}
         for stage, body in self.stages.items():
             x = body(x)
             if stage in self.exits:
@@ -215,7 +202,7 @@ class Edge:
         network = _network(facts, device)
         self._spec = input_spec(recipe, network)
         self._device = device
-        self._learner = Learner(EdgePart(network, recipe.split), recipe)
+        self._learner = Learner(EdgePart(network, recipe.cut), recipe)
         self._data = AugmentedBatches(training, recipe.batch_size, recipe.seed, recipe.augmentation)
         self.epoch = 0
         self._loss = self._seconds = 0.0
@@ -255,11 +242,9 @@ class Edge:
             labels = truth.to(self._device)
             x = normalise(images.to(self._device), self._spec)
             with _mixed(recipe, self._device):
-                seen = learner.module.learn(x)
+                seen = learner.module(x)
             yield Batch(self.epoch, step, pack(seen.codes.detach(), learner.module.bits), truth)
-            loss = joint_loss(seen.logits, labels, recipe)
-            loss = loss + F.cross_entropy(seen.mirrored.float(), labels)
-            loss = loss + recipe.distortion * seen.distortion.float()
+            loss = edge_loss(seen, labels, recipe)
             total += _finite(loss, recipe, 'edge', self.epoch)
             learner.step(loss, recipe.epochs * steps)
         self._loss, self._seconds = total / steps, time.monotonic() - start
@@ -276,9 +261,9 @@ class Edge:
             step = rows_at_once(*chosen.images.shape[1:3])
             for first in range(0, len(chosen), step):
                 images = torch.from_numpy(chosen.images[first : first + step]).to(self._device)
-                features, logits = average(normalise(images, self._spec))
-                parts.append(pack(average.encode(features), average.bits))
-                for stage, values in logits.items():
+                seen = average(normalise(images, self._spec))
+                parts.append(pack(seen.codes, average.bits))
+                for stage, values in seen.logits.items():
                     rows.setdefault(stage, []).append(values.cpu())
             for stage, said in rows.items():
                 row[f'{name}_exit_{stage}'] = accuracy(torch.cat(said).numpy(), chosen.labels)
@@ -300,10 +285,10 @@ class Cloud:
     def __init__(self, facts: Facts, directory: Path, device: torch.device) -> None:
         self._facts, self._directory, self._device = facts, directory, device
         network = _network(facts, device)
-        split = facts.recipe.split
-        self._learner = Learner(CloudPart(network, split), facts.recipe)
-        self._bits = network.bottleneck_at(split).bits
-        self._shape = _codes_shape(network, split, device)
+        cut = facts.recipe.cut
+        self._learner = Learner(CloudPart(network, cut), facts.recipe)
+        self._bits = network.bottleneck_at(cut).bits
+        self._shape = measure(list(network.stages[: cut + 1]), network.input_shape)[-1].shape
         self.log = Log(facts.recipe)
         self.epoch = 0
         self._start, self._total = time.monotonic(), 0.0
@@ -346,7 +331,6 @@ class Cloud:
                     said.setdefault(stage, []).append(values.cpu())
             labels = report.labels[name].numpy()
             found = {k: accuracy(torch.cat(v).numpy(), labels) for k, v in said.items()}
-            # Behind the split all exits read what was coded.
             row |= {f'{name}_exit_{k}': value for k, value in found.items()}
             scores.append(found[max(found)])
         self.log.rows.append(row | {'score': float(np.mean(scores))})
@@ -396,6 +380,17 @@ def fit(
     return directory / 'best.safetensors'
 
 
+def edge_loss(seen: _Seen, labels: Tensor, recipe: Recipe) -> Tensor:
+    """The loss of the edge's exits, and of its mirror: class and features out of the codes."""
+    assert seen.mirrored is not None and seen.distortion is not None
+    mirrored = F.cross_entropy(seen.mirrored.float(), labels)
+    return (
+        joint_loss(seen.logits, labels, recipe)
+        + mirrored
+        + recipe.distortion * seen.distortion.float()
+    )
+
+
 def agreed(held: list[int], epoch: int) -> int:
     """The epoch after which both sides go on. Raises TrainingError."""
     if epoch and epoch not in held:
@@ -431,14 +426,6 @@ def _network(facts: Facts, device: torch.device) -> StagedNetwork:
     torch.manual_seed(facts.recipe.seed)
     network = build_network(facts.recipe, len(facts.classes), pretrained=True)
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-@torch.inference_mode()
-def _codes_shape(network: StagedNetwork, split: int, device: torch.device) -> tuple[int, int, int]:
-    part = copy.deepcopy(EdgePart(network, split)).eval()
-    features, _ = part(torch.zeros(1, *network.input_shape, device=device))
-    _, channels, height, width = part.encode(features).shape
-    return channels, height, width
 
 
 def _seed(recipe: Recipe, epoch: int, step: int, side: int) -> None:

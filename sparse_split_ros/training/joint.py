@@ -187,7 +187,7 @@ def _epoch(state: _State, dataset: AugmentedBatches, epoch: int) -> float:
     for images, truth in bar:
         labels = truth.to(group.device)
         x = normalise(images.to(group.device), state.spec)
-        split = recipe.split if rng.random() < 0.5 else int(rng.choice(network.split_stages))
+        split = recipe.cut if rng.random() < 0.5 else int(rng.choice(network.split_stages))
         rows = rng.random(len(labels) * group.world)[group.rank :: group.world] < recipe.coded
         coded = torch.from_numpy(rows).to(group.device)
         mixed = recipe.precision == 'bfloat16'
@@ -241,7 +241,7 @@ def _score(
     for name, chosen in selection.items():
         plain = predict(network, chosen.images, spec)
         final = max(plain)
-        coded = predict(network, chosen.images, spec, recipe.split)[final]
+        coded = predict(network, chosen.images, spec, recipe.cut)[final]
         row |= {f'{name}_exit_{k}': accuracy(v, chosen.labels) for k, v in plain.items()}
         row[f'{name}_coded'] = accuracy(coded, chosen.labels)
         scores += [row[f'{name}_exit_{final}'], row[f'{name}_coded']]

@@ -19,7 +19,7 @@ from torch import Tensor
 from sparse_split_ros.data.augment import Augmentation
 from sparse_split_ros.data.datasets import LabelledImages
 from sparse_split_ros.data.registry import SOURCES
-from sparse_split_ros.networks.staged import StagedNetwork
+from sparse_split_ros.networks.staged import StagedNetwork, inlined
 from sparse_split_ros.networks.zoo import build
 from sparse_split_ros.runtime.bundle import InputSpec
 from sparse_split_ros.runtime.engine import MAX_THREADS
@@ -86,8 +86,10 @@ class Recipe:
     """The default cut: the one whose coded accuracy counts when the best epoch is chosen."""
     codec: str = 'int4'
     threshold: float = 0.9
+    inline: bool = False
+    """Make the bottleneck of `split` a stage of the network, in use whether or not it is cut."""
     hierarchical: bool = False
-    """Train what lies before and behind the split apart, with no gradient between them."""
+    """Train what lies before and behind the split apart, no gradient between; `inline` with it."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -199,6 +201,11 @@ class Recipe:
         return values
 
     @property
+    def cut(self) -> int:
+        """`split` as the built network counts it: an inline encoder is a stage, and before it."""
+        return self.split + (self.inline or self.hierarchical)
+
+    @property
     def augmentation(self) -> Augmentation:
         """How the training images are changed."""
         return Augmentation(
@@ -242,10 +249,14 @@ def build_network(recipe: Recipe, classes: int, pretrained: bool = False) -> Sta
         raise TrainingError(f'recipe: network {recipe.network!r}: {error}') from error
     if recipe.split not in network.split_stages:
         raise TrainingError(f'recipe: split {recipe.split}, the network has {network.split_stages}')
-    if recipe.hierarchical:
-        # Only the bottleneck between the two sides is ever taught.
-        network.keep_bottleneck(recipe.split)
-    return network
+    if recipe.cut == recipe.split:
+        return network
+    if 'masks' in recipe.network_arguments:
+        raise TrainingError(
+            'recipe: masks are by the names of a network whose bottleneck is not inline; prune by '
+            'reconvene or precrop, or choose a density'
+        )
+    return inlined(network, recipe.split)
 
 
 def first_batch(

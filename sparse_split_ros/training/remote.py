@@ -64,7 +64,7 @@ def at_the_edge(
     directory = _directory(out)
     torch.set_num_threads(recipe.threads)
     facts = Facts.of(recipe, training, selection)
-    with processes(device) as group, _call(*place(address)) as line:
+    with processes(device) as group, call(*place(address)) as line:
         edge = Edge(facts, training, selection, directory, group.device)
         held = edge.held() if resume else []
         line.tell({'format': _FORMAT, **facts.meta(), 'held': held})
@@ -96,7 +96,7 @@ def in_the_cloud(
     """
     directory = _directory(out)
     torch.set_num_threads(recipe.threads)
-    with processes(device) as group, _called(*place(address)) as line:
+    with processes(device) as group, called(*place(address)) as line:
         try:
             _serve(line, recipe, directory, resume, group.device)
         except TrainingError as error:
@@ -106,9 +106,7 @@ def in_the_cloud(
     return directory / 'best.safetensors'
 
 
-def _serve(
-    line: _Line, recipe: Recipe, directory: Path, resume: bool, device: torch.device
-) -> None:
+def _serve(line: Line, recipe: Recipe, directory: Path, resume: bool, device: torch.device) -> None:
     hello = line.hear()
     if hello.get('format') != _FORMAT:
         raise TrainingError(
@@ -213,7 +211,7 @@ def place(address: str) -> tuple[str, int]:
     raise TrainingError(f'address {address!r}: expected HOST:PORT, such as 192.168.1.7:5600')
 
 
-class _Line:
+class Line:
     """The connection to the other side, whose every failure is a TrainingError."""
 
     def __init__(self, connection: Connection, peer: str) -> None:
@@ -295,7 +293,7 @@ class _Line:
 
 
 @contextmanager
-def _call(host: str, port: int) -> Iterator[_Line]:
+def call(host: str, port: int) -> Iterator[Line]:
     """The line to the cloud, which may start later than this side."""
     until = time.monotonic() + _PATIENCE_S
     told = False
@@ -318,11 +316,11 @@ def _call(host: str, port: int) -> Iterator[_Line]:
             told = True
             time.sleep(0.5)
     with connection:
-        yield _Line(connection, f'the cloud at {host}:{port}')
+        yield Line(connection, f'the cloud at {host}:{port}')
 
 
 @contextmanager
-def _called(host: str, port: int) -> Iterator[_Line]:
+def called(host: str, port: int) -> Iterator[Line]:
     """The line to the edge that calls first and knows the key."""
     try:
         listener = Listener((host, port), authkey=_key())
@@ -340,7 +338,7 @@ def _called(host: str, port: int) -> Iterator[_Line]:
                 tqdm.write(f'a call that was none: {error!r}')
         caller = listener.last_accepted
     with connection:
-        yield _Line(connection, f'the edge at {caller[0]}' if caller else 'the edge')
+        yield Line(connection, f'the edge at {caller[0]}' if caller else 'the edge')
 
 
 def _key() -> bytes:
