@@ -6,10 +6,10 @@
     python benchmarks/hierarchical.py time        two processes over a shaped link (root, Linux)
 
 `accuracy` trains a network with the bottleneck of split 1 inline: by gradients through all of it
-(`joint`), and without any across the cut (`hierarchical`). `time` trains VGG-16 and ResNet-18 with
-edge and cloud in network namespaces, a core each, the link as slow as `--mbit` says: hierarchically,
-and by sending images to a cloud that trains everything, each batch while the next is on its way.
-Beside it stands what `sparse-split cut` expects.
+(`joint`), and without any across the cut (`hierarchical`). `time` trains VGG-16 and ResNet-18, edge
+and cloud in network namespaces, a core each, the link as slow as `--mbit` says: hierarchically, and
+by sending images to a cloud that trains everything, while the next batch is on its way. Beside it
+stands what `sparse-split cut` expects.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ def both(options: argparse.Namespace, title: str, way: str, split: int, folder: 
         words += ['--networks', title, '--steps', options.steps, '--batch', options.batch]
         command = ['ip', 'netns', 'exec', name, 'taskset', '-c', core, sys.executable, __file__]
         running.append(subprocess.Popen([*map(str, command), 'time', *map(str, words)]))
-    if any([child.wait() for child in running]):
+    statuses = [child.wait() for child in running]
+    if any(statuses):
         sys.exit(f'{title}, {way}: a side failed')
     moments = json.loads((folder / 'cloud' / 'moments.json').read_text())
     # The first steps fill what waits on the way.

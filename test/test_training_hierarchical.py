@@ -28,6 +28,7 @@ from test_training_joint import blobs  # noqa: E402
 
 from sparse_split_ros.networks.bottleneck import quantise  # noqa: E402
 from sparse_split_ros.runtime.bundle import Bundle  # noqa: E402
+from sparse_split_ros.training import joint  # noqa: E402
 from sparse_split_ros.training.checkpoint import load, load_checkpoint  # noqa: E402
 from sparse_split_ros.training.cuts import Cut, Place, Whole, measure  # noqa: E402
 from sparse_split_ros.training.hierarchical import (  # noqa: E402
@@ -36,6 +37,7 @@ from sparse_split_ros.training.hierarchical import (  # noqa: E402
     Edge,
     Facts,
     Report,
+    Weights,
     fit,
     pack,
     unpack,
@@ -64,6 +66,19 @@ def test_it_learns_at_every_exit_and_the_whole_network_is_kept(tmp_path: Path) -
         assert right == dict.fromkeys([0, 1, 3, 4], True)
 
 
+def test_the_same_network_can_be_trained_jointly(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(JOINT, inline=True, epochs=1)
+    best = joint.fit(recipe, blobs(160, 0), {'blobs': blobs(48, 1)}, tmp_path)
+    network, _, _ = load_checkpoint(best)
+    assert (network.split_stages, network.exit_stages) == ([2], [0, 1, 3, 4])
+
+
+def test_masks_by_other_names_are_refused() -> None:
+    arguments = {**RECIPE.network_arguments, 'masks': 'masks.safetensors'}
+    with pytest.raises(TrainingError, match='names of a network whose bottleneck is not inline'):
+        dataclasses.replace(RECIPE, network_arguments=arguments)
+
+
 def edge_of(tmp_path: Path, recipe=RECIPE) -> tuple[Facts, Edge]:
     images, chosen = blobs(160, 0), {'blobs': blobs(48, 1)}
     facts = Facts.of(recipe, images, chosen)
@@ -71,7 +86,7 @@ def edge_of(tmp_path: Path, recipe=RECIPE) -> tuple[Facts, Edge]:
 
 
 def test_no_gradient_crosses_the_cut(tmp_path: Path) -> None:
-    reports = []
+    learned = []
     for name, taught in (('alone', False), ('taught', True)):
         (tmp_path / name).mkdir()
         facts, edge = edge_of(tmp_path / name)
@@ -80,9 +95,11 @@ def test_no_gradient_crosses_the_cut(tmp_path: Path) -> None:
             if taught:
                 wrong = (batch.labels + 1) % 3
                 cloud.learn(dataclasses.replace(batch, labels=wrong))
-        reports.append(edge.report())
-    alone, taught = reports
-    assert all(torch.equal(alone.weights[key], taught.weights[key]) for key in alone.weights)
+        edge.report()
+        edge.keep(1)
+        learned.append(edge.best().tensors)
+    alone, taught = learned
+    assert alone and all(torch.equal(alone[key], taught[key]) for key in alone)
 
 
 def test_the_encoder_learns_what_tells_classes_apart(tmp_path: Path) -> None:
@@ -132,6 +149,22 @@ def test_the_edge_goes_on_from_the_epoch_that_the_cloud_has(tmp_path: Path) -> N
     assert again.epoch == 2
 
 
+def test_weights_of_another_epoch_or_network_are_refused(tmp_path: Path) -> None:
+    facts, edge = edge_of(tmp_path)
+    cloud = Cloud(facts, tmp_path, CPU)
+    for batch in edge.batches():
+        cloud.learn(batch)
+    cloud.close(edge.report())
+    edge.keep(1)
+    best = edge.best()
+    with pytest.raises(TrainingError, match='of epoch 3, the best is 0'):
+        cloud.finish(dataclasses.replace(best, epoch=3))
+    with pytest.raises(TrainingError, match='of another network'):
+        cloud.finish(Weights(0, {'stages.0.0.0.weight': torch.zeros(1)}))
+    cloud.finish(best)
+    assert (tmp_path / 'best.safetensors').exists()
+
+
 def test_a_side_of_another_run_is_refused(tmp_path: Path) -> None:
     _, edge = edge_of(tmp_path)
     for _ in edge.batches():
@@ -177,13 +210,13 @@ def test_what_travels_arrives_whole() -> None:
     came = parse(to_bytes(batch))
     assert isinstance(came, Batch) and (came.epoch, came.step) == (2, 5)
     assert torch.equal(came.codes, batch.codes) and torch.equal(came.labels, batch.labels)
-    report = Report(
-        2, {'edge_s': 1.5}, {'a.b': torch.rand(2)}, {'x': batch.codes}, {'x': batch.labels}
-    )
+    report = Report(2, {'edge_s': 1.5}, {'x': batch.codes}, {'x': batch.labels})
     back = parse(to_bytes(report))
     assert isinstance(back, Report) and (back.epoch, back.row) == (2, report.row)
-    assert torch.equal(back.weights['a.b'], report.weights['a.b'])
     assert torch.equal(back.codes['x'], batch.codes) and torch.equal(back.labels['x'], batch.labels)
+    weights = parse(to_bytes(Weights(2, {'a.b': (part := torch.rand(2))})))
+    assert isinstance(weights, Weights) and weights.epoch == 2
+    assert torch.equal(weights.tensors['a.b'], part)
 
 
 def damaged() -> Iterator[bytes]:
@@ -201,7 +234,7 @@ def damaged() -> Iterator[bytes]:
 
 @pytest.mark.parametrize('data', list(damaged()))
 def test_what_is_no_message_is_refused(data: bytes) -> None:
-    with pytest.raises(TrainingError, match='neither a batch nor a report'):
+    with pytest.raises(TrainingError, match='no message of the edge'):
         parse(data)
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -39,7 +40,7 @@ from sparse_split_ros.networks.cut import measure
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.training.checkpoint import load, save, save_checkpoint
 from sparse_split_ros.training.joint import joint_loss
-from sparse_split_ros.training.learner import Learner
+from sparse_split_ros.training.learner import Learner, under
 from sparse_split_ros.training.log import Log, Row
 from sparse_split_ros.training.predict import accuracy, normalise, rows_at_once
 from sparse_split_ros.training.processes import processes
@@ -47,6 +48,7 @@ from sparse_split_ros.training.recipe import Recipe, TrainingError, build_networ
 
 EDGE_FILES = ('edge', 'edge_before')
 """What the edge goes on from: after its last epoch, or the one before if the cloud lacks that."""
+_BEST = 'edge_best'
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,20 @@ class Batch:
 
 @dataclass(frozen=True)
 class Report:
-    """What travels after an epoch: the edge's averaged weights, and the selection sets, coded."""
+    """What travels after an epoch: the selection sets, coded, and what the edge has to say."""
 
     epoch: int
     row: Row
-    weights: Mapping[str, Tensor]
     codes: Mapping[str, Tensor]
     labels: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What travels at the end: the edge's part of the network, averaged, as of the best epoch."""
+
+    epoch: int
+    tensors: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -160,10 +169,6 @@ class EdgePart(nn.Module):
         distortion = (restored - target).square().mean() / target.square().mean()
         return _Seen(codes, logits, self.mirror[1](restored), distortion)
 
-    def kept(self) -> dict[str, Tensor]:
-        """The weights that are part of the network."""
-        return {k: v for k, v in self.state_dict().items() if not k.startswith('mirror.')}
-
 
 class CloudPart(nn.Module):
     """The stages behind the cut, the first of them with the decoder, and their exits."""
@@ -211,7 +216,7 @@ class Edge:
         """The epochs from which this side can go on. Raises TrainingError."""
         found = []
         for name in EDGE_FILES:
-            if (self._directory / f'{name}.safetensors').exists():
+            if self._file(name).exists():
                 meta, _ = load(self._directory / name)
                 self._facts.check(meta, self._directory)
                 found.append(int(meta['epoch']))
@@ -252,7 +257,7 @@ class Edge:
 
     @torch.inference_mode()
     def report(self) -> Report:
-        """What the cloud needs to choose among epochs and to keep the whole network; saves."""
+        """What the cloud needs to choose among epochs. Saves what this side goes on from."""
         average = self._learner.average
         row: Row = {'edge_loss': self._loss, 'edge_s': self._seconds}
         codes, labels = {}, {}
@@ -268,15 +273,29 @@ class Edge:
             for stage, said in rows.items():
                 row[f'{name}_exit_{stage}'] = accuracy(torch.cat(said).numpy(), chosen.labels)
             codes[name], labels[name] = torch.cat(parts), torch.from_numpy(chosen.labels)
-        self._save()
-        weights = {k: v.cpu().clone() for k, v in average.kept().items()}
-        return Report(self.epoch - 1, row, weights, codes, labels)
-
-    def _save(self) -> None:
-        last, before = (self._directory / f'{name}.safetensors' for name in EDGE_FILES)
+        last, before = map(self._file, EDGE_FILES)
         if last.exists():
             last.replace(before)
         save(last, self._facts.meta() | {'epoch': self.epoch}, self._learner.tensors())
+        return Report(self.epoch - 1, row, codes, labels)
+
+    def keep(self, epoch: int) -> None:
+        """Remember `epoch` as the best so far; it is one of the last two."""
+        if not (self._file(_BEST).exists() and self._holds(_BEST, epoch)):
+            name = next(name for name in EDGE_FILES if self._holds(name, epoch))
+            shutil.copyfile(self._file(name), self._file(_BEST))
+
+    def best(self) -> Weights:
+        """The edge's part of the network as of the best epoch. Raises TrainingError."""
+        meta, tensors = load(self._directory / _BEST)
+        kept = {k: v for k, v in under(tensors, 'average.').items() if not k.startswith('mirror.')}
+        return Weights(meta['epoch'] - 1, kept)
+
+    def _holds(self, name: str, epochs: int) -> bool:
+        return bool(load(self._directory / name)[0]['epoch'] == epochs)
+
+    def _file(self, name: str) -> Path:
+        return self._directory / f'{name}.safetensors'
 
 
 class Cloud:
@@ -291,6 +310,7 @@ class Cloud:
         self._shape = measure(list(network.stages[: cut + 1]), network.input_shape)[-1].shape
         self.log = Log(facts.recipe)
         self.epoch = 0
+        self._best: dict[str, Tensor] = {}
         self._start, self._total = time.monotonic(), 0.0
 
     def restore(self) -> None:
@@ -299,6 +319,7 @@ class Cloud:
         self._facts.check(meta, self._directory)
         self._learner.restore(tensors, meta['epoch'] * self._facts.steps)
         self.epoch, self.log.rows = meta['epoch'], meta['history']
+        self._best = under(tensors, 'best.')
 
     def learn(self, batch: Batch) -> None:
         """One step. Raises TrainingError for a loss that is no number and for what does not fit."""
@@ -335,18 +356,33 @@ class Cloud:
             scores.append(found[max(found)])
         self.log.rows.append(row | {'score': float(np.mean(scores))})
         self.epoch = report.epoch + 1
-        meta = self._facts.meta() | {'epoch': self.epoch, 'steps': self._learner.steps}
-        meta |= {'history': self.log.rows}
-        if self.log.best:
-            whole = build_network(self._facts.recipe, len(self._facts.classes))
-            try:
-                whole.load_state_dict({**report.weights, **average.cpu().state_dict()})
-            finally:
-                average.to(self._device)
-            save_checkpoint(self._directory / 'best', meta, whole)
-        save(self._directory / 'last', meta, self._learner.tensors())
+        if self.log.best == self.epoch:
+            self._best = {k: v.cpu().clone() for k, v in average.state_dict().items()}
+        tensors = self._learner.tensors() | {f'best.{k}': v for k, v in self._best.items()}
+        save(self._directory / 'last', self._meta(self.epoch), tensors)
         self.log.write(self._directory)
         self.log.show(self._directory)
+
+    def finish(self, weights: Weights) -> None:
+        """Put both parts of the best epoch together and keep them. Raises TrainingError."""
+        whole = build_network(self._facts.recipe, len(self._facts.classes))
+        try:
+            whole.load_state_dict({**weights.tensors, **self._best})
+        except RuntimeError as error:
+            raise TrainingError(f"the edge's weights are of another network: {error}") from error
+        if weights.epoch + 1 != self.log.best:
+            raise TrainingError(
+                f"the edge's weights are of epoch {weights.epoch}, the best is {self.log.best - 1}"
+            )
+        save_checkpoint(self._directory / 'best', self._meta(self.log.best), whole)
+
+    def _meta(self, epoch: int) -> dict[str, Any]:
+        steps = epoch * self._facts.steps
+        return self._facts.meta() | {
+            'epoch': epoch,
+            'steps': steps,
+            'history': self.log.rows[:epoch],
+        }
 
 
 def fit(
@@ -377,6 +413,9 @@ def fit(
             for batch in edge.batches():
                 cloud.learn(batch)
             cloud.close(edge.report())
+            if cloud.log.best == cloud.epoch:
+                edge.keep(cloud.epoch)
+                cloud.finish(edge.best())
     return directory / 'best.safetensors'
 
 

@@ -146,7 +146,7 @@ class _State:
 
     def save(self, directory: Path) -> None:
         """Write what the last epoch gave: first what was learned, then what it takes to go on."""
-        if self.log.best:
+        if self.log.best == self.epoch:
             save_checkpoint(directory / 'best', self.meta(), self.learner.average)
         save(directory / 'last', self.meta(), self.learner.tensors())
         self.log.write(directory)

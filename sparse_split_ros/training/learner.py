@@ -72,10 +72,10 @@ class Learner(Generic[M]):
 
     def restore(self, tensors: Mapping[str, Tensor], steps: int) -> None:
         """Go on from what `tensors` gave after so many steps."""
-        self.module.load_state_dict(_under(tensors, 'network.'))
-        self.average.load_state_dict(_under(tensors, 'average.'))
+        self.module.load_state_dict(under(tensors, 'network.'))
+        self.average.load_state_dict(under(tensors, 'average.'))
         entries: dict[int, dict[str, Tensor]] = {}
-        for key, value in _under(tensors, 'optimiser.').items():
+        for key, value in under(tensors, 'optimiser.').items():
             index, name = key.split('.', 1)
             entries.setdefault(int(index), {})[name] = value
         groups = self._optimiser.state_dict()['param_groups']
@@ -83,5 +83,6 @@ class Learner(Generic[M]):
         self.steps = steps
 
 
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -34,9 +34,10 @@ class Log:
         return len(scores) < self._recipe.epochs and not 0 < self._recipe.patience <= stale
 
     @property
-    def best(self) -> bool:
-        """Whether no epoch was better than the last."""
-        return self.rows[-1]['score'] == max(row['score'] for row in self.rows)
+    def best(self) -> int:
+        """After how many epochs the score was highest; of equal ones the last counts."""
+        scores = [row['score'] for row in self.rows]
+        return len(scores) - scores[::-1].index(max(scores)) if scores else 0
 
     def write(self, directory: Path) -> None:
         """Write log.csv. Raises TrainingError."""

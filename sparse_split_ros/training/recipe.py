@@ -152,6 +152,11 @@ class Recipe:
                 f'recipe: network_arguments is {self.network_arguments!r}, expected "key: value" '
                 'lines'
             )
+        if self.cut != self.split and 'masks' in self.network_arguments:
+            raise TrainingError(
+                'recipe: masks are by the names of a network whose bottleneck is not inline; prune '
+                'by reconvene or precrop, or choose a density'
+            )
         if self.drawn and self.dataset != 'gtsrb':
             raise TrainingError('recipe: drawn signs join GTSRB only, not classes of your own')
 
@@ -249,14 +254,7 @@ def build_network(recipe: Recipe, classes: int, pretrained: bool = False) -> Sta
         raise TrainingError(f'recipe: network {recipe.network!r}: {error}') from error
     if recipe.split not in network.split_stages:
         raise TrainingError(f'recipe: split {recipe.split}, the network has {network.split_stages}')
-    if recipe.cut == recipe.split:
-        return network
-    if 'masks' in recipe.network_arguments:
-        raise TrainingError(
-            'recipe: masks are by the names of a network whose bottleneck is not inline; prune by '
-            'reconvene or precrop, or choose a density'
-        )
-    return inlined(network, recipe.split)
+    return network if recipe.cut == recipe.split else inlined(network, recipe.split)
 
 
 def first_batch(

@@ -21,7 +21,7 @@ from dataclasses import replace
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -32,7 +32,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sparse_split_ros.data.datasets import LabelledImages
-from sparse_split_ros.training.hierarchical import Batch, Cloud, Edge, Facts, Report, agreed
+from sparse_split_ros.training.hierarchical import (
+    Batch,
+    Cloud,
+    Edge,
+    Facts,
+    Report,
+    Weights,
+    agreed,
+)
+from sparse_split_ros.training.learner import under
 from sparse_split_ros.training.processes import processes
 from sparse_split_ros.training.recipe import Recipe, TrainingError
 
@@ -46,6 +55,7 @@ _AHEAD = 8
 """Batches that wait for the link while the edge computes the next."""
 _PATIENCE_S = 120.0
 _SILENCE_S = 300
+Message: TypeAlias = Batch | Report | Weights
 
 
 def at_the_edge(
@@ -71,16 +81,21 @@ def at_the_edge(
         answer = line.hear()
         if answer['epoch']:
             edge.restore(answer['epoch'])
+            edge.keep(answer['best'])
         while answer['goes_on']:
             with line.sending() as send:
                 for batch in edge.batches():
                     send(to_bytes(batch))
                 send(to_bytes(edge.report()))
             answer = line.hear()
+            if answer['best'] == edge.epoch:
+                edge.keep(edge.epoch)
             tqdm.write(
                 f'epoch {answer["epoch"] - 1}  score {answer["score"]:.4g}  '
                 f'sent {line.sent / 1e6:.1f} MB'
             )
+        line.give(to_bytes(edge.best()))
+        line.hear()
 
 
 def in_the_cloud(
@@ -133,7 +148,7 @@ def _serve(line: Line, recipe: Recipe, directory: Path, resume: bool, device: to
     if resume:
         cloud.restore()
     agreed(held, cloud.epoch)
-    line.tell({'epoch': cloud.epoch, 'goes_on': cloud.log.goes_on})
+    line.tell({'epoch': cloud.epoch, 'goes_on': cloud.log.goes_on, 'best': cloud.log.best})
     while cloud.log.goes_on:
         bar = tqdm(
             range(facts.steps), f'epoch {cloud.epoch + 1}/{recipe.epochs}',
@@ -150,45 +165,50 @@ def _serve(line: Line, recipe: Recipe, directory: Path, resume: bool, device: to
             raise TrainingError(f'the edge did not report on epoch {cloud.epoch}')
         cloud.close(report)
         score = cloud.log.rows[-1]['score']
-        line.tell({'epoch': cloud.epoch, 'goes_on': cloud.log.goes_on, 'score': score})
+        verdict = {'epoch': cloud.epoch, 'goes_on': cloud.log.goes_on, 'best': cloud.log.best}
+        line.tell(verdict | {'score': score})
+    weights = parse(line.take())
+    if not isinstance(weights, Weights):
+        raise TrainingError('the edge did not send its part of the network')
+    cloud.finish(weights)
+    line.tell({'epoch': cloud.epoch})
 
 
-def to_bytes(message: Batch | Report) -> bytes:
+def to_bytes(message: Message) -> bytes:
     """What travels: tensors, and the rest as JSON in one of them."""
-    about: dict[str, Any] = {'epoch': message.epoch}
+    about: dict[str, Any] = {'kind': type(message).__name__, 'epoch': message.epoch}
     if isinstance(message, Batch):
         about['step'] = message.step
         tensors = {'codes': message.codes, 'labels': message.labels.to(torch.int32)}
-    else:
+    elif isinstance(message, Report):
         about['row'] = message.row
-        parts = {'weights': message.weights, 'codes': message.codes, 'labels': message.labels}
-        tensors = {
-            f'{part}/{name}': tensor.contiguous()
-            for part, named in parts.items()
-            for name, tensor in named.items()
-        }
-    tensors['about'] = torch.from_numpy(np.frombuffer(json.dumps(about).encode(), np.uint8).copy())
-    return bytes(safetensors.torch.save(tensors))
+        tensors = {f'codes/{name}': tensor for name, tensor in message.codes.items()}
+        tensors |= {f'labels/{name}': tensor for name, tensor in message.labels.items()}
+    else:
+        tensors = {f'weights/{name}': tensor for name, tensor in message.tensors.items()}
+    words = np.frombuffer(json.dumps(about).encode(), np.uint8).copy()
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    return bytes(safetensors.torch.save({**tensors, 'about': torch.from_numpy(words)}))
 
 
-def parse(data: bytes) -> Batch | Report:
+def parse(data: bytes) -> Message:
     """What `to_bytes` was given. Raises TrainingError for anything else."""
     try:
         tensors = safetensors.torch.load(data)
         about = json.loads(bytes(tensors.pop('about').numpy()))
-        if 'step' in about:
+        kind, epoch = about['kind'], about['epoch']
+        if kind == 'Batch':
             labels = tensors['labels'].long()
-            return Batch(about['epoch'], about['step'], _rows(tensors['codes'], labels), labels)
-        parts: dict[str, dict[str, Tensor]] = {'weights': {}, 'codes': {}, 'labels': {}}
-        for key, tensor in tensors.items():
-            part, name = key.split('/', 1)
-            parts[part][name] = tensor
-        for name, codes in parts['codes'].items():
-            _rows(codes, parts['labels'][name])
-        return Report(about['epoch'], about['row'], **parts)
+            return Batch(epoch, about['step'], _rows(tensors['codes'], labels), labels)
+        if kind == 'Weights':
+            return Weights(epoch, under(tensors, 'weights/'))
+        codes, labels_of = under(tensors, 'codes/'), under(tensors, 'labels/')
+        for name, rows in codes.items():
+            _rows(rows, labels_of[name])
+        return Report(epoch, about['row'], codes, labels_of)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise TrainingError(
-            f'{len(data)} bytes came that are neither a batch nor a report: {error!r}'
+            f'{len(data)} bytes came that are no message of the edge: {error!r}'
         ) from error
 
 
