@@ -30,8 +30,8 @@ def test_a_shipped_recipe_can_be_trained(path: Path) -> None:
     assert recipe.dataset in SOURCES
     assert 0 <= recipe.augmentation.weather <= 1
     network = build_network(recipe, 10).eval()
-    assert recipe.split in network.split_stages
+    assert recipe.cut in network.split_stages
     if recipe.mean is not None:
         assert input_spec(recipe, network).shape == network.input_shape
-    logits = network(torch.zeros(1, *network.input_shape), recipe.split).logits
+    logits = network(torch.zeros(1, *network.input_shape), recipe.cut).logits
     assert set(logits) == set(network.exit_stages)
