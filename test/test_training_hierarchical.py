@@ -147,6 +147,10 @@ def test_the_edge_goes_on_from_the_epoch_that_the_cloud_has(tmp_path: Path) -> N
     assert sorted(again.held()) == [2, 3]
     again.restore(2)
     assert again.epoch == 2
+    again.keep(2)
+    assert again.best().epoch == 1
+    with pytest.raises(TrainingError, match='no weights of the best epoch, 0'):
+        again.keep(1)
 
 
 def test_weights_of_another_epoch_or_network_are_refused(tmp_path: Path) -> None:

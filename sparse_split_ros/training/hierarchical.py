@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ from sparse_split_ros.training.recipe import Recipe, TrainingError, build_networ
 EDGE_FILES = ('edge', 'edge_before')
 """What the edge goes on from: after its last epoch, or the one before if the cloud lacks that."""
 _BEST = 'edge_best'
+P = TypeVar('P', bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -204,10 +205,10 @@ class Edge:
     ) -> None:
         self._facts, self._selection, self._directory = facts, selection, directory
         recipe = facts.recipe
-        network = _network(facts, device)
+        network = _network(facts)
         self._spec = input_spec(recipe, network)
         self._device = device
-        self._learner = Learner(EdgePart(network, recipe.cut), recipe)
+        self._learner = Learner(_placed(EdgePart(network, recipe.cut), device), recipe)
         self._data = AugmentedBatches(training, recipe.batch_size, recipe.seed, recipe.augmentation)
         self.epoch = 0
         self._loss = self._seconds = 0.0
@@ -280,10 +281,15 @@ class Edge:
         return Report(self.epoch - 1, row, codes, labels)
 
     def keep(self, epoch: int) -> None:
-        """Remember `epoch` as the best so far; it is one of the last two."""
-        if not (self._file(_BEST).exists() and self._holds(_BEST, epoch)):
-            name = next(name for name in EDGE_FILES if self._holds(name, epoch))
-            shutil.copyfile(self._file(name), self._file(_BEST))
+        """Remember `epoch` as the best so far; it is one of the last two. Raises TrainingError."""
+        found = [name for name in (_BEST, *EDGE_FILES) if self._holds(name, epoch)]
+        if not found:
+            raise TrainingError(
+                f'{self._directory}: holds no weights of the best epoch, {epoch - 1}; start both '
+                'sides without --resume, each in a new directory'
+            )
+        if found[0] != _BEST:
+            shutil.copyfile(self._file(found[0]), self._file(_BEST))
 
     def best(self) -> Weights:
         """The edge's part of the network as of the best epoch. Raises TrainingError."""
@@ -292,7 +298,8 @@ class Edge:
         return Weights(meta['epoch'] - 1, kept)
 
     def _holds(self, name: str, epochs: int) -> bool:
-        return bool(load(self._directory / name)[0]['epoch'] == epochs)
+        there = self._file(name).exists()
+        return there and bool(load(self._directory / name)[0]['epoch'] == epochs)
 
     def _file(self, name: str) -> Path:
         return self._directory / f'{name}.safetensors'
@@ -303,11 +310,11 @@ class Cloud:
 
     def __init__(self, facts: Facts, directory: Path, device: torch.device) -> None:
         self._facts, self._directory, self._device = facts, directory, device
-        network = _network(facts, device)
+        network = _network(facts)
         cut = facts.recipe.cut
-        self._learner = Learner(CloudPart(network, cut), facts.recipe)
         self._bits = network.bottleneck_at(cut).bits
         self._shape = measure(list(network.stages[: cut + 1]), network.input_shape)[-1].shape
+        self._learner = Learner(_placed(CloudPart(network, cut), device), facts.recipe)
         self.log = Log(facts.recipe)
         self.epoch = 0
         self._best: dict[str, Tensor] = {}
@@ -460,11 +467,14 @@ def unpack(packed: Tensor, shape: tuple[int, int, int], bits: int) -> Tensor:
     return packed.float().view(-1, *shape) / ((1 << bits) - 1)
 
 
-def _network(facts: Facts, device: torch.device) -> StagedNetwork:
+def _network(facts: Facts) -> StagedNetwork:
     """The whole network as both sides start from, each to take its part."""
     torch.manual_seed(facts.recipe.seed)
-    network = build_network(facts.recipe, len(facts.classes), pretrained=True)
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return build_network(facts.recipe, len(facts.classes), pretrained=True)
+
+
+def _placed(part: P, device: torch.device) -> P:
+    return part.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def _seed(recipe: Recipe, epoch: int, step: int, side: int) -> None:
