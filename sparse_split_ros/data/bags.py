@@ -14,8 +14,8 @@ import sqlite3
 import struct
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -42,6 +42,7 @@ from rosbags.rosbag2 import (
 )
 from rosbags.serde import SerdeError
 
+from sparse_split_ros.data import weather
 from sparse_split_ros.data.images import ImageError, decode_compressed, decode_image
 from sparse_split_ros.embedded.types import typestore
 
@@ -96,7 +97,8 @@ class Frame:
     """One image of a stream with what is known about it.
 
     `image` is (H, W, 3) uint8 RGB, or (H, W) uint8 when a source gives grey images. `stamp_ns` is
-    the header's stamp. `severity` of `scene` is in [0, 1].
+    the header's stamp. `severity` of `scene` is in [0, 1]. `others` are the labels of further
+    tasks, by their names.
     """
 
     stamp_ns: int
@@ -105,6 +107,17 @@ class Frame:
     label: str | None = None
     scene: str | None = None
     severity: float = 0.0
+    others: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def truths(self) -> dict[str, str]:
+        """The labels of further tasks, by name; where none says the weather, the scene does."""
+        return further_truths(self.scene, self.others)
+
+
+def further_truths(scene: str | None, others: Mapping[str, str]) -> dict[str, str]:
+    """What is known of further tasks of an image in a `scene`; see `Frame.truths`."""
+    return ({} if scene is None else {weather.TASK: scene}) | {**others}
 
 
 def is_bag(path: Path) -> bool:

@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sparse_split_ros.data.datasets import LabelledImages
 from sparse_split_ros.networks.staged import StagedNetwork
+from sparse_split_ros.policy.tasks import parts
 from sparse_split_ros.runtime.bundle import InputSpec
 
 
@@ -40,6 +42,12 @@ def predict(
         for stage, logits in network(x, split).logits.items():
             rows[stage].append(logits.cpu().numpy())
     return {stage: np.concatenate(parts) for stage, parts in rows.items()}
+
+
+def accuracies(logits: NDArray[np.float32], data: LabelledImages) -> dict[str, float]:
+    """Share of right rows of each task, by its name: of logits (N, K) of all tasks side by side."""
+    tasks = zip(parts(logits, data.sizes), data.columns)
+    return {name: accuracy(*task) for name, task in zip(data.tasks, tasks)}
 
 
 def accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
