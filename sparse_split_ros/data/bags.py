@@ -141,8 +141,8 @@ def read_bag(path: str | os.PathLike[str], image_topic: str | None = None) -> It
     `image_topic` may be left out where the bag holds one image topic, or one named `image`. The
     label and the scene are those classifications on `ground_truth` and `scene`, beside the image
     topic or at the root, whose header has the image's stamp; they may not say different things at
-    one stamp. Images are decoded one at a time; of
-    a bag whose files are compressed, rosbags keeps a decompressed copy on disk meanwhile.
+    one stamp. Labels of further tasks are on `ground_truth/NAME`. Images are decoded one at a time;
+    of a bag whose files are compressed, rosbags keeps a decompressed copy on disk meanwhile.
 
     Raises BagError, at the first frame or where the damage is, when the bag is unreadable or
     truncated, holds no images, lacks the topic, labels or scenes contradict each other, or an image
@@ -155,8 +155,11 @@ def read_bag(path: str | os.PathLike[str], image_topic: str | None = None) -> It
         topic = images[0].topic
         # Two passes, as the order of the messages of one stamp is not given: the labels are few
         # bytes, and the images stream.
-        truths = _classified(bag, reader, _beside(connections, topic, 'ground_truth'))
-        labels = _by_stamp(bag, 'ground_truth', ((stamp, name) for stamp, (name, _) in truths))
+        labels = _labels(bag, reader, connections, topic, 'ground_truth')
+        others = {
+            name: _labels(bag, reader, connections, topic, f'ground_truth/{name}')
+            for name in _further_tasks(connections)
+        }
         surroundings = _classified(bag, reader, _beside(connections, topic, 'scene'))
         scenes = _by_stamp(bag, 'scene', surroundings)
         count = 0
@@ -166,7 +169,10 @@ def read_bag(path: str | os.PathLike[str], image_topic: str | None = None) -> It
             name, severity = scenes.get(stamp, (None, 0.0))
             image = _decode(bag, connection, message)
             count += 1
-            yield Frame(stamp, message.header.frame_id, image, labels.get(stamp), name, severity)
+            known = {task: said[stamp] for task, said in others.items() if stamp in said}
+            yield Frame(
+                stamp, message.header.frame_id, image, labels.get(stamp), name, severity, known
+            )
         if count == 0:
             raise BagError(f"bag {bag}: topic '{topic}' holds no images")
         expected = sum(connection.msgcount for connection in images)
@@ -196,6 +202,8 @@ def write_bag(
     compression: Literal['none', 'file', 'message'] = 'none',
 ) -> int:
     """Write `/image`, `/ground_truth` and `/scene`; returns the number of frames.
+
+    Labels of further tasks are written to `/ground_truth/NAME`.
 
     The bag appears under its name when it is complete, and not at all if anything fails.
     `progress(frames written)` is called after each. Raises BagError when `path` exists or is none
@@ -371,6 +379,20 @@ def _image_connections(
     ]
 
 
+def _further_tasks(connections: Sequence[Connection]) -> list[str]:
+    """The names of the tasks beside the first whose truth a bag holds."""
+    topics = (each.topic.split('/') for each in connections if each.msgtype == CLASSIFICATION)
+    return sorted({parts[-1] for parts in topics if parts[-2:-1] == ['ground_truth']})
+
+
+def _labels(
+    bag: Path, reader: Reader, connections: Sequence[Connection], image_topic: str, name: str
+) -> dict[int, str]:
+    """The labels called `name` beside an image topic, by their stamp."""
+    truths = _classified(bag, reader, _beside(connections, image_topic, name))
+    return _by_stamp(bag, name, ((stamp, label) for stamp, (label, _) in truths))
+
+
 def _beside(connections: Sequence[Connection], image_topic: str, name: str) -> list[Connection]:
     """The classifications called `name` in the image topic's namespace, or else at the root."""
     namespace = image_topic.removesuffix('/compressed').rpartition('/')[0]
@@ -485,6 +507,7 @@ def _write(writer: Writer, frames: Iterable[Frame], progress: Progress | None) -
         hypothesis = types['vision_msgs/msg/ObjectHypothesis'](class_id=name, score=score)
         return types[CLASSIFICATION](header=header, results=[hypothesis])
 
+    others: dict[str, Connection] = {}
     count = 0
     for frame in frames:
         seconds, nanoseconds = divmod(frame.stamp_ns, 1_000_000_000)
@@ -496,6 +519,10 @@ def _write(writer: Writer, frames: Iterable[Frame], progress: Progress | None) -
         )
         if frame.label is not None:
             write(truth, frame.stamp_ns, named(header, frame.label, 1.0))
+        for name, label in frame.others.items():
+            if name not in others:
+                others[name] = channel(f'/ground_truth/{name}', CLASSIFICATION)
+            write(others[name], frame.stamp_ns, named(header, label, 1.0))
         if frame.scene is not None:
             write(scene, frame.stamp_ns, named(header, frame.scene, frame.severity))
         write(image, frame.stamp_ns, _image_message(types, header, frame.image, count))

@@ -37,5 +37,9 @@ def judge(scores: NDArray[Any], sizes: Sequence[int]) -> tuple[Any, Any]:
 
 def places(label: int, sizes: Sequence[int]) -> list[int]:
     """Where in a row of scores the classes of a label stand, one for each task."""
-    starts = [end - size for size, end in zip(sizes, accumulate(sizes))]
-    return [start + int(at) for start, at in zip(starts, np.unravel_index(label, sizes))]
+    found, end = [], sum(sizes)
+    for size in reversed(sizes):
+        label, at = divmod(label, size)
+        end -= size
+        found.append(end + int(at))
+    return found[::-1]
