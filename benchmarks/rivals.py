@@ -177,12 +177,12 @@ def _earlyon(bundle: Bundle, threshold: float | None) -> Predict:
         ExitPoint(f'exit_{item.stage}', str(item.stage), bundle.stages[item.stage].output_shape[0])
         for item in early
     ]
-    temperatures = {point.name: item.temperature for point, item in zip(points, early)}
+    temperatures = {point.name: item.temperatures[0] for point, item in zip(points, early)}
     config = EarlyExitConfig(
         'custom', len(bundle.classes), points,
         confidence_thresholds=[threshold or 1.0] * len(points),
         enabled_exits=[threshold is not None] * len(points),
-        temperatures={**temperatures, 'final': last.temperature},
+        temperatures={**temperatures, 'final': last.temperatures[0]},
     )  # fmt: skip
     backbone = nn.Sequential(*(Part(stage.model) for stage in bundle.stages), Part(last.model))
     heads = {point.name: Part(item.model) for point, item in zip(points, early)}

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ CODECS = ('none', 'fp16', 'int8', 'int4', 'int8+zstd', 'int4+zstd')
 def make_bundle(
     path: str | os.PathLike[str],
     *,
-    classes: int | Sequence[str] = 5,
+    classes: int | Sequence[str] | Mapping[str, Sequence[str]] = 5,
     channels: Sequence[int] = (8, 12, 16),
     size: int = 16,
     exits: Sequence[int] | None = None,
@@ -36,7 +37,8 @@ def make_bundle(
     """Write a convolution-ReLU-pool network of `len(channels)` stages on 3 x size x size input.
 
     `exits` are the stages with one (all by default; the last always has one). `bottleneck` is the
-    number of channels that travel, None for no encoder and decoder.
+    number of channels that travel, None for no encoder and decoder. `classes` of several tasks are
+    given by their names.
     """
     rng = np.random.default_rng(seed)
     directory = Path(path)
@@ -59,9 +61,17 @@ def make_bundle(
             | {'name': f'stage {index}', 'output_shape': list(out)}
         )
         shape = out
-    names = [f'class {i}' for i in range(classes)] if isinstance(classes, int) else list(classes)
+    several = isinstance(classes, Mapping)
+    names: dict[str, list[str]] = (
+        {task: list(each) for task, each in classes.items()} if isinstance(classes, Mapping)
+        else {'': [f'class {i}' for i in range(classes)] if isinstance(classes, int)
+              else list(classes)}
+    )  # fmt: skip
+    count = len([*chain(*names.values())])
     wanted = sorted({*(range(len(channels)) if exits is None else exits), len(channels) - 1})
-    exit_records = [_exit(directory, rng, stages[stage], stage, len(names)) for stage in wanted]
+    exit_records = [_exit(directory, rng, stages[stage], stage, count) for stage in wanted]
+    for record in exit_records if several else ():
+        record['temperature'] = [1.5 - 0.5 * task for task in range(len(names))]
     splits = [
         _split(directory, rng, stages[stage], stage, bottleneck)
         for stage in range(len(channels) - 1)
@@ -102,8 +112,8 @@ def make_identity_bundle(
     split = {'stage': 0, 'shape': list(shape), 'encoder': None, 'decoder': None}
     split['codecs'] = {'none': {'mean_bytes': payload, 'disagreement': 0.0}}
     return _write(
-        directory, 'identity', [f'class {i}' for i in range(classes)], side, stages, exits, [split],
-        {'split': 0, 'threshold': 1.0, 'codec': 'none'},
+        directory, 'identity', {'': [f'class {i}' for i in range(classes)]}, side, stages, exits,
+        [split], {'split': 0, 'threshold': 1.0, 'codec': 'none'},
     )  # fmt: skip
 
 
@@ -143,15 +153,15 @@ def make_level_bundle(path: str | os.PathLike[str], *, classes: int = 40) -> Bun
     split = {'stage': 0, 'shape': list(shape), 'encoder': None, 'decoder': None}
     split['codecs'] = {'none': {'mean_bytes': 256, 'disagreement': 0.0}}
     return _write(
-        directory, 'levels', [f'level {k}' for k in range(classes)], 8, stages, exits, [split],
-        {'split': 0, 'threshold': 0.9, 'codec': 'none'},
+        directory, 'levels', {'': [f'level {k}' for k in range(classes)]}, 8, stages, exits,
+        [split], {'split': 0, 'threshold': 0.9, 'codec': 'none'},
     )  # fmt: skip
 
 
 def _write(
     directory: Path,
     name: str,
-    classes: list[str],
+    classes: dict[str, list[str]],
     size: int,
     stages: list[dict[str, Any]],
     exits: list[dict[str, Any]],
@@ -160,7 +170,9 @@ def _write(
 ) -> Bundle:
     spec = {'shape': [3, size, size], 'color': 'rgb', 'scale': 1 / 255}
     spec |= {'mean': [0.5, 0.5, 0.5], 'std': [0.25, 0.25, 0.25]}
-    manifest = {'name': name, 'classes': classes, 'input': spec, 'stages': stages}
+    tasks = [{'name': task, 'classes': each} for task, each in classes.items()]
+    said = {'classes': classes['']} if '' in classes else {'tasks': tasks}
+    manifest = {'name': name, **said, 'input': spec, 'stages': stages}
     manifest |= {'exits': exits, 'splits': splits, 'defaults': defaults, 'training': {}}
     return write_manifest(directory, manifest)
 

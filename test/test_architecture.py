@@ -25,7 +25,7 @@ ARROWS = {
     'sparsity': set(),
     'networks': {'sparsity', 'vision', 'runtime'},
     'evaluation': {'runtime', 'policy', 'link', 'data'},
-    'training': {'networks', 'sparsity', 'runtime', 'link', 'data', 'evaluation'},
+    'training': {'networks', 'sparsity', 'runtime', 'policy', 'link', 'data', 'evaluation'},
 }
 # Of rooms that are open to these modules alone.
 DOORS = {

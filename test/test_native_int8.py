@@ -153,7 +153,7 @@ def test_a_sum_that_could_overflow_has_no_kernel(inputs, fits):
         return
     program.end(program.conv_int8(codes, **layer, reach=1e5, codes=False))
     program.finish()
-    y = native.Session(program, [(0, -1, 1.0)], 1).run_model(
+    y = native.Session(program, [(0, -1, [])], 1).run_model(
         0, np.ones((1, inputs, 1, 1), np.float32), True
     )
     assert y == pytest.approx(inputs, rel=1e-5)

@@ -436,7 +436,7 @@ def test_an_exit_does_not_write_over_the_features_it_reads() -> None:
     answer = [operation('global_avg_pool', ['c'], 'p'), operation('linear', ['p'], 'y', **dense)]
     exit_, _ = write(program, parsed(layers + answer, (5,)), 'exit', features)
     program.finish()
-    session = native.Session(program, [(stage, exit_, 1.0)], 1)
+    session = native.Session(program, [(stage, exit_, [(5, 1.0)])], 1)
     image = np.random.default_rng(2).normal(size=(1, 16, 8, 8)).astype(np.float32)
     with_exit = session.run(image, 0, 0, [2.0], True)[0]
     np.testing.assert_array_equal(with_exit, session.run(image, 0, 0, [None], True)[0])
@@ -445,11 +445,11 @@ def test_an_exit_does_not_write_over_the_features_it_reads() -> None:
 @pytest.mark.parametrize(
     ('stages', 'threads', 'message'),
     [
-        ([(1, -1, 1.0)], 1, 'model 1 of 1'),
-        ([(0, 0, 0.0)], 1, 'a temperature of 0'),
-        ([(0, 0, 1.0)], 1, 'does not read what its stage answers'),
-        ([(0, -1, 1.0), (0, -1, 1.0)], 1, 'does not read what the stage before answers'),
-        ([(0, -1, 1.0)], 0, '0 threads'),
+        ([(1, -1, [])], 1, 'model 1 of 1'),
+        ([(0, 0, [(4, 0.0)])], 1, 'a temperature of 0'),
+        ([(0, 0, [(4, 1.0)])], 1, 'does not read what its stage answers'),
+        ([(0, -1, []), (0, -1, [])], 1, 'does not read what the stage before answers'),
+        ([(0, -1, [])], 0, '0 threads'),
     ],
 )
 def test_a_session_that_does_not_fit_its_program_is_refused(
@@ -468,7 +468,7 @@ def test_an_answer_that_is_no_vector_is_refused_as_one() -> None:
     first, features = write(program, parsed(_first()), 'm', x)
     second, _ = write(program, parsed(_first()), 'n', features)
     program.finish()
-    session = native.Session(program, [(first, second, 1.0)], 1)
+    session = native.Session(program, [(first, second, [(16 * 8 * 8, 1.0)])], 1)
     image = np.zeros((1, 16, 8, 8), np.float32)
     with pytest.raises(native.PlanError, match='no vector'):
         session.run(image, 0, 0, [0.0], True)
@@ -480,7 +480,7 @@ def test_a_program_is_finished_before_it_runs() -> None:
     program = native.Program()
     write(program, parsed(_first()), 'm', program.tensor(16, 8, 8))
     with pytest.raises(native.PlanError, match='finished'):
-        native.Session(program, [(0, -1, 1.0)], 1)
+        native.Session(program, [(0, -1, [])], 1)
 
 
 def test_the_shipped_family_is_planned_whole(bundle: Bundle) -> None:

@@ -100,7 +100,7 @@ def test_a_decision_tells_its_route_and_warns_of_a_fallback(route: Route) -> Non
 @pytest.mark.parametrize('size', [(1, 1), (16, 16), (40, 300), (640, 480)])
 def test_an_annotated_image_has_room_for_its_words(size: tuple[int, int]) -> None:
     image = np.zeros((*size, 3), np.uint8)
-    picture = annotate(image, decision(), NAMES)
+    picture = annotate(image, decision(), Labels(NAMES))
     assert picture.dtype == np.uint8 and picture.shape[1] >= 256
     scale = (picture.shape[0] - 44) // size[0]
     assert picture[scale * size[0] :].any() and not picture[: scale * size[0]].any()
@@ -112,5 +112,5 @@ def test_an_annotated_image_has_room_for_its_words(size: tuple[int, int]) -> Non
 )
 def test_a_large_image_is_annotated_small(size: tuple[int, int], shown: tuple[int, int]) -> None:
     image = np.full((*size, 3), 9, np.uint8)
-    height, width = annotate(image, decision(), NAMES).shape[:2]
+    height, width = annotate(image, decision(), Labels(NAMES)).shape[:2]
     assert (height - 44, width) == shown

@@ -69,9 +69,7 @@ def network(request: pytest.FixtureRequest) -> StagedNetwork:
 def bundle(network: StagedNetwork, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     directory = tmp_path_factory.mktemp('exported')
     recipe = dataclasses.replace(RECIPE, codec='int4')
-    build_bundle(
-        network, recipe, ('r', 'g', 'b'), blobs(96, 1), blobs(48, 2), blobs(48, 3), directory
-    )
+    build_bundle(network, recipe, blobs(96, 1), blobs(48, 2), blobs(48, 3), directory)
     return Bundle.load(directory)
 
 

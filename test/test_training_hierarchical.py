@@ -26,6 +26,7 @@ from test_training_folder import draw  # noqa: E402
 from test_training_joint import RECIPE as JOINT  # noqa: E402
 from test_training_joint import blobs  # noqa: E402
 
+from sparse_split_ros.data.datasets import LabelledImages  # noqa: E402
 from sparse_split_ros.networks.bottleneck import quantise  # noqa: E402
 from sparse_split_ros.runtime.bundle import Bundle  # noqa: E402
 from sparse_split_ros.training import joint  # noqa: E402
@@ -42,7 +43,7 @@ from sparse_split_ros.training.hierarchical import (  # noqa: E402
     pack,
     unpack,
 )
-from sparse_split_ros.training.predict import accuracy, predict  # noqa: E402
+from sparse_split_ros.training.predict import accuracies, accuracy, predict  # noqa: E402
 from sparse_split_ros.training.recipe import TrainingError, input_spec  # noqa: E402
 from sparse_split_ros.training.remote import KEY, parse, place, to_bytes  # noqa: E402
 from sparse_split_ros.training.train import train  # noqa: E402
@@ -71,6 +72,23 @@ def test_the_same_network_can_be_trained_jointly(tmp_path: Path) -> None:
     best = joint.fit(recipe, blobs(160, 0), {'blobs': blobs(48, 1)}, tmp_path)
     network, _, _ = load_checkpoint(best)
     assert (network.split_stages, network.exit_stages) == ([2], [0, 1, 3, 4])
+
+
+def test_several_tasks_are_learned_from_the_same_codes(tmp_path: Path) -> None:
+    def two(images: LabelledImages) -> LabelledImages:
+        blue = (images.labels == 2).astype(np.int64)
+        labels = np.stack([images.labels, blue], axis=1)
+        tasks = {'colour': images.classes, 'blue': ('no', 'yes')}
+        return LabelledImages.of_tasks(images.images, labels, images.groups, tasks)
+
+    best = fit(RECIPE, two(blobs(160, 0)), {'blobs': two(blobs(48, 1))}, tmp_path)
+    network, recipe, meta = load_checkpoint(best)
+    assert meta['tasks'] == {'colour': ['r', 'g', 'b'], 'blue': ['no', 'yes']}
+    test = two(blobs(48, 2))
+    said = predict(network, test.images, input_spec(recipe, network), recipe.cut)
+    for logits in said.values():
+        right = accuracies(logits, test.columns, test.tasks)
+        assert min(right.values()) > 0.9
 
 
 def test_masks_by_other_names_are_refused() -> None:

@@ -26,7 +26,8 @@ def add(commands: Commands) -> None:
             '  ms          median of the part alone on this machine, on one thread and the engine\n'
             '              of auto; empty until `sparse-split profile` has measured it\n'
             '  payload     mean bytes of the coded features, without the preamble, and codec\n'
-            '  accuracy    of the exit on the part of the data that is kept for the report\n\n'
+            '  accuracy    of the exit on the part of the data that is kept for the report; of\n'
+            '              several tasks, of all together, and then of each by itself\n\n'
             'for one image, where the bundle says it:\n'
             '  MACs        multiply-adds\n'
             '  weights     bytes of float32 weights\n'
@@ -184,15 +185,15 @@ def _classify(options: argparse.Namespace) -> int:
             raise ImageError(f'{path}: {error}') from error
         x = prepare(image, bundle.input)
         result = engine.run(x, 0, bundle.final, evaluated, stop=False)
-        scores = {stage: result.exits[stage][0] for stage in exits}
+        said = {stage: bundle.judge(result.exits[stage][0]) for stage in exits}
         sure = [
-            stage for stage in exits
-            if stage <= bundle.defaults.split and scores[stage].max() >= threshold
+            stage for stage, (_, confidence) in said.items()
+            if stage <= bundle.defaults.split and confidence >= threshold
         ]  # fmt: skip
         who = f'[green]robot, exit {sure[0]}' if sure else f'[dodger_blue2]tail, exit {exits[-1]}'
         table.add_row(
             escape(path.name),
-            *(f'{escape(bundle.classes[s.argmax()])} {s.max():.1%}' for s in scores.values()),
+            *(f'{escape(bundle.named(label))} {share:.1%}' for label, share in said.values()),
             who,
         )
     console().print(table)

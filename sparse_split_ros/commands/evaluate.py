@@ -339,6 +339,7 @@ def _add_record(commands: Commands) -> None:
             '  sparse-split record flown --images --limit 900\n'
             '  sparse-split record flown --images --ros-args -r image:=/camera/image_raw\n'
             '  sparse-split record flown --cameras front left\n'
+            '  sparse-split record flown --tasks weather\n'
             '  sparse-split record flown --ros-args -r __ns:=/robot_1\n'
             '  sparse-split evaluate --decisions flown'
         ),
@@ -352,6 +353,10 @@ def _add_record(commands: Commands) -> None:
     cameras.add_argument(
         '--head-parameters', metavar='FILE', help="the head's parameter file, which names them"
     )
+    parser.add_argument(
+        '--tasks', nargs='+', default=[], metavar='NAME',
+        help="the bundle's tasks beside the first, where it has several",
+    )  # fmt: skip
     parser.add_argument('--images', action='store_true', help='the images too')
     parser.add_argument(
         '--image-transport', choices=('raw', 'compressed'), default='raw',
@@ -387,6 +392,6 @@ def _record(options: argparse.Namespace) -> int:
             raise UsageError(f'--{name} {value:g}, expected a number from 0')
     wanted = RecorderOptions(
         options.out, _cameras(options), options.images, options.image_transport,
-        options.limit, options.idle,
+        options.limit, options.idle, tuple(options.tasks),
     )  # fmt: skip
     return record(wanted, ['--ros-args', *options.ros_args] if options.ros_args else [])

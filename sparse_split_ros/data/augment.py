@@ -49,7 +49,9 @@ class Augmentation:
 class AugmentedBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Batches of augmented images: item k of epoch e is the same whoever asks for it.
 
-    An item is (images (B, H, W, 3) uint8, labels (B,) int64); the last short batch is left out.
+    An item is (images (B, H, W, 3) uint8, labels (B,) or (B, T) int64); the last short batch is
+    left out. Where telling the weather is a task, that which is put onto an image is its label,
+    and images that come with weather keep theirs.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class AugmentedBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self._batch_size = batch_size
         self._seed = seed
         self._augmentation = augmentation
+        self._weather = _check_weather(source, augmentation)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -76,8 +79,36 @@ class AugmentedBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def __getitem__(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng([self._seed, self._epoch, batch])
         chosen = self._order[batch * self._batch_size : (batch + 1) * self._batch_size]
-        rows = (augment(rng, self._source.images[i], self._augmentation) for i in chosen)
-        return torch.from_numpy(np.stack(list(rows))), torch.from_numpy(self._source.labels[chosen])
+        how, labels = self._augmentation, self._source.labels[chosen]
+        rows = []
+        for row, i in enumerate(chosen):
+            image, met = _augmented(rng, self._source.images[i], how, self._weather_of(i))
+            rows.append(image)
+            if self._weather is not None and met is not None:
+                labels[row, self._weather] = self._source.tasks[weather.TASK].index(met)
+        return torch.from_numpy(np.stack(rows)), torch.from_numpy(labels)
+
+    def _weather_of(self, index: int) -> str | None:
+        """The weather that an image comes with, as far as a task tells it."""
+        label = 0 if self._weather is None else int(self._source.labels[index, self._weather])
+        return self._source.tasks[weather.TASK][label] if label else None
+
+
+def _check_weather(source: LabelledImages, how: Augmentation) -> int | None:
+    """The column of the weather's labels, None without. Raises DatasetError for untold weather."""
+    if weather.TASK not in source.tasks:
+        return None
+    column = list(source.tasks).index(weather.TASK)
+    classes = source.tasks[weather.TASK]
+    put_on = set(how.conditions) if how.weather else set()
+    met = {classes[label] for label in np.unique(source.labels[:, column])} | put_on
+    if met != set(classes):
+        raise DatasetError(
+            f'weather {how.weather:g} with conditions {sorted(put_on)}: the task {weather.TASK!r} '
+            f'is to tell {", ".join(classes)}; expected a share above 0 and all of these but '
+            f'{classes[0]} in conditions, and no others'
+        )
+    return column
 
 
 def batches(
@@ -115,18 +146,26 @@ def _interrupts_held() -> Iterator[None]:
 
 def augment(rng: np.random.Generator, image: Images, how: Augmentation) -> Images:
     """A crop (H, W, 3) uint8 as another detector, camera, light and weather might give it."""
+    return _augmented(rng, image, how, None)[0]
+
+
+def _augmented(
+    rng: np.random.Generator, image: Images, how: Augmentation, met: str | None
+) -> tuple[Images, str | None]:
+    """`augment`, and the weather that is on the image now; it already had what it `met`."""
     if how.flip and rng.random() < 0.5:
         image = np.ascontiguousarray(image[:, ::-1])
     image = _warp(rng, image)
-    if rng.random() < how.weather:
-        condition = how.conditions[rng.integers(len(how.conditions))]
-        image = weather.apply(condition, image, rng.uniform(*how.severity), rng)
-        return _expose(rng, image, 0.4)
+    if met is None and rng.random() < how.weather:
+        met = how.conditions[rng.integers(len(how.conditions))]
+        image = weather.apply(met, image, rng.uniform(*how.severity), rng)
+    if met is not None:
+        return _expose(rng, image, 0.4), met
     if how.photometric == 0:
-        return image
+        return image, None
     if how.photometric == 1 or rng.random() < how.photometric:
         image = _blur(rng, image)
-    return _expose(rng, image, how.photometric)
+    return _expose(rng, image, how.photometric), None
 
 
 def _warp(rng: np.random.Generator, image: Images) -> Images:

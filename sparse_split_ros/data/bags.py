@@ -14,8 +14,8 @@ import sqlite3
 import struct
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -42,6 +42,7 @@ from rosbags.rosbag2 import (
 )
 from rosbags.serde import SerdeError
 
+from sparse_split_ros.data import weather
 from sparse_split_ros.data.images import ImageError, decode_compressed, decode_image
 from sparse_split_ros.embedded.types import typestore
 
@@ -96,7 +97,8 @@ class Frame:
     """One image of a stream with what is known about it.
 
     `image` is (H, W, 3) uint8 RGB, or (H, W) uint8 when a source gives grey images. `stamp_ns` is
-    the header's stamp. `severity` of `scene` is in [0, 1].
+    the header's stamp. `severity` of `scene` is in [0, 1]. `others` are the labels of further
+    tasks, by their names.
     """
 
     stamp_ns: int
@@ -105,6 +107,17 @@ class Frame:
     label: str | None = None
     scene: str | None = None
     severity: float = 0.0
+    others: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def truths(self) -> dict[str, str]:
+        """The labels of further tasks, by name; where none says the weather, the scene does."""
+        return further_truths(self.scene, self.others)
+
+
+def further_truths(scene: str | None, others: Mapping[str, str]) -> dict[str, str]:
+    """What is known of further tasks of an image in a `scene`; see `Frame.truths`."""
+    return ({} if scene is None else {weather.TASK: scene}) | {**others}
 
 
 def is_bag(path: Path) -> bool:
@@ -128,8 +141,8 @@ def read_bag(path: str | os.PathLike[str], image_topic: str | None = None) -> It
     `image_topic` may be left out where the bag holds one image topic, or one named `image`. The
     label and the scene are those classifications on `ground_truth` and `scene`, beside the image
     topic or at the root, whose header has the image's stamp; they may not say different things at
-    one stamp. Images are decoded one at a time; of
-    a bag whose files are compressed, rosbags keeps a decompressed copy on disk meanwhile.
+    one stamp. Labels of further tasks are on `ground_truth/NAME`. Images are decoded one at a time;
+    of a bag whose files are compressed, rosbags keeps a decompressed copy on disk meanwhile.
 
     Raises BagError, at the first frame or where the damage is, when the bag is unreadable or
     truncated, holds no images, lacks the topic, labels or scenes contradict each other, or an image
@@ -142,8 +155,11 @@ def read_bag(path: str | os.PathLike[str], image_topic: str | None = None) -> It
         topic = images[0].topic
         # Two passes, as the order of the messages of one stamp is not given: the labels are few
         # bytes, and the images stream.
-        truths = _classified(bag, reader, _beside(connections, topic, 'ground_truth'))
-        labels = _by_stamp(bag, 'ground_truth', ((stamp, name) for stamp, (name, _) in truths))
+        labels = _labels(bag, reader, connections, topic, 'ground_truth')
+        others = {
+            name: _labels(bag, reader, connections, topic, f'ground_truth/{name}')
+            for name in _further_tasks(connections)
+        }
         surroundings = _classified(bag, reader, _beside(connections, topic, 'scene'))
         scenes = _by_stamp(bag, 'scene', surroundings)
         count = 0
@@ -153,7 +169,10 @@ def read_bag(path: str | os.PathLike[str], image_topic: str | None = None) -> It
             name, severity = scenes.get(stamp, (None, 0.0))
             image = _decode(bag, connection, message)
             count += 1
-            yield Frame(stamp, message.header.frame_id, image, labels.get(stamp), name, severity)
+            known = {task: said[stamp] for task, said in others.items() if stamp in said}
+            yield Frame(
+                stamp, message.header.frame_id, image, labels.get(stamp), name, severity, known
+            )
         if count == 0:
             raise BagError(f"bag {bag}: topic '{topic}' holds no images")
         expected = sum(connection.msgcount for connection in images)
@@ -183,6 +202,8 @@ def write_bag(
     compression: Literal['none', 'file', 'message'] = 'none',
 ) -> int:
     """Write `/image`, `/ground_truth` and `/scene`; returns the number of frames.
+
+    Labels of further tasks are written to `/ground_truth/NAME`.
 
     The bag appears under its name when it is complete, and not at all if anything fails.
     `progress(frames written)` is called after each. Raises BagError when `path` exists or is none
@@ -358,6 +379,20 @@ def _image_connections(
     ]
 
 
+def _further_tasks(connections: Sequence[Connection]) -> list[str]:
+    """The names of the tasks beside the first whose truth a bag holds."""
+    topics = (each.topic.split('/') for each in connections if each.msgtype == CLASSIFICATION)
+    return sorted({parts[-1] for parts in topics if parts[-2:-1] == ['ground_truth']})
+
+
+def _labels(
+    bag: Path, reader: Reader, connections: Sequence[Connection], image_topic: str, name: str
+) -> dict[int, str]:
+    """The labels called `name` beside an image topic, by their stamp."""
+    truths = _classified(bag, reader, _beside(connections, image_topic, name))
+    return _by_stamp(bag, name, ((stamp, label) for stamp, (label, _) in truths))
+
+
 def _beside(connections: Sequence[Connection], image_topic: str, name: str) -> list[Connection]:
     """The classifications called `name` in the image topic's namespace, or else at the root."""
     namespace = image_topic.removesuffix('/compressed').rpartition('/')[0]
@@ -472,6 +507,7 @@ def _write(writer: Writer, frames: Iterable[Frame], progress: Progress | None) -
         hypothesis = types['vision_msgs/msg/ObjectHypothesis'](class_id=name, score=score)
         return types[CLASSIFICATION](header=header, results=[hypothesis])
 
+    others: dict[str, Connection] = {}
     count = 0
     for frame in frames:
         seconds, nanoseconds = divmod(frame.stamp_ns, 1_000_000_000)
@@ -483,6 +519,10 @@ def _write(writer: Writer, frames: Iterable[Frame], progress: Progress | None) -
         )
         if frame.label is not None:
             write(truth, frame.stamp_ns, named(header, frame.label, 1.0))
+        for name, label in frame.others.items():
+            if name not in others:
+                others[name] = channel(f'/ground_truth/{name}', CLASSIFICATION)
+            write(others[name], frame.stamp_ns, named(header, label, 1.0))
         if frame.scene is not None:
             write(scene, frame.stamp_ns, named(header, frame.scene, frame.severity))
         write(image, frame.stamp_ns, _image_message(types, header, frame.image, count))

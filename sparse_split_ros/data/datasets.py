@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,9 @@ class LabelledImages:
 
     A group is what must not be torn apart when data is divided or resampled, such as the frames of
     one physical sign. `origin` says where the images come from, where a name does not.
+
+    Of several tasks, labels are (N, T), `tasks` the classes of each by its name, and `classes` all
+    of them, side by side. A single task has no name.
     """
 
     images: Images
@@ -33,6 +38,7 @@ class LabelledImages:
     groups: NDArray[np.int64]
     classes: tuple[str, ...]
     origin: str = ''
+    tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.shape[3] != 3 or self.images.dtype != np.uint8:
@@ -45,11 +51,42 @@ class LabelledImages:
             raise DatasetError(
                 f'{len(self.images)} images, {len(self.labels)} labels, {len(self.groups)} groups'
             )
-        if self.labels.min() < 0 or self.labels.max() >= len(self.classes):
+        object.__setattr__(self, 'tasks', self.tasks or {'': self.classes})
+        if self.labels.reshape(len(self.labels), -1).shape[1] != len(self.tasks):
             raise DatasetError(
-                f'labels from {self.labels.min()} to {self.labels.max()} for '
-                f'{len(self.classes)} classes'
+                f'labels {self.labels.shape} for {len(self.tasks)} tasks, expected one column each'
             )
+        for labels, size in zip(self.columns, self.sizes):
+            if labels.min() < 0 or labels.max() >= size:
+                raise DatasetError(
+                    f'labels from {labels.min()} to {labels.max()} for {size} classes'
+                )
+
+    @classmethod
+    def of_tasks(
+        cls,
+        images: Images,
+        labels: NDArray[np.int64],
+        groups: NDArray[np.int64],
+        tasks: Mapping[str, tuple[str, ...]],
+    ) -> LabelledImages:
+        """Images with labels (N, T) of several tasks."""
+        return cls(images, labels, groups, tuple(chain(*tasks.values())), tasks=tasks)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many classes each task has."""
+        return tuple(map(len, self.tasks.values()))
+
+    @property
+    def columns(self) -> list[NDArray[np.int64]]:
+        """The labels (N,) of each task."""
+        return list(self.labels.reshape(len(self.labels), -1).T)
+
+    @property
+    def combined(self) -> NDArray[np.int64]:
+        """The labels (N,) of all tasks together, the last task's fastest."""
+        return np.ravel_multi_index(self.columns, self.sizes)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,7 +120,7 @@ class LabelledImages:
 
 def join(first: LabelledImages, second: LabelledImages) -> LabelledImages:
     """Both, one after the other; groups of the second are renumbered to stay apart."""
-    if first.classes != second.classes or first.images.shape[1:] != second.images.shape[1:]:
+    if first.tasks != second.tasks or first.images.shape[1:] != second.images.shape[1:]:
         raise DatasetError('two data sets join only with the same classes and image size')
     offset = first.groups.max() + 1
     return LabelledImages(
@@ -92,6 +129,7 @@ def join(first: LabelledImages, second: LabelledImages) -> LabelledImages:
         np.concatenate([first.groups, second.groups + offset]),
         first.classes,
         first.origin,
+        first.tasks,
     )
 
 

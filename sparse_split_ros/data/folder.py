@@ -8,6 +8,9 @@ look alike on both sides of a division flatter the result.
 
 A folder that holds `train` and `test`, and perhaps `val`, with the class folders in each, is
 divided already, and stays so.
+
+Labels of several tasks stand in a file, `labels.csv`, beside the images: a column `file` and one
+for each task. Images in one folder are then one group.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import numpy.typing as npt
 from sparse_split_ros.data.datasets import LabelledImages, find_data
 from sparse_split_ros.data.gtsrb import REPORT_SHARE, SELECT_SHARE, SPLITS
 from sparse_split_ros.data.images import resize_to
+from sparse_split_ros.data.labels import LABELS, read_labels
 from sparse_split_ros.data.sources import IMAGE_SUFFIXES, images_in
 
 _GIVEN = {'train': 'train', 'select': 'val', 'report': 'test'}
@@ -86,9 +90,57 @@ def scan(root: str | os.PathLike[str]) -> ClassFolder:
     return ClassFolder(tuple(path.name for path in classes), parts)
 
 
+def _load_table(root: Path, split: str, size: int) -> LabelledImages:
+    """One split of the images of `labels.csv`, divided within each class of the first task."""
+    if split not in SPLITS:
+        raise FolderError(f'unknown split {split!r}: expected one of {", ".join(SPLITS)}')
+    labelled = read_labels(root)
+    names = list(next(iter(labelled.values())))
+    tasks = {name: tuple(sorted({said[name] for said in labelled.values()})) for name in names}
+    for name, classes in tasks.items():
+        if len(classes) < 2:
+            raise FolderError(
+                f'{root / LABELS}: the task {name!r} has the one class {classes[0]!r}, expected '
+                'two or more'
+            )
+    # A group is of the class that its first image is of.
+    classes_of: dict[str, str] = {}
+    groups: dict[str, Groups] = {}
+    for path, said in labelled.items():
+        inside = path.relative_to(root)
+        group = str(inside if inside.parent == Path() else inside.parent)
+        first = classes_of.setdefault(group, said[names[0]])
+        groups.setdefault(first, {}).setdefault(group, []).append(path)
+    rows: list[tuple[Path, int]] = []
+    for name, found in sorted(groups.items()):
+        _check_count(f'{root / LABELS}: {names[0]} {name!r}', len(found), len(SPLITS))
+        for group in divide(found, split):
+            rows += [(path, list(classes_of).index(group)) for path in found[group]]
+    images = np.stack([resize_to(read_rgb(path), size, size) for path, _ in rows])
+    labels = np.array(
+        [[tasks[name].index(labelled[path][name]) for name in names] for path, _ in rows], np.int64
+    )
+    for (name, classes), column in zip(tasks.items(), labels.T):
+        if absent := sorted(set(range(len(classes))) - {*column.tolist()}):
+            raise FolderError(
+                f'{root / LABELS}: no image of {name} {classes[absent[0]]!r} falls to {split}: '
+                'label more of them, or divide them into more folders'
+            )
+    numbers = np.array([number for _, number in rows], np.int64)
+    if len(tasks) == 1:
+        return LabelledImages(images, labels[:, 0], numbers, tasks[names[0]])
+    return LabelledImages.of_tasks(images, labels, numbers, tasks)
+
+
 def load_folder(data: str | os.PathLike[str] | None, split: str, size: int) -> LabelledImages:
-    """One split of a folder of class folders, resized to size x size as the robot resizes."""
-    folder = scan(find_data(data))
+    """One split of a folder of class folders, resized to size x size as the robot resizes.
+
+    Where there is a `labels.csv`, the labels are those that it gives.
+    """
+    root = find_data(data)
+    if (root / LABELS).is_file():
+        return _load_table(root, split, size)
+    folder = scan(root)
     files = folder.files(split)
     images = np.stack([resize_to(read_rgb(path), size, size) for path, _, _ in files])
     labels, groups = np.array([row[1:] for row in files], np.int64).T
@@ -180,12 +232,17 @@ def _groups(folder: Path, least: int) -> Groups:
             f'{folder}: no image in this class folder; their names end in '
             f'{", ".join(sorted(IMAGE_SUFFIXES))}'
         )
-    if len(groups) < least:
-        raise FolderError(
-            f'{folder}: {len(groups)} to divide into {", ".join(SPLITS[:least])}, expected at '
-            f'least {least} images, or folders of images that belong together'
-        )
+    _check_count(str(folder), len(groups), least)
     return groups
+
+
+def _check_count(what: str, count: int, least: int) -> None:
+    """Raise FolderError for a class of too few images to be divided."""
+    if count < least:
+        raise FolderError(
+            f'{what}: {count} to divide into {", ".join(SPLITS[:least])}, expected at least '
+            f'{least} images, or folders of images that belong together'
+        )
 
 
 def _line(error: Exception) -> str:

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_split_ros.data import gtsrb
+from sparse_split_ros.data import gtsrb, weather
 from sparse_split_ros.data.bags import BagError, bags_in, read_bag
 from sparse_split_ros.data.datasets import DatasetError, Images, LabelledImages, find_data
+from sparse_split_ros.data.drive import SCENES
 from sparse_split_ros.data.folder import divide, load_folder, read_rgb
 from sparse_split_ros.data.images import resize_to
 from sparse_split_ros.data.public import load_caltech256, load_cifar10, load_cifar100, load_mnist
@@ -73,6 +74,32 @@ def _original_gtsrb(folder: Path, split: str, size: int) -> LabelledImages:
 def _track_groups(labels: NDArray[np.int64], tracks: NDArray[np.int64]) -> NDArray[np.int64]:
     """Tracks are numbered within a class."""
     return labels * 100_000 + tracks
+
+
+def load_gtsrb_weather(
+    data: str | os.PathLike[str] | None, split: str, size: int = 32
+) -> LabelledImages:
+    """One split of the GTSRB with two tasks, `sign` and the `weather` that is put onto the image.
+
+    Of images to train on it is day, for their weather is put on anew in every epoch. Each of the
+    other tracks has one of the scenes of the drawn drive, all as often, at a severity of 0.1 to
+    0.8.
+    """
+    signs = load_gtsrb(data, split, size)
+    images, scenes = signs.images, np.zeros(len(signs), np.int64)
+    if split != 'train':
+        tracks, track = np.unique(signs.groups, return_inverse=True)
+        rng = np.random.default_rng([*split.encode()])
+        scene = rng.permutation(np.arange(len(tracks)) % len(SCENES))
+        severity = rng.uniform(0.1, 0.8, len(tracks))
+        scenes = scene[track]
+        images = np.stack([
+            weather.apply(SCENES[scene[t]], image, severity[t], rng, np.random.default_rng(t))
+            for t, image in zip(track.tolist(), images)
+        ])  # fmt: skip
+    labels = np.stack([signs.labels, scenes], axis=1)
+    tasks = {'sign': signs.classes, weather.TASK: SCENES}
+    return LabelledImages.of_tasks(images, labels, signs.groups, tasks)
 
 
 def load_bag(data: str | os.PathLike[str] | None, split: str, size: int) -> LabelledImages:
@@ -136,5 +163,6 @@ SOURCES: dict[str, Source] = {
     'cifar100': load_cifar100,
     'folder': load_folder,
     'gtsrb': load_gtsrb,
+    'gtsrb_weather': load_gtsrb_weather,
     'mnist': load_mnist,
 }

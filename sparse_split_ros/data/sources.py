@@ -30,6 +30,7 @@ from sparse_split_ros.data.gtsrb import (
     training_files,
 )
 from sparse_split_ros.data.images import ImageError, decode_file
+from sparse_split_ros.data.labels import LABELS, LabelsError, read_labels
 from sparse_split_ros.data.signs import CLASSES
 
 IMAGE_SUFFIXES = frozenset(
@@ -56,10 +57,10 @@ def open_source(
 ) -> Iterator[Frame]:
     """Stream the frames of a source, images as (H, W, 3) uint8 RGB.
 
-    `spec` is a bag (its directory or storage file), a folder of images (of which folders inside
-    are the labels), an image, a video, a camera ('0' or '/dev/video0'), the GTSRB as its
-    original images (a data directory, or gtsrb/GTSRB in it) or packed as an .npz (tracks one after
-    the other, each in time order), or the word 'drive' for the drawn drive.
+    `spec` is a bag (its directory or storage file), a folder of images (whose labels are in its
+    labels.csv, or the folders inside), an image, a video, a camera ('0' or '/dev/video0'), the
+    GTSRB as its original images (a data directory, or gtsrb/GTSRB in it) or packed as an .npz
+    (tracks one after the other, each in time order), or the word 'drive' for the drawn drive.
     `image_topic` matters to bags, `split` (train, select, report, all) to GTSRB, `seed` to the
     drive; `rate` in Hz stamps what has no stamps. At most `limit` frames are given.
 
@@ -176,6 +177,8 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def _folder(path: Path, rate: float) -> Iterator[Frame]:
+    if (path / LABELS).is_file():
+        return _labelled(path, rate)
     files = sorted(images_in(path), key=_natural)
     if not files:
         raise SourceError(
@@ -185,6 +188,18 @@ def _folder(path: Path, rate: float) -> Iterator[Frame]:
     return (
         Frame(_stamp(index, rate), 'camera', _load(file), label)
         for index, (file, label) in enumerate(zip(files, labels))
+    )
+
+
+def _labelled(path: Path, rate: float) -> Iterator[Frame]:
+    """The images of a folder with a `labels.csv`, in the order in which it names them."""
+    try:
+        rows = [(file, list(said.items())) for file, said in read_labels(path).items()]
+    except LabelsError as error:
+        raise SourceError(str(error)) from error
+    return (
+        Frame(_stamp(index, rate), 'camera', _load(file), first[1], others=dict(others))
+        for index, (file, (first, *others)) in enumerate(rows)
     )
 
 

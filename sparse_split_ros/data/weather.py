@@ -22,6 +22,8 @@ Light = npt.NDArray[np.float32]
 Condition = Callable[[Light, float, np.random.Generator, np.random.Generator], Light]
 
 LEVELS = 5
+TASK = 'weather'
+"""What the task of telling it is called; its classes are some of CONDITIONS, 'day' the first."""
 _GAMMA = 2.2
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +44,10 @@ def confidences(
     bundle = Bundle.load(bundle_path(bundle_or_path))
     images = _load(bundle, data, dataset, split)
     table = tabulate(
-        load_engine(bundle, engine), images.images, images.labels, images.groups, conditions
+        load_engine(bundle, engine), images.images, images.combined, images.groups, conditions
     )
     if path.suffix == '.csv':
-        write_csv(table, bundle.classes, path)
+        write_csv(table, bundle.named, path)
     else:
         table.save(path)
     return table
@@ -61,7 +61,7 @@ def _load(
     if name not in SOURCES:
         raise DatasetError(f'unknown data set {name!r}; choose one of {", ".join(SOURCES)}')
     images = SOURCES[name](data, split, bundle.input.shape[1])
-    if images.classes != bundle.classes:
+    if images.tasks != bundle.tasks:
         raise DatasetError(
             f'bundle {bundle.name!r} knows the classes {", ".join(bundle.classes[:5])}, ..., the '
             f'data holds {", ".join(images.classes[:5])}, ...: give data of the same classes'
@@ -69,8 +69,8 @@ def _load(
     return images
 
 
-def write_csv(table: ConfidenceTable, classes: Sequence[str], path: Path) -> None:
-    """One line per image and condition, with names rather than numbers.
+def write_csv(table: ConfidenceTable, named: Callable[[int], str], path: Path) -> None:
+    """One line per image and condition, with names rather than numbers, as `named` has them.
 
     Columns: `image`, its place in the data set's split; `track`, what shows one thing, such as the
     frames of one sign; `condition`, with its level; `scene`, as the robot would have measured it;
@@ -78,20 +78,19 @@ def write_csv(table: ConfidenceTable, classes: Sequence[str], path: Path) -> Non
     calibrated, 0 to 1; for every split s, `coded_s`, the answer of the tail to features that passed
     the encoder and decoder there.
     """
-    names = np.asarray(classes)
     images = len(table) // max(1, len(np.unique(table.condition)))
     columns: dict[str, Sequence[object]] = {
         'image': (np.arange(len(table)) % images).tolist(),
         'track': table.track.tolist(),
         'condition': np.asarray(table.conditions)[table.condition].tolist(),
         'scene': np.asarray(table.scenes)[table.scene].tolist(),
-        'label': names[table.label].tolist(),
+        'label': [named(label) for label in table.label],
     }
     for index, stage in enumerate(table.stages):
-        columns[f'exit_{stage}'] = names[table.prediction[:, index]].tolist()
+        columns[f'exit_{stage}'] = [named(label) for label in table.prediction[:, index]]
         columns[f'confidence_{stage}'] = [f'{value:.6f}' for value in table.confidence[:, index]]
     for index, stage in enumerate(table.splits):
-        columns[f'coded_{stage}'] = names[table.coded[:, index]].tolist()
+        columns[f'coded_{stage}'] = [named(label) for label in table.coded[:, index]]
     with path.open('w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file)
         writer.writerow(columns)

@@ -75,7 +75,7 @@ class Contestant:
         if self.name == 'full-local':
             return HeadReplay(world, link, full_local(facts))
         if self.name == 'branchynet':
-            step = partial(by_entropy, setting * math.log(len(bundle.classes)))
+            step = partial(by_entropy, setting * sum(map(math.log, bundle.sizes)))
             return HeadReplay(world, link, everything_local(facts), step=step)
         if self.name == 'oracle':
             oracle = Oracle(facts, bundle, world.engine, world.costs)
@@ -164,7 +164,7 @@ def by_entropy(
 
 
 def entropy(probabilities: Array) -> float:
-    """The entropy of (K,) class probabilities in nats."""
+    """The entropy of (K,) class probabilities in nats; of several tasks, of all answers at once."""
     p = np.clip(probabilities.astype(np.float64), 1e-12, 1.0)
     return float(-(p * np.log(p)).sum())
 
@@ -237,7 +237,7 @@ class Oracle:
         engine, view = self._frame()
         plan = self._plan(stage, stage, NEVER, '')
         said = engine.run(view.x, 0, stage, plan.thresholds, stop=False).exits[stage]
-        return bool(said.argmax() == view.full)
+        return bool(engine.bundle.judge(said[0])[0] == view.full)
 
     def _offboard(self, split: int) -> bool:
         engine, view = self._frame()
@@ -249,7 +249,8 @@ class Oracle:
         last = [*nothing[:-1], NEVER]
         decoded = self._engine.decode(travelled, split)
         said = self._engine.run(decoded, split + 1, self._facts.final, last, stop=False)
-        return bool(said.exits[self._facts.final].argmax() == view.full)
+        answer, _ = self._engine.bundle.judge(said.exits[self._facts.final][0])
+        return bool(answer == view.full)
 
     def _frame(self) -> tuple[HeadEngine, Any]:
         assert self._seen is not None and self._seen.view is not None, 'look comes before choose'

@@ -60,7 +60,7 @@ class HeadEngine:
             exits[stage], logits[stage] = self.view.exits[stage]
             exit_ms[stage] = self._times.exit[stage]
             self.macs += exit_.macs
-            if stop and float(exits[stage].max()) >= threshold:
+            if stop and float(self.bundle.judge(exits[stage])[1].min()) >= threshold:
                 stopped = stage
                 break
         self.spent_ms += sum(stage_ms.values()) + sum(exit_ms.values())

@@ -219,7 +219,7 @@ def _result(
     figures: dict[str, list[dict[str, Any]]] = {}
     for contestant in entrants:
         outcomes, counts = _outcomes(contestant, plan, done)
-        found = summarise(outcomes, counts, deadline)
+        found = summarise(outcomes, counts, deadline, tuple(bundle.tasks))
         found |= {'name': contestant.name, 'setting': contestant.setting}
         figures.setdefault(contestant.name, []).append(found)
     chosen = {name: {**sweep[best(sweep)], 'sweep': sweep} if len(sweep) > 1 else sweep[0]

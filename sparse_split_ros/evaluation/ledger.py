@@ -15,6 +15,7 @@ from typing import Any
 
 from sparse_split_ros.evaluation.metrics import Counts, Outcome
 from sparse_split_ros.policy.decision import Reason, Route
+from sparse_split_ros.runtime.bundle import BETWEEN_TASKS
 
 # Seconds, nanoseconds and frame of a header.
 Key = tuple[int, int, str]
@@ -30,6 +31,11 @@ class DecisionError(ValueError):
     """A ``decision`` message that no head of this version sent; says what is wrong with it."""
 
 
+def is_class(key: str) -> bool:
+    """Whether a key of a ``decision`` message is for a task's class: class, and class/NAME."""
+    return key.partition('/')[0] == 'class'
+
+
 def read_decision(values: Mapping[str, str]) -> dict[str, Any]:
     """What a ``decision`` message says, as fields of an Outcome. Raises DecisionError."""
     if missing := DECISION_KEYS - values.keys():
@@ -37,7 +43,7 @@ def read_decision(values: Mapping[str, str]) -> dict[str, Any]:
     try:
         times = {name: float(values[name]) for name in DECISION_KEYS if name.endswith('_ms')}
         found = {
-            'answer': values['class'],
+            'answer': BETWEEN_TASKS.join(value for key, value in values.items() if is_class(key)),
             'route': Route(values['route']),
             'reason': Reason(values['reason']),
             'exit': int(values['exit']),

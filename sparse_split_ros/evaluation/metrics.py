@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sparse_split_ros.policy.decision import Reason, Route
+from sparse_split_ros.runtime.bundle import BETWEEN_TASKS
 
 # A fallback is decided when the deadline passes, never before it; timers need this much more.
 DEADLINE_GRACE_MS = 5.0
@@ -30,7 +31,9 @@ class Outcome:
     """One frame of a run and what became of it.
 
     ``time`` is the frame's own, in s since the first one; ``wall`` is when it was published, in s
-    since the run began. ``label`` and ``scene`` are the truth where it is known. Everything after
+    since the run began. ``label`` and ``scene`` are the truth where it is known. Of several tasks
+    ``label`` and ``answer`` name a class each (see ``Bundle.named``), ``label`` '' where the truth
+    of a task is not known. Everything after
     them is empty for a frame that was never decided: then ``route`` is None. ``answer`` None with a
     route is a rival of the head that had nothing to say. ``latency`` runs from the image's arrival
     at the head to its decision, ``end_to_end`` from its publication to the receipt of its answer;
@@ -76,10 +79,23 @@ class Outcome:
 
     @property
     def correct(self) -> bool | None:
-        """Whether the answer is right; None without a decision or without the truth."""
+        """Whether the answer is right, as far as the truth is known; None where it is not.
+
+        Of several tasks, all have to be right.
+        """
         if self.route is None or self.label is None:
             return None
-        return self.answer == self.label
+        return self.answer == self.label or (
+            self.answer is not None and all(right is not False for right in self.by_task)
+        )
+
+    @property
+    def by_task(self) -> list[bool | None]:
+        """Whether each task's answer is right; None where its truth is not known."""
+        said, true = ((text or '').split(BETWEEN_TASKS) for text in (self.answer, self.label))
+        if len(said) != len(true):
+            return [False]
+        return [a == b if b else None for a, b in zip(said, true)]
 
     @property
     def where(self) -> str | None:
@@ -109,6 +125,16 @@ def accuracy(outcomes: Iterable[Outcome]) -> float | None:
     """Share of right answers among the answered frames of known truth; None when there is none."""
     results = [outcome.correct for outcome in outcomes if outcome.correct is not None]
     return sum(results) / len(results) if results else None
+
+
+def accuracy_by_task(outcomes: Iterable[Outcome], tasks: Sequence[str]) -> dict[str, float | None]:
+    """Share of right answers of each task whose truth is known; None where there is none."""
+    rows = [each.by_task for each in outcomes if each.route is not None and each.label is not None]
+    rows = [row for row in rows if len(row) == len(tasks)]
+    return {
+        name: _mean([right for row in rows if (right := row[at]) is not None])
+        for at, name in enumerate(tasks)
+    }
 
 
 def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -201,14 +227,17 @@ def calibration_error(outcomes: Iterable[Outcome]) -> float | None:
     return sum(abs(mean - share) * count for mean, share, count in bins) / total if total else None
 
 
-def summarise(outcomes: Sequence[Outcome], counts: Counts, deadline_ms: float) -> dict[str, Any]:
+def summarise(
+    outcomes: Sequence[Outcome], counts: Counts, deadline_ms: float, tasks: Sequence[str] = ()
+) -> dict[str, Any]:
     """The figures of a run under their stable names, as ``summary.json`` holds them.
 
     Shares and accuracies are in [0, 1] and None where nothing was there to count. ``payload_bytes``
     is that of frames that sent something. ``deadline_hits`` is the share of decided frames with an
     answer at most DEADLINE_GRACE_MS after the deadline. Where a decision is no answer, it is wrong.
     ``disagreement`` is that of local and offboard answers with the full network: fallbacks are
-    promised nothing.
+    promised nothing. Of several ``tasks``, ``accuracy`` counts what every one is right of, as far
+    as the truth is known, and ``accuracy_by_task`` those of each.
     """
     decided = [outcome for outcome in outcomes if outcome.route is not None]
     answered = [outcome for outcome in decided if outcome.answer is not None]
@@ -235,6 +264,7 @@ def summarise(outcomes: Sequence[Outcome], counts: Counts, deadline_ms: float) -
         'answered': len(answered),
         'labelled': sum(outcome.correct is not None for outcome in decided),
         'accuracy': accuracy(decided),
+        **({'accuracy_by_task': accuracy_by_task(decided, tasks)} if len(tasks) > 1 else {}),
         'accuracy_by_route': {
             route.value: accuracy(routes.get(route, ())) for route in Route
         },

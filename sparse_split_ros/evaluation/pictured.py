@@ -76,7 +76,8 @@ class Pictured:
         scores = full_network(self._engine, normalise(np.stack(seen), self._engine.bundle.input))
         for view, data, row in zip(views, coded, scores):
             size = PREAMBLE_BYTES + wire_bytes(data, self._kind)
-            self._known[view.index] = size, int(row.argmax()), float(row.max())
+            label, confidence = self._engine.bundle.judge(row)
+            self._known[view.index] = size, int(label), float(confidence)
 
     def size(self, view: View) -> int:
         """The bytes of a view's picture and its preamble."""
@@ -152,13 +153,13 @@ class PictureReplay(Replay):
         latency = (self.now - arrival(view)) * 1e3
         answered = route is Route.OFFBOARD
         missed = not answered
-        classes = self._world.engine.bundle.classes
+        named = self._world.engine.bundle.named
         # No bundle estimates what coding a picture takes.
         joules = self._world.costs.watts * self._coding_ms / 1e3
         self._close(
             replace(
                 self._known(view),
-                answer=classes[label] if answered else None,
+                answer=named(label) if answered else None,
                 route=route,
                 reason=reason,
                 exit=self._world.engine.bundle.final,
@@ -172,7 +173,7 @@ class PictureReplay(Replay):
                 queue=(taken - arrival(view)) * 1e3,
                 prepare=self._world.robot.prepare,
                 codec=self._pictures.name,
-                full=classes[view.full],
+                full=named(view.full),
                 cost=self._charge(latency, size, joules, missed=missed),
             )
         )

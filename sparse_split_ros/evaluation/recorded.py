@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 from sparse_split_ros.data.bags import (
     CLASSIFICATION,
     BagError,
+    further_truths,
     image_topics,
     read_bag,
     read_messages,
 )
-from sparse_split_ros.evaluation.ledger import DecisionError, Key, Ledger, read_decision
+from sparse_split_ros.evaluation.ledger import DecisionError, Key, Ledger, is_class, read_decision
 from sparse_split_ros.evaluation.metrics import SUMMARY_FORMAT, Counts, Outcome, summarise
 from sparse_split_ros.evaluation.provenance import machine, versions
-from sparse_split_ros.evaluation.stream import Source, Truth, class_meant
-from sparse_split_ros.runtime.bundle import Bundle, bundle_path
+from sparse_split_ros.evaluation.stream import Source, Truth, class_meant, label_meant
+from sparse_split_ros.runtime.bundle import BETWEEN_TASKS, Bundle, bundle_path
 
 _DIAGNOSTICS = 'diagnostic_msgs/msg/DiagnosticArray'
 
@@ -52,9 +53,15 @@ class _Heard:
 
     decisions: dict[Key, tuple[int, dict[str, Any]]]
     answers: dict[Key, tuple[int, str]]
+    others: dict[Key, dict[str, str]]
+    """Answers of the tasks beside the first, by name."""
     truths: dict[Key, str]
+    further: dict[Key, dict[str, str]]
+    """The truths of the tasks beside the first, by name."""
     scenes: dict[Key, str]
     head: dict[str, str]
+    tasks: list[str]
+    """Of the decisions; the first has no name there."""
     repeated: int = 0
     """Decisions with the header of another."""
 
@@ -81,18 +88,18 @@ def score(
             'running head with `sparse-split record`'
         )
     classes = _classes(bundle, heard.head)
+    tasks = list(classes) or heard.head.get('tasks', '').split() or heard.tasks
     # An image with a truth and no decision was sent, and lost or overtaken on the way.
-    order = sorted(heard.decisions.keys() | heard.truths.keys())
+    order = sorted(heard.decisions.keys() | heard.truths.keys() | heard.further.keys())
     unknown: dict[str, int] = {}
     labels: dict[Key, str] = {}
     for index, key in enumerate(order):
         stamp_ns = key[0] * 1_000_000_000 + key[1]
         said = (truth or Truth()).of(index, stamp_ns, heard.truths.get(key))
-        meant = class_meant(said, classes) if classes and said is not None else said
+        others = further_truths(heard.scenes.get(key), heard.further.get(key, {}))
+        meant = label_meant(said, others, classes or dict.fromkeys(tasks), unknown)
         if meant is not None:
             labels[key] = meant
-        elif said is not None:
-            unknown[said] = unknown.get(said, 0) + 1
     ledger = Ledger()
     start = min(received for received, _ in heard.decisions.values())
     for index, key in enumerate(order):
@@ -107,7 +114,11 @@ def score(
             ledger.decide(key, decision)
         if key in heard.answers:
             received, name = heard.answers[key]
-            ledger.answer(key, class_meant(name, classes) or name, (received - start) * 1e-9)
+            answers = {tasks[0]: name, **heard.others.get(key, {})}
+            if key in heard.decisions:  # where the answers of further tasks are not recorded
+                answers = dict(zip(tasks, decision['answer'].split(BETWEEN_TASKS))) | answers
+            answer = _answer([answers.get(task, '') for task in tasks], classes)
+            ledger.answer(key, answer, (received - start) * 1e-9)
     outcomes = ledger.outcomes()
     head = heard.head
     problems = []
@@ -127,7 +138,7 @@ def score(
     # A recording that began after the head cannot be held against all that the head counted.
     decided = len(heard.decisions)
     counts = known if known.accepted == decided else Counts(decided, decided, 0)
-    figures = summarise(outcomes, counts, deadline)
+    figures = summarise(outcomes, counts, deadline, tasks)
     # Without a truth nothing but the head's count tells of an image that was overtaken.
     figures['frames'] = max(len(order), counts.received)
     figures['missed_frames'] = figures['frames'] - figures['answered']
@@ -155,12 +166,20 @@ def score(
     return Live(summary, outcomes, order)
 
 
-def _classes(bundle: str, head: Mapping[str, str]) -> tuple[str, ...]:
-    """The classes of a bundle, if it is the one that the head ran; else none."""
+def _classes(bundle: str, head: Mapping[str, str]) -> Mapping[str, tuple[str, ...]]:
+    """The classes of a bundle's tasks, if it is the one that the head ran; else none."""
     if not bundle:
-        return ()
+        return {}
     found = Bundle.load(bundle_path(bundle))
-    return found.classes if found.fingerprint.hex() == head.get('fingerprint') else ()
+    return found.tasks if found.fingerprint.hex() == head.get('fingerprint') else {}
+
+
+def _answer(said: Sequence[str], classes: Mapping[str, tuple[str, ...]]) -> str:
+    """The name of an answer, whose tasks' classes may be said by number."""
+    of_tasks = list(classes.values()) or [()] * len(said)
+    return BETWEEN_TASKS.join(
+        class_meant(name, known) or name for name, known in zip(said, of_tasks)
+    )
 
 
 def images_of(path: Path, wanted: Mapping[Key, int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -175,11 +194,12 @@ def images_of(path: Path, wanted: Mapping[Key, int]) -> Iterator[tuple[int, NDAr
 
 
 def _heard(path: Path) -> _Heard:
-    heard = _Heard({}, {}, {}, {}, {})
+    heard = _Heard({}, {}, {}, {}, {}, {}, {}, [''])
     for topic, kind, received, message in read_messages(path, (CLASSIFICATION, _DIAGNOSTICS)):
         stamp = message.header.stamp
         key = (int(stamp.sec), int(stamp.nanosec), message.header.frame_id)
-        name = topic.rpartition('/')[2]
+        above, _, name = topic.rpartition('/')
+        kind_of = above.rpartition('/')[2]
         if kind == _DIAGNOSTICS:
             for status in message.status:
                 values = {value.key: value.value for value in status.values}
@@ -191,11 +211,12 @@ def _heard(path: Path) -> _Heard:
                             f'bag {path}: the decision of stamp {key[0]}.{key[1]:09d} {error}: '
                             f'topic {topic} is not of this head'
                         ) from error
+                    heard.tasks = [each.partition('/')[2] for each in values if is_class(each)]
                     heard.repeated += key in heard.decisions
                     heard.decisions[key] = received, decision
                 elif 'accepted' in values and 'fingerprint' in values:
                     heard.head = values
-        elif message.results and not topic.endswith('tail/classification'):
+        elif message.results and '/tail/classification' not in f'/{topic}':
             best = message.results[0].class_id
             if name == 'ground_truth':
                 heard.truths[key] = best
@@ -203,4 +224,8 @@ def _heard(path: Path) -> _Heard:
                 heard.scenes[key] = best
             elif name == 'classification':
                 heard.answers[key] = received, best
+            elif kind_of == 'ground_truth':
+                heard.further.setdefault(key, {})[name] = best
+            elif kind_of == 'classification':
+                heard.others.setdefault(key, {})[name] = best
     return heard

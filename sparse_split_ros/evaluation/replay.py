@@ -193,7 +193,7 @@ class HeadReplay(Replay):
         )  # fmt: skip
         # What a policy raised first.
         self._policy_trouble = ''
-        self._classes = bundle.classes
+        self._named = bundle.named
         self._engine = HeadEngine(world.engine, world.robot)
         self._tail_engine = TailEngine(world.engine, world.offboard)
         self._tail = Tail(self._tail_engine)
@@ -335,7 +335,7 @@ class HeadReplay(Replay):
         self._close(
             replace(
                 self._known(view),
-                answer=self._classes[decision.label],
+                answer=self._named(decision.label),
                 route=route,
                 reason=decision.reason,
                 exit=decision.exit,
@@ -353,7 +353,7 @@ class HeadReplay(Replay):
                 codec=decision.plan.codec,
                 threshold=decision.threshold,
                 audit=decision.audit and decision.payload_bytes > 0,
-                full=self._classes[view.full],
+                full=self._named(view.full),
                 macs=self._macs.pop(decision.sequence),
                 cost=cost,
                 tail_state=self.head.tracker.state.value,

@@ -155,6 +155,8 @@ def _cards(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if summary['labelled']:
         right = (percent(summary['accuracy']), f'right, of {summary["labelled"]:,} answers')
         cards.insert(1, right)
+    for name, share in summary.get('accuracy_by_task', {}).items():
+        cards.append((percent(share), f'right of the task {name}'))
     if payload['mean'] is not None:
         cards.append(
             (f'{payload["mean"]:,.0f} B', f'sent per doubtful frame; at most {payload["max"]:,.0f}')

@@ -90,7 +90,7 @@ class Study:
                 'the table from this bundle'
             )
         for name in ('prediction', 'coded'):
-            said, classes = getattr(self.table, name), self.facts.classes
+            said, classes = getattr(self.table, name), math.prod(self.facts.sizes)
             if said.size and (said.min() < 0 or said.max() >= classes):
                 raise TableError(
                     f'{name} of the table from {said.min()} to {said.max()}, the bundle has '

@@ -31,12 +31,13 @@ from sparse_split_ros.policy.facts import NEVER, Facts
 from sparse_split_ros.policy.plan import AUDIT_CODEC, Plan, Policy
 from sparse_split_ros.policy.risk import Calibration, Sample
 from sparse_split_ros.policy.scene import Scene
+from sparse_split_ros.policy.tasks import judge, places
 
 ROUTES = (Route.LOCAL, Route.OFFBOARD, Route.FALLBACK)
 _HEARTBEAT_S = 0.5
 _FINGERPRINT = b'\0' * 8
 
-# Changes the class the tail answers; takes it, the number of classes and a source of chance.
+# Changes the label the tail answers; takes it, the number of labels and a source of chance.
 Tail = Callable[[int, int, random.Random], int]
 
 
@@ -334,11 +335,16 @@ class Simulation:
         if back is None:
             return
         if self._tail is not None:
-            said = self._tail(said, self._facts.classes, self._random)
-        scores = self._zeros.copy()
-        scores[said] = max(confidence, 1e-3)
+            said = self._tail(said, math.prod(self._facts.sizes), self._random)
+        scores = self._scores(said, max(confidence, 1e-3))
         reply = ReplyFrame(Status.OK, _FINGERPRINT, 1, frame.index, scores, int(tail_ms * 1e3))
         heapq.heappush(self._events, (back, frame.index, reply))
+
+    def _scores(self, label: int, confidence: float) -> NDArray[np.float32]:
+        """Scores (K,) that say a label with a confidence, and nothing else."""
+        scores: NDArray[np.float32] = self._zeros.copy()
+        scores[places(label, self._facts.sizes)] = confidence
+        return scores
 
     def _decide(
         self,
@@ -353,11 +359,11 @@ class Simulation:
             answer for answer in frame.exits if answer.stage == stopped
         )  # fmt: skip
         if reply is None:
-            scores = self._zeros.copy()
-            scores[local.label] = local.confidence
+            scores = self._scores(local.label, local.confidence)
             exit_ = local.stage
         else:
             scores, exit_ = reply.scores, self._facts.final
+        label, confidence = judge(scores, self._facts.sizes)
         latency = (now - frame.begun) * 1e3
         decision = Decision(
             sequence=frame.index,
@@ -367,7 +373,7 @@ class Simulation:
             reason=reason,
             exit=exit_,
             scores=scores,
-            confidence=float(scores.max()),
+            confidence=float(confidence),
             threshold=frame.plan.thresholds[local.stage] or 0.0,
             plan=frame.plan,
             scene=frame.scene,
@@ -381,11 +387,12 @@ class Simulation:
             exits=frame.exits,
             stage_ms=frame.stage_ms,
             exit_ms=frame.exit_ms,
+            sizes=self._facts.sizes,
         )
         i = frame.index
         self._route[i] = ROUTES.index(route)
         self._exit[i], self._split[i] = exit_, frame.plan.split
-        self._answer[i] = int(scores.argmax())
+        self._answer[i] = int(label)
         self._sent[i], self._latency[i] = frame.size, latency
         missed = route is Route.FALLBACK or latency > self._truth.deadline_ms
         joules = self._truth.joules(

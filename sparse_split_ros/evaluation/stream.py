@@ -28,7 +28,7 @@ from sparse_split_ros.data.images import ImageError
 from sparse_split_ros.data.pace import Pace
 from sparse_split_ros.data.sources import SourceError, files_in, open_source
 from sparse_split_ros.policy.facts import NEVER
-from sparse_split_ros.runtime.bundle import Bundle
+from sparse_split_ros.runtime.bundle import BETWEEN_TASKS, Bundle
 from sparse_split_ros.runtime.engine import Array, Engine
 from sparse_split_ros.runtime.preprocess import fit, normalise
 
@@ -64,7 +64,8 @@ class View:
     """One frame as replays see it.
 
     ``time`` in s since the first one; ``shown`` (H, W, 3) uint8 RGB at the network's size, ``x``
-    (1, 3, H, W) float32; ``label`` a class of the bundle. ``full`` is the full network's answer.
+    (1, 3, H, W) float32; ``label`` as ``Bundle.named`` has it, '' standing for a task of which no
+    truth is known. ``full`` is the full network's answer.
     The rest remembers what was computed, by stage.
     """
 
@@ -270,15 +271,35 @@ class Stream:
     def _label(self, frame: Frame, index: int) -> str | None:
         """The class of the bundle that a source means; what is none is counted."""
         name = self._source.truth.of(index, frame.stamp_ns, frame.label)
-        meant = None if name is None else class_meant(name, self._bundle.classes)
-        if name is not None and meant is None:
-            self.unknown_labels[name] = self.unknown_labels.get(name, 0) + 1
-        return meant
+        return label_meant(name, frame.truths, self._bundle.tasks, self.unknown_labels)
 
     def _complete(self, views: Sequence[View]) -> None:
         x = np.concatenate([view.x for view in views])
-        for view, answer in zip(views, full_network(self._engine, x).argmax(1)):
+        labels, _ = self._bundle.judge(full_network(self._engine, x))
+        for view, answer in zip(views, labels):
             view.full = int(answer)
+
+
+def label_meant(
+    label: str | None,
+    others: Mapping[str, str],
+    tasks: Mapping[str, Sequence[str] | None],
+    unknown: dict[str, int],
+) -> str | None:
+    """The classes that the labels of a frame's tasks mean, named as `Bundle.named` does it.
+
+    ``label`` is of the first task, ``others`` are those of others by name. A task without one is
+    '' in it, and None is said where no task has one. What is no class is counted as ``unknown``;
+    without classes, labels are taken as they are.
+    """
+    meant = []
+    for number, (task, classes) in enumerate(tasks.items()):
+        said = label if number == 0 and label is not None else others.get(task)
+        found = said if said is None or classes is None else class_meant(said, classes)
+        if said is not None and found is None:
+            unknown[said] = unknown.get(said, 0) + 1
+        meant.append(found or '')
+    return BETWEEN_TASKS.join(meant) if any(meant) else None
 
 
 def class_meant(label: str, classes: Sequence[str]) -> str | None:

@@ -127,16 +127,19 @@ class ConfidenceTable:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write as .npz."""
+        # Those of several tasks together may be many.
+        most = max(int(each.max(initial=0)) for each in (self.label, self.prediction, self.coded))
+        labels = np.int16 if most <= np.iinfo(np.int16).max else np.int64
         np.savez_compressed(
             path,
             format=np.array(FORMAT),
-            label=self.label.astype(np.int16),
+            label=self.label.astype(labels),
             track=self.track.astype(np.int32),
             condition=self.condition.astype(np.int16),
             scene=self.scene.astype(np.int16),
-            prediction=self.prediction.astype(np.int16),
+            prediction=self.prediction.astype(labels),
             confidence=self.confidence.astype(np.float32),
-            coded=self.coded.astype(np.int16),
+            coded=self.coded.astype(labels),
             stages=np.array(self.stages, np.int16),
             splits=np.array(self.splits, np.int16),
             conditions=np.array(self.conditions),
@@ -286,15 +289,16 @@ def tabulate(
                 scenes.append(SCENES.index(meter(image).name))
             x = normalise(np.stack(shown), bundle.input)
             result = engine.run(x, 0, bundle.final, evaluated, stop=False)
-            predictions.append(np.stack([result.exits[k].argmax(1) for k in exits], 1))
-            confidences.append(np.stack([result.exits[k].max(1) for k in exits], 1))
+            answers = [bundle.judge(result.exits[k]) for k in exits]
+            predictions.append(np.stack([label for label, _ in answers], 1))
+            confidences.append(np.stack([confidence for _, confidence in answers], 1))
             said = []
             for split in splits:
                 features = engine.run(x, 0, split, [None] * len(evaluated), stop=False).features
                 assert features is not None, 'no exit was evaluated'
                 back = engine.decode(engine.encode(features, split), split)
                 tail = engine.run(back, split + 1, bundle.final, only_last, stop=False)
-                said.append(tail.exits[bundle.final].argmax(1))
+                said.append(bundle.judge(tail.exits[bundle.final])[0])
             coded.append(np.stack(said, 1) if said else np.zeros((len(rows), 0), np.int64))
         parts.append((
             labels, tracks + number * stride, np.full(len(images), number), np.array(scenes),

@@ -22,6 +22,10 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         f'{summary["accepted"]} accepted, {summary["dropped"]} dropped, '
         f'{summary["answered"]} answered',
         'accuracy': _percent(summary['accuracy']),
+        **{
+            f'  {name}': _percent(share)
+            for name, share in summary.get('accuracy_by_task', {}).items()
+        },
         'routes': ', '.join(
             f'{name} {_percent(share)} (right {_percent(summary["accuracy_by_route"][name])})'
             for name, share in summary['route_share'].items()

@@ -112,7 +112,10 @@ class Program:
 
 class Session:
     def __init__(
-        self, program: Program, stages: Sequence[tuple[int, int, float]], threads: int
+        self,
+        program: Program,
+        stages: Sequence[tuple[int, int, Sequence[tuple[int, float]]]],
+        threads: int,
     ) -> None: ...
     def run(
         self,

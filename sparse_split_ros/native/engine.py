@@ -59,18 +59,20 @@ class NativeEngine(StagedEngine):
         self.plan = plan_bundle(bundle, self.stages, self._precision)
         for model, lack in self.plan.lacking.items():
             _log.warning('%s runs in ONNX Runtime: %s', model, lack)
-        planned, stages = self.plan.models, []
+        planned = self.plan.models
+        stages: list[tuple[int, int, list[tuple[int, float]]]] = []
         self._foreign = set()
         for index, spec in enumerate(bundle.stages):
             exit_ = bundle.exit_at(index)
             wanted = [spec.model] if exit_ is None else [spec.model, exit_.model]
             if not all(model in planned for model in wanted):
                 self._foreign.add(index)
-                stages.append((-1, -1, 1.0))
+                stages.append((-1, -1, []))
             elif exit_ is None:
-                stages.append((planned[spec.model], -1, 1.0))
+                stages.append((planned[spec.model], -1, []))
             else:
-                stages.append((planned[spec.model], planned[exit_.model], exit_.temperature))
+                tasks = list(zip(bundle.sizes, exit_.temperatures))
+                stages.append((planned[spec.model], planned[exit_.model], tasks))
         self.session = Session(self.plan.program, stages, self._threads)
 
     def _load(self, name: str, data: bytes) -> Model:

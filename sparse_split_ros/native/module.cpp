@@ -274,12 +274,16 @@ void bind_program(py::module_& module) {
 }
 
 void bind_session(py::module_& module) {
+  using Tasks = std::vector<std::tuple<int, float>>;
   py::class_<Session>(module, "Session")
       .def(py::init([](std::shared_ptr<Program> program,
-                       const std::vector<std::tuple<int, int, float>>& stages, int threads) {
+                       const std::vector<std::tuple<int, int, Tasks>>& stages, int threads) {
              std::vector<Stage> made;
-             for (const auto& [model, exit, temperature] : stages) {
-               made.push_back({model, exit, temperature});
+             for (const auto& [model, exit, tasks] : stages) {
+               made.push_back({model, exit, {}});
+               for (const auto& [classes, temperature] : tasks) {
+                 made.back().tasks.push_back({classes, temperature});
+               }
              }
              return std::make_unique<Session>(std::move(program), std::move(made), threads);
            }),

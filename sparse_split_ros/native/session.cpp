@@ -159,8 +159,13 @@ Session::Session(std::shared_ptr<const Program> program, std::vector<Stage> stag
   int reached = -1;
   for (std::size_t i = 0; i < stages_.size(); ++i) {
     const Stage& stage = stages_[i];
-    if (!(stage.temperature > 0) || std::isinf(stage.temperature)) {
-      throw PlanError("a temperature of " + std::to_string(stage.temperature));
+    std::size_t classes = 0;
+    for (const Task& task : stage.tasks) {
+      if (!(task.temperature > 0) || std::isinf(task.temperature)) {
+        throw PlanError("a temperature of " + std::to_string(task.temperature));
+      }
+      if (task.classes < 1) throw PlanError(std::to_string(task.classes) + " classes of a task");
+      classes += static_cast<std::size_t>(task.classes);
     }
     if (stage.model < 0) {
       reached = -1;
@@ -173,6 +178,10 @@ Session::Session(std::shared_ptr<const Program> program, std::vector<Stage> stag
     }
     if (stage.exit >= 0 && program_->model(stage.exit).input != reached) {
       throw PlanError(program_->model(stage.exit).name + " does not read what its stage answers");
+    }
+    if (stage.exit >= 0 && values_of(program_->model(stage.exit).output) != classes) {
+      throw PlanError(program_->model(stage.exit).name + " does not answer " +
+                      std::to_string(classes) + " classes");
     }
   }
   if (threads > 1) team_ = std::make_unique<Team>(threads);
@@ -242,10 +251,12 @@ int Session::run_rows(const Request& request, int begin, int rows, const Lease& 
       const float* logits = arenas[row].view(exit.output).data;
       float* probabilities = asked.probabilities + (begin + row) * classes;
       std::copy_n(logits, classes, asked.logits + (begin + row) * classes);
-      program_->kernels().softmax(logits, probabilities, static_cast<int>(classes),
-                                  stage.temperature);
-      const float confidence = *std::max_element(probabilities, probabilities + classes);
-      asked.least = std::min(asked.least, static_cast<double>(confidence));
+      for (const Task& task : stage.tasks) {
+        program_->kernels().softmax(logits, probabilities, task.classes, task.temperature);
+        const float confidence = *std::max_element(probabilities, probabilities + task.classes);
+        asked.least = std::min(asked.least, static_cast<double>(confidence));
+        logits += task.classes, probabilities += task.classes;
+      }
     }
     asked.exit_ms += since_ms(start);
     if (rows == request.rows && request.stop && asked.least >= asked.threshold) return k;

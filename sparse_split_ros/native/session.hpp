@@ -22,11 +22,18 @@ struct NotFinite : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// The models of one stage: numbers of the program's models, -1 where there is none.
+// One of the tasks that an exit answers: so many of its logits, and their temperature.
+struct Task {
+  int classes = 0;
+  float temperature = 1;
+};
+
+// The models of one stage: numbers of the program's models, -1 where there is none. The exit's
+// logits are those of its tasks, one task behind the other.
 struct Stage {
   int model = -1;
   int exit = -1;
-  float temperature = 1;
+  std::vector<Task> tasks{};
 };
 
 // What is asked of a stage of the network, and what it took.
@@ -36,7 +43,7 @@ struct Asked {
   float* logits = nullptr;           // [rows][K], where the exit is asked for
   float* probabilities = nullptr;    // the same
   double stage_ms = 0, exit_ms = 0;  // added to
-  double least = std::numeric_limits<double>::infinity();  // confidence of any row
+  double least = std::numeric_limits<double>::infinity();  // confidence of any row and task
 };
 
 // What to run and where the answers go.

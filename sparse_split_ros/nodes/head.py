@@ -27,11 +27,11 @@ from sparse_split_ros.nodes import qos
 from sparse_split_ros.nodes.messages import (
     RGB,
     TRANSPORTS,
-    Labels,
     annotate,
     decision_message,
     image_message,
     image_of,
+    labels_of,
     status,
     wire_message,
 )
@@ -101,7 +101,7 @@ class HeadNode(StoppableNode):
             self.bundle, settings.engine, settings.device, settings.threads,
             held_stages(values, self.bundle),
         )  # fmt: skip
-        self._labels = Labels(self.bundle.classes, settings.class_id_format == 'index')
+        self._labels = labels_of(self.bundle.tasks, settings.class_id_format == 'index')
         self.head = Head(
             self.bundle,
             policy_of(values, self.bundle, self._engine.name),
@@ -170,8 +170,11 @@ class HeadNode(StoppableNode):
         )
         self._decisions = self.create_publisher(DiagnosticArray, 'decision', qos.RESULT)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.RESULT)
-        self._info = self.create_publisher(LabelInfo, 'label_info', qos.LATCHED)
-        self._info.publish(self._labels.info(self._threshold(self.settings.threshold)))
+        self._label_infos = [
+            self.create_publisher(LabelInfo, f'label_info{each.suffix}', qos.LATCHED)
+            for each in self._labels
+        ]
+        self._tell_labels(self.settings.threshold)
         self.create_subscription(
             CompressedImage,
             'tail/reply',
@@ -187,7 +190,12 @@ class HeadNode(StoppableNode):
         for source, camera in enumerate(self.settings.cameras):
             prefix = f'{camera}/' if camera else ''
             self._classifications.append(
-                self.create_publisher(Classification, f'{prefix}classification', qos.RESULT)
+                [
+                    self.create_publisher(
+                        Classification, f'{prefix}classification{each.suffix}', qos.RESULT
+                    )
+                    for each in self._labels
+                ]
             )
             self._annotated.append(self.create_publisher(Image, f'{prefix}annotated', qos.RESULT))
             # A remapping of the base topic must reach its compressed sibling, as users expect
@@ -204,8 +212,10 @@ class HeadNode(StoppableNode):
             )
         self.create_timer(1.0, self._diagnose, clock=qos.steady_clock())
 
-    def _threshold(self, threshold: float) -> float:
-        return self.bundle.defaults.threshold if threshold < 0 else threshold
+    def _tell_labels(self, threshold: float) -> None:
+        shown = self.bundle.defaults.threshold if threshold < 0 else threshold
+        for publisher, labels in zip(self._label_infos, self._labels):
+            publisher.publish(labels.info(shown))
 
     def _accept(self, values: dict[str, Any]) -> None:
         """Take live changes, all or none; raises ValueError."""
@@ -222,7 +232,7 @@ class HeadNode(StoppableNode):
             self.head.policy = policy
             self.head.deadline = settings.deadline_ms / 1e3
         if settings.threshold != self.settings.threshold:
-            self._info.publish(self._labels.info(self._threshold(settings.threshold)))
+            self._tell_labels(settings.threshold)
 
     def _remember(self, name: str, policy: Policy) -> None:
         """Give a new policy what it once learned, where that is kept, and say so."""
@@ -376,12 +386,11 @@ class HeadNode(StoppableNode):
     def _publish(self, decision: Decision) -> None:
         origin: _Origin = decision.header
         limit = self.settings.max_results
-        self._classifications[decision.source].publish(
-            self._labels.classification(origin.header, decision.scores, limit)
-        )
-        self._decisions.publish(decision_message(decision, origin.header, self._labels))
+        for publisher, labels in zip(self._classifications[decision.source], self._labels):
+            publisher.publish(labels.classification(origin.header, decision.scores, limit))
+        self._decisions.publish(decision_message(decision, origin.header, *self._labels))
         if origin.image is not None:
-            picture = annotate(origin.image, decision, self.bundle.classes)
+            picture = annotate(origin.image, decision, *self._labels)
             self._annotated[decision.source].publish(image_message(picture, origin.header))
         self._recent.append((time.monotonic(), decision.times.total))
 
@@ -483,6 +492,7 @@ class HeadNode(StoppableNode):
             'bad_replies': self.bad_replies,
             'tail': tracker.tail,
             'bundle': self.bundle.name,
+            **({'tasks': ' '.join(self.bundle.tasks)} if len(self.bundle.tasks) > 1 else {}),
             'fingerprint': self.bundle.fingerprint.hex(),
             'engine': self._engine.name,
             'policy': chosen(self.settings.values, self.bundle),

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import cv2
@@ -85,15 +86,29 @@ def wire_message(data: bytes, header: Header, format_: str) -> CompressedImage:
 
 @dataclass(frozen=True)
 class Labels:
-    """Class names, and how they stand in ``class_id``: by ``name`` or by ``index``."""
+    """Class names of a task, and how they stand in ``class_id``: by ``name`` or by ``index``.
+
+    Topics of the task end in ``suffix``; its scores stand behind ``first`` of other tasks.
+    """
 
     names: tuple[str, ...]
     by_index: bool = False
+    suffix: str = ''
+    first: int = 0
+
+    def of(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The scores of this task, of those of all (K,)."""
+        return scores[self.first : self.first + len(self.names)]
+
+    def best(self, scores: NDArray[np.float32]) -> str:
+        """The most probable class of this task, of the scores of all (K,)."""
+        return self.names[int(self.of(scores).argmax())]
 
     def classification(
         self, header: Header, scores: NDArray[np.float32], limit: int
     ) -> Classification:
-        """The ``limit`` most probable classes (0 for all) in falling order."""
+        """The ``limit`` most probable classes (0 for all) in falling order, of all scores (K,)."""
+        scores = self.of(scores)
         order = np.argsort(-scores, kind='stable')[: limit or None]
         results = [
             ObjectHypothesis(
@@ -110,6 +125,16 @@ class Labels:
             VisionClass(class_id=index, class_name=name) for index, name in enumerate(self.names)
         ]
         return LabelInfo(class_map=classes, threshold=threshold)
+
+
+def labels_of(tasks: Mapping[str, tuple[str, ...]], by_index: bool) -> tuple[Labels, ...]:
+    """The labels of each task of a bundle; the first task's topics are those of a single task."""
+    first = [0, *accumulate(map(len, tasks.values()))]
+    suffixes = ['', *(f'/{name}' for name in list(tasks)[1:])]
+    return tuple(
+        Labels(names, by_index, suffix, at)
+        for names, suffix, at in zip(tasks.values(), suffixes, first)
+    )
 
 
 def named(header: Header, name: str, score: float = 1.0) -> Classification:
@@ -133,15 +158,15 @@ def status(
     )
 
 
-def decision_message(decision: Decision, header: Header, labels: Labels) -> DiagnosticArray:
-    """How a frame was decided, for plots, bags and evaluation."""
+def decision_message(decision: Decision, header: Header, *labels: Labels) -> DiagnosticArray:
+    """How a frame was decided, for plots, bags and evaluation; ``labels`` are of each task."""
     times = decision.times
     values: dict[str, object] = {
         'sequence': decision.sequence,
         'source': decision.source,
         'route': decision.route.value,
         'reason': decision.reason.value,
-        'class': labels.names[decision.label],
+        **{f'class{each.suffix}': each.best(decision.scores) for each in labels},
         'exit': decision.exit,
         'split': decision.plan.split,
         'codec': decision.plan.codec,
@@ -176,8 +201,11 @@ _COLOURS = {
 }
 
 
-def annotate(image: RGB, decision: Decision, names: Sequence[str]) -> RGB:
-    """The image, sized to be read, with the answer, its route and its exit written below."""
+def annotate(image: RGB, decision: Decision, *labels: Labels) -> RGB:
+    """The image, sized to be read, with the answer, its route and its exit written below.
+
+    ``labels`` are those of each task.
+    """
     height, width = image.shape[:2]
     side = max(height, width)
     # A larger one costs the frames after it time, and may not fit the receive buffers of a viewer.
@@ -187,7 +215,9 @@ def annotate(image: RGB, decision: Decision, names: Sequence[str]) -> RGB:
     picture = cv2.copyMakeBorder(picture, 0, 44, 0, max(0, 256 - picture.shape[1]), 0)
     y = picture.shape[0] - 26
     lines = (
-        f'{names[decision.label]} {decision.confidence:.0%}',
+        ', '.join(
+            f'{each.best(decision.scores)} {each.of(decision.scores).max():.0%}' for each in labels
+        ),
         f'{decision.route.value} exit {decision.exit} {decision.scene.name}',
     )
     for line in lines:

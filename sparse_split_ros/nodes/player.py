@@ -17,11 +17,14 @@ from sparse_split_ros.nodes import qos
 from sparse_split_ros.nodes.messages import image_message, named, recorded_header
 from sparse_split_ros.nodes.parameters import PLAYER, Parameters
 from sparse_split_ros.nodes.running import StoppableNode, run
-from sparse_split_ros.ros import Classification, Image
+from sparse_split_ros.ros import Classification, Image, Publisher
 
 
 class PlayerNode(StoppableNode):
-    """Publishes ``image``, ``ground_truth`` and ``scene`` at the recorded pace, times ``rate``."""
+    """Publishes ``image``, ``ground_truth`` and ``scene`` at the recorded pace, times ``rate``.
+
+    The truth of a further task is on ``ground_truth/NAME``.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__('player', **kwargs)
@@ -32,6 +35,7 @@ class PlayerNode(StoppableNode):
         self._image = self.create_publisher(Image, 'image', qos.RESULT)
         self._truth = self.create_publisher(Classification, 'ground_truth', qos.RESULT)
         self._scene = self.create_publisher(Classification, 'scene', qos.RESULT)
+        self._others: dict[str, Publisher] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._play, name='player', daemon=True)
         self._thread.start()
@@ -56,8 +60,15 @@ class PlayerNode(StoppableNode):
         """Read the first frame at once: what cannot be read is known before anybody waits."""
         frames = open_source(self.settings.source, self.settings.image_topic or None)
         for first in frames:
+            self._make_publishers(first)  # to be found before anything is played
             return chain([first], frames)
         raise SourceError(f'{self.settings.source} holds no image')
+
+    def _make_publishers(self, frame: Frame) -> None:
+        for name in frame.truths.keys() - self._others.keys():
+            self._others[name] = self.create_publisher(
+                Classification, f'ground_truth/{name}', qos.RESULT
+            )
 
     def _wait_for_subscribers(self) -> None:
         end = time.monotonic() + self.settings.wait_s
@@ -97,6 +108,9 @@ class PlayerNode(StoppableNode):
         # What belongs to an image comes before it, so that it is there when the image is.
         if frame.label is not None:
             self._truth.publish(named(header, frame.label))
+        self._make_publishers(frame)
+        for name, label in frame.truths.items():
+            self._others[name].publish(named(header, label))
         if frame.scene is not None:
             self._scene.publish(named(header, frame.scene, frame.severity))
         self._image.publish(image_message(frame.image, header))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ _PATIENCE_S = 2.0
 class RecorderOptions:
     """Where to, what of which cameras, and when to stop.
 
-    ``cameras`` and ``image_transport`` are as the head has them. Stops after ``limit`` decisions,
+    ``cameras`` and ``image_transport`` are as the head has them, ``tasks`` are those of its bundle
+    beside the first. Stops after ``limit`` decisions,
     or ``idle_s`` s without one once there was one; 0 is never.
     """
 
@@ -46,6 +48,7 @@ class RecorderOptions:
     image_transport: str = 'raw'
     limit: int = 0
     idle_s: float = 0.0
+    tasks: tuple[str, ...] = ()
 
 
 class RecorderNode(StoppableNode):
@@ -66,10 +69,16 @@ class RecorderNode(StoppableNode):
         # the recording is to have its answer.
         self._answers = [self._listen(f'{each}classification', *_CLASSIFICATION)
                          for each in prefixes]  # fmt: skip
+        # The tasks of decisions, beside the first.
+        self._tasks: set[str] = set()
+        for each, task in product(prefixes, options.tasks):
+            self._listen(f'{each}classification/{task}', *_CLASSIFICATION)
         # A player that feeds a camera may be in its namespace or not.
         for prefix in dict.fromkeys(('', *prefixes)):
             self._listen(f'{prefix}ground_truth', *_CLASSIFICATION)
             self._listen(f'{prefix}scene', *_CLASSIFICATION)
+            for task in options.tasks:
+                self._listen(f'{prefix}ground_truth/{task}', *_CLASSIFICATION)
         self._listen('decision', *_DIAGNOSTICS)
         self._listen('/diagnostics', *_DIAGNOSTICS)
         kind, suffix = TRANSPORTS[options.image_transport]
@@ -102,10 +111,9 @@ class RecorderNode(StoppableNode):
             self.decisions += 1
             self._last = time.monotonic()
             known = len(self._cameras)
-            self._cameras.update(
-                pair.value for each in message.status for pair in each.values
-                if pair.key == 'source'
-            )  # fmt: skip
+            said = {pair.key: pair.value for each in message.status for pair in each.values}
+            self._cameras.update(value for key, value in said.items() if key == 'source')
+            self._tasks.update(key[len('class/') :] for key in said if key.startswith('class/'))
             if len(self._cameras) > known:
                 self._newest = self._last
             self.done = self.decisions == self._options.limit
@@ -138,6 +146,14 @@ class RecorderNode(StoppableNode):
                     f"no {what} of {missing} of the head's {len(self._cameras)} cameras came on "
                     f'{", ".join(topics)}: {remedy}'
                 )
+
+        missed = sorted(self._tasks - set(self._options.tasks))
+        if missed and 'tasks' not in self._warned_of:
+            self._warned_of.add('tasks')
+            self.get_logger().warning(
+                f'the head also answers {", ".join(missed)}, of which no truth is recorded: name '
+                f'them by --tasks {" ".join(missed)}'
+            )
 
     def stop(self) -> None:
         """Complete the bag, or say why it cannot be."""

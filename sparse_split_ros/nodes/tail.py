@@ -15,7 +15,7 @@ from typing import Any
 from sparse_split_ros.link.announcement import Announcement
 from sparse_split_ros.link.frame import REPLY_FORMAT, Status
 from sparse_split_ros.nodes import qos
-from sparse_split_ros.nodes.messages import Labels, status, wire_message
+from sparse_split_ros.nodes.messages import labels_of, status, wire_message
 from sparse_split_ros.nodes.parameters import TAIL, Parameters
 from sparse_split_ros.nodes.running import StoppableNode, run
 from sparse_split_ros.ros import (
@@ -52,7 +52,7 @@ class TailNode(StoppableNode):
             range(first, self.bundle.final + 1),
         )
         self._engine = engine
-        self._labels = Labels(self.bundle.classes, settings.class_id_format == 'index')
+        self._labels = labels_of(self.bundle.tasks, settings.class_id_format == 'index')
         self.tail = Tail(
             engine,
             robots=len(settings.robots),
@@ -93,11 +93,18 @@ class TailNode(StoppableNode):
                 )
             )
             self._classifications.append(
-                self.create_publisher(Classification, f'{prefix}tail/classification', qos.RESULT)
+                [
+                    self.create_publisher(
+                        Classification, f'{prefix}tail/classification{each.suffix}', qos.RESULT
+                    )
+                    for each in self._labels
+                ]
             )
-            info = self.create_publisher(LabelInfo, f'{prefix}tail/label_info', qos.LATCHED)
-            info.publish(self._labels.info(0.0))
-            self._label_infos.append(info)
+            for each in self._labels:
+                topic = f'{prefix}tail/label_info{each.suffix}'
+                info = self.create_publisher(LabelInfo, topic, qos.LATCHED)
+                info.publish(each.info(0.0))
+                self._label_infos.append(info)
             self.create_subscription(
                 CompressedImage,
                 f'{prefix}features',
@@ -146,11 +153,11 @@ class TailNode(StoppableNode):
             wire_message(reply.to_bytes(), answer.header, REPLY_FORMAT)
         )
         if reply.status is Status.OK:
-            publisher = self._classifications[answer.robot]
-            # Nobody on the robot needs this copy, so it is made only while a person looks.
-            if publisher.get_subscription_count():
-                limit = self.settings.max_results
-                publisher.publish(self._labels.classification(answer.header, reply.scores, limit))
+            limit = self.settings.max_results
+            # Nobody on the robot needs these copies, so they are made only while a person looks.
+            for publisher, labels in zip(self._classifications[answer.robot], self._labels):
+                if publisher.get_subscription_count():
+                    publisher.publish(labels.classification(answer.header, reply.scores, limit))
         elif reply.status is not Status.EXPIRED:
             self.complain(reply.status.name, answer.error)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sparse_split_ros.policy.plan import Plan
 from sparse_split_ros.policy.scene import Scene
+from sparse_split_ros.policy.tasks import judge
 
 
 class Route(str, Enum):
@@ -58,7 +59,10 @@ class Times:
 
 @dataclass(frozen=True)
 class ExitAnswer:
-    """What an exit on the robot said: its most probable class, and how probable that is."""
+    """What an exit on the robot said: its most probable class, and how probable that is.
+
+    Of several tasks they are the label and the confidence of :func:`~.tasks.judge`.
+    """
 
     stage: int
     label: int
@@ -74,6 +78,7 @@ class Decision:
     held against. ``payload_bytes`` is the whole feature frame, 0 when none was sent. ``exits`` are
     all exits that were evaluated on the robot, shallow first, and ``stage_ms`` and ``exit_ms`` what
     each stage and exit took; policies learn from them, and from nothing where they are empty.
+    ``sizes`` are how many classes each task in ``scores`` has; it is one where that is empty.
     """
 
     sequence: int
@@ -93,8 +98,9 @@ class Decision:
     exits: tuple[ExitAnswer, ...] = ()
     stage_ms: Mapping[int, float] = field(default_factory=dict)
     exit_ms: Mapping[int, float] = field(default_factory=dict)
+    sizes: tuple[int, ...] = ()
 
     @property
     def label(self) -> int:
-        """The index of the most probable class."""
-        return int(self.scores.argmax())
+        """The index of the most probable class; of several tasks, their classes' together."""
+        return int(judge(self.scores, self.sizes or self.scores.shape)[0])

@@ -62,7 +62,8 @@ class Facts:
 
     ``macs`` per stage and ``exits`` stage -> MACs of the exit there; ``codings`` split -> codec ->
     Coding. ``fingerprint`` is the bundle's, hexadecimal; learned state is bound to it. ``default``
-    is the bundle's own (split, threshold, codec), ``energy`` None where it does not say.
+    is the bundle's own (split, threshold, codec), ``energy`` None where it does not say. Of several
+    tasks ``classes`` are all of them and ``sizes`` those of each.
     """
 
     fingerprint: str
@@ -72,8 +73,10 @@ class Facts:
     codings: Mapping[int, Mapping[str, Coding]] = field(default_factory=dict)
     default: tuple[int, float, str] = (0, 0.9, '')
     energy: Energy | None = None
+    sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, 'sizes', self.sizes or (self.classes,))
         if self.final not in self.exits:
             raise PolicyError(
                 f'exits {sorted(self.exits)}: the last stage, {self.final}, must have one'
@@ -115,6 +118,7 @@ class Facts:
             },
             default=(bundle.defaults.split, bundle.defaults.threshold, bundle.defaults.codec),
             energy=Energy.of(bundle),
+            sizes=bundle.sizes,
         )
 
 

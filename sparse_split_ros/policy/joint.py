@@ -47,6 +47,7 @@ from sparse_split_ros.policy.risk import (
     calibration_scale,
 )
 from sparse_split_ros.policy.scene_state import FIRST_REFRESHES, Saved, SceneState
+from sparse_split_ros.policy.tasks import judge
 from sparse_split_ros.policy.watch import Budget, FeedbackCheck
 
 if TYPE_CHECKING:
@@ -429,7 +430,7 @@ class JointPolicy:
         row = self._waiting.pop(sequence, None)
         state = self._scenes.get(row.scene) if row is not None else None
         if row is not None and state is not None and reply.scores.size == self.facts.classes:
-            self._label(state, row, int(reply.scores.argmax()))
+            self._label(state, row, int(judge(reply.scores, self.facts.sizes)[0]))
 
     def _label(self, state: SceneState, row: _Waiting, label: int, own: bool = False) -> None:
         """The full network's answer to a frame is known; ``own`` when the robot computed it."""

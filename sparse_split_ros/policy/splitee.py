@@ -41,6 +41,7 @@ from sparse_split_ros.policy.decision import Decision, Route
 from sparse_split_ros.policy.facts import NEVER, Facts
 from sparse_split_ros.policy.plan import Plan, PolicyError
 from sparse_split_ros.policy.state import MOST
+from sparse_split_ros.policy.tasks import judge
 
 if TYPE_CHECKING:
     from sparse_split_ros.link.estimate import Link
@@ -316,7 +317,7 @@ class SplitEEPolicy:
         """A late answer is a C_L that was really received."""
         decision = self._waiting.pop(sequence, None)
         if decision is not None:
-            self._learn(decision, float(reply.scores.max()))
+            self._learn(decision, float(judge(reply.scores, self._facts.sizes)[1]))
 
     def _learn(self, decision: Decision, final: float | None) -> None:
         if decision.plan.split not in self._arms:

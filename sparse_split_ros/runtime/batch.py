@@ -47,7 +47,7 @@ def answer(engine: Engine, x: Array, thresholds: Sequence[float | None]) -> Batc
         scores = result.exits[stage]
         # Rows that nobody was sure of are overwritten by a deeper exit.
         probabilities[rows] = scores
-        sure = scores.max(axis=1) >= asked[stage]
+        sure = engine.bundle.judge(scores)[1] >= asked[stage]
         stages[rows[sure]] = stage
         x, rows = x[~sure], rows[~sure]
         if not len(rows):

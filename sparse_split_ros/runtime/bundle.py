@@ -15,20 +15,34 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_split_ros.policy.tasks import judge, places
+
 FORMAT = 'sparse_split_bundle/1'
+TASKS_FORMAT = 'sparse_split_bundle/2'
+"""Of a bundle of several tasks, which releases that know of one alone are to refuse."""
 GRAPH_FORMAT = 'sparse_split_graph/1'
 MANIFEST = 'manifest.json'
 PROFILE = 'profile.json'
+BETWEEN_TASKS = ' / '
+"""Stands between the tasks' classes in the name of an answer."""
 
 _MAX_MANIFEST_BYTES = 8 << 20
 _MAX_FILE_BYTES = 1 << 30
 _MAX_ELEMENTS = 1 << 26
 _MAX_FLOAT32 = 3.4e38
+_MAX_LABELS = 1 << 31
+_TASK_NAME = re.compile(r'[A-Za-z](_?[A-Za-z0-9])*_?')
+"""What can be the last part of a ROS topic."""
 _ROWS = re.compile(r'\[\n[-\s\d.,e+]+\]')
 """A list of numbers, one per line; a string has no line breaks in JSON."""
 _TIMES = frozenset({'stage_ms', 'exit_ms', 'encoder_ms', 'decoder_ms'})
@@ -66,17 +80,23 @@ class Stage:
 
 @dataclass(frozen=True)
 class Exit:
-    """A classifier on the features of `stage`; probabilities are softmax(logits / temperature)."""
+    """A classifier on the features of `stage`.
+
+    Its logits are those of all tasks, side by side; a task's probabilities are softmax(logits /
+    temperature), each with a temperature of its own. `accuracy` is the share of images that all
+    tasks are right of, `tasks` that of each where there are several.
+    """
 
     stage: int
     model: str
-    temperature: float
+    temperatures: tuple[float, ...]
     parameters: int
     stored_bytes: int
     macs: int
     accuracy: float | None
     ece: float | None
     account: Mapping[str, float] = field(default_factory=dict)
+    tasks: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,10 +125,15 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded and validated bundle. The models stay on disk until an engine asks for them."""
+    """A loaded and validated bundle. The models stay on disk until an engine asks for them.
+
+    `tasks` are the classes of each task, by its name; a single task has none, ''. `classes` are
+    those of all tasks, side by side.
+    """
 
     path: Path
     name: str
+    tasks: Mapping[str, tuple[str, ...]]
     classes: tuple[str, ...]
     input: InputSpec
     stages: tuple[Stage, ...]
@@ -144,6 +169,19 @@ class Bundle:
     def final(self) -> int:
         """Index of the last stage, whose exit is the network's own classifier."""
         return len(self.stages) - 1
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """How many classes each task has."""
+        return tuple(map(len, self.tasks.values()))
+
+    def judge(self, scores: NDArray[np.float32]) -> tuple[Any, Any]:
+        """Labels and confidences (...,) of scores (..., K) of all classes; see policy/tasks.py."""
+        return judge(scores, self.sizes)
+
+    def named(self, label: int) -> str:
+        """The class of a label; of several tasks, their classes with BETWEEN_TASKS in between."""
+        return BETWEEN_TASKS.join(self.classes[place] for place in places(label, self.sizes))
 
     def input_shape(self, stage: int) -> tuple[int, int, int]:
         """Shape (C, H, W) of what `stage` reads: the network's input for stage 0."""
@@ -195,8 +233,9 @@ class Bundle:
 def write_manifest(directory: str | os.PathLike[str], manifest: Mapping[str, Any]) -> Bundle:
     """Hash the files of `directory`, write its manifest and load it back.
 
-    `manifest` is everything but "format" and "files". The old manifest is replaced only by a
-    complete new one. Raises BundleError when the result is not a valid bundle.
+    `manifest` is everything but "format" and "files", with "classes" or with "tasks". The old
+    manifest is replaced only by a complete new one. Raises BundleError when the result is not a
+    valid bundle.
     """
     root = Path(directory)
     names = sorted(path.name for path in root.iterdir() if path.is_file())
@@ -205,12 +244,18 @@ def write_manifest(directory: str | os.PathLike[str], manifest: Mapping[str, Any
         for name in names
         if name not in {MANIFEST, PROFILE}
     }
-    text = json.dumps({'format': FORMAT, **manifest, 'files': files}, indent=1, allow_nan=False)
+    whole = {'format': TASKS_FORMAT if 'tasks' in manifest else FORMAT, **manifest, 'files': files}
+    text = json.dumps(whole, indent=1, allow_nan=False)
     text = _ROWS.sub(lambda row: f'[{" ".join(row[0][1:-1].split())}]', text)
     partial = root / f'.{MANIFEST}'
     partial.write_text(text + '\n', encoding='utf-8')
     partial.replace(root / MANIFEST)
     return Bundle.load(root)
+
+
+def check_tasks(tasks: Mapping[str, Sequence[str]]) -> None:
+    """Raise BundleError for names of tasks and classes that no bundle of several can have."""
+    _tasks(_Value([{'name': name, 'classes': [*names]} for name, names in tasks.items()], 'tasks'))
 
 
 def bundle_path(name_or_path: str | os.PathLike[str]) -> Path:
@@ -347,18 +392,17 @@ def _parse(directory: Path, raw: bytes) -> Bundle:
     path = directory / MANIFEST
     root = _Value(_json(path, raw), str(path))
     version = root.get('format').text()
-    if version != FORMAT:
+    if version not in (FORMAT, TASKS_FORMAT):
         raise BundleError(
-            f'{path}: format {version!r}, this release reads {FORMAT!r}: export it again'
+            f'{path}: format {version!r}, this release reads {FORMAT!r} and {TASKS_FORMAT!r}: '
+            'export it again'
         )
     files = _files(root.get('files'))
-    classes = tuple(item.text() for item in root.get('classes').sequence())
-    if len(classes) < 2 or len(set(classes)) != len(classes):
-        raise root.get('classes').fail('two or more different class names')
+    tasks = {'': _classes(root.get('classes'))} if version == FORMAT else _tasks(root.get('tasks'))
     stages = tuple(_stage(item, files) for item in root.get('stages').sequence())
     if not stages:
         raise root.get('stages').fail('at least one stage')
-    exits = tuple(_exit(item, files, len(stages)) for item in root.get('exits').sequence())
+    exits = tuple(_exit(item, files, len(stages), tasks) for item in root.get('exits').sequence())
     if len({item.stage for item in exits}) != len(exits):
         raise root.get('exits').fail('at most one exit per stage')
     if not exits or exits[-1].stage != len(stages) - 1:
@@ -372,7 +416,8 @@ def _parse(directory: Path, raw: bytes) -> Bundle:
     return Bundle(
         path=directory,
         name=root.get('name').text(),
-        classes=classes,
+        tasks=tasks,
+        classes=tuple(chain(*tasks.values())),
         input=_input(root.get('input')),
         stages=stages,
         exits=exits,
@@ -384,6 +429,34 @@ def _parse(directory: Path, raw: bytes) -> Bundle:
         graph=None if graph is None else graph.file(files),
         weights=None if weights is None else weights.file(files),
     )
+
+
+def _classes(value: _Value) -> tuple[str, ...]:
+    classes = tuple(item.text() for item in value.sequence())
+    if len(classes) < 2 or len(set(classes)) != len(classes):
+        raise value.fail('two or more different class names')
+    return classes
+
+
+def _tasks(value: _Value) -> dict[str, tuple[str, ...]]:
+    """The classes of each task by its name, which becomes a part of topics' names."""
+    items = value.sequence()
+    tasks = {item.get('name').text(): _classes(item.get('classes')) for item in items}
+    if len(tasks) < 2 or len(tasks) != len(items):
+        raise value.fail('two or more tasks of different names')
+    for item in items:
+        if not _TASK_NAME.fullmatch(item.get('name').text()):
+            raise item.get('name').fail(
+                "a part of a topic's name: a letter, then letters, digits and single underscores"
+            )
+        for name in item.get('classes').sequence():
+            if BETWEEN_TASKS in name.text():
+                raise name.fail(
+                    f'no {BETWEEN_TASKS!r}, which stands between the tasks of an answer'
+                )
+    if math.prod(map(len, tasks.values())) > _MAX_LABELS:
+        raise value.fail(f'at most {_MAX_LABELS} ways to answer all tasks')
+    return tasks
 
 
 def _check_profile(root: _Value, stages: set[str]) -> None:
@@ -445,18 +518,23 @@ def _account(value: _Value) -> dict[str, float]:
     return {name: account.get(name).number(0) for name in account.mapping()}
 
 
-def _exit(value: _Value, files: Mapping[str, str], stages: int) -> Exit:
-    accuracy, ece = value.optional('accuracy'), value.optional('ece')
+def _exit(
+    value: _Value, files: Mapping[str, str], stages: int, tasks: Mapping[str, tuple[str, ...]]
+) -> Exit:
+    accuracy, ece, each = (value.optional(key) for key in ('accuracy', 'ece', 'tasks'))
+    temperature = value.get('temperature')
+    temperatures = [temperature] if '' in tasks else temperature.sequence(len(tasks))
     return Exit(
         stage=value.get('stage').integer(0, stages - 1),
         model=value.get('model').file(files),
-        temperature=value.get('temperature').number(1e-3, 1e3),
+        temperatures=tuple(item.number(1e-3, 1e3) for item in temperatures),
         parameters=value.get('parameters').integer(0),
         stored_bytes=value.get('stored_bytes').integer(0),
         macs=value.get('macs').integer(0),
         accuracy=None if accuracy is None else accuracy.number(0.0, 1.0),
         ece=None if ece is None else ece.number(0.0, 1.0),
         account=_account(value),
+        tasks={} if each is None else {name: each.get(name).number(0.0, 1.0) for name in tasks},
     )
 
 

@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_split_ros.policy.tasks import parts
 from sparse_split_ros.runtime.bundle import Bundle
 
 Array = NDArray[np.float32]
@@ -42,14 +43,14 @@ class EngineError(Exception):
 
 
 class EngineResult(NamedTuple):
-    """What a run produced: N rows, K classes, times in milliseconds."""
+    """What a run produced: N rows, K classes (of all tasks, side by side), times in ms."""
 
     features: Array | None
     """(N, C, H, W) after the last stage that ran; None when an exit ended the run."""
     exits: Mapping[int, Array]
     """Stage -> calibrated probabilities (N, K)."""
     logits: Mapping[int, Array]
-    """Stage -> logits (N, K), not divided by the temperature."""
+    """Stage -> logits (N, K), not divided by the temperatures."""
     stage_ms: Mapping[int, float]
     stopped: int | None
     """The stage whose exit ended the run, or None."""
@@ -176,6 +177,12 @@ def softmax(logits: Array, temperature: float = 1.0) -> Array:
     return np.asarray(e / e.sum(axis=1, keepdims=True))
 
 
+def probabilities(logits: Array, temperatures: Sequence[float], sizes: Sequence[int]) -> Array:
+    """Row-wise softmax of each task's part of logits (N, sum of sizes), at its temperature."""
+    tasks = zip(parts(logits, sizes), temperatures)
+    return np.concatenate([softmax(part, temperature) for part, temperature in tasks], axis=1)
+
+
 class StagedEngine(ABC):
     """The order of stages and exits, the early stop and the checks, for any way to run a model."""
 
@@ -244,8 +251,8 @@ class StagedEngine(ABC):
             logits[stage], exit_ms[stage] = self._timed(
                 exit_.model, features, (len(self.bundle.classes),), f'exit {stage}'
             )
-            exits[stage] = softmax(logits[stage], exit_.temperature)
-            if stop and float(exits[stage].max(axis=1).min()) >= threshold:
+            exits[stage] = probabilities(logits[stage], exit_.temperatures, self.bundle.sizes)
+            if stop and float(self.bundle.judge(exits[stage])[1].min()) >= threshold:
                 stopped = stage
                 break
         kept = None if stopped is not None else features

@@ -89,7 +89,7 @@ def compute(engine: Engine, ticket: Ticket, x: Array, prepare_ms: float = 0.0) -
     probabilities = {stage: rows[0] for stage, rows in result.exits.items()}
     sure = (
         stage for stage, scores in probabilities.items()
-        if float(scores.max()) >= (plan.thresholds[stage] or 0.0)
+        if float(engine.bundle.judge(scores)[1]) >= (plan.thresholds[stage] or 0.0)
     )  # fmt: skip
     stopped = next(sure, None)
     features = None
@@ -408,7 +408,7 @@ class Head:
             reason=reason,
             exit=exit_,
             scores=scores,
-            confidence=float(scores.max()),
+            confidence=float(self._bundle.judge(scores)[1]),
             threshold=frame.plan.thresholds[local] or 0.0,
             plan=frame.plan,
             scene=frame.scene,
@@ -416,11 +416,13 @@ class Head:
             audit=frame.audit,
             times=times,
             exits=tuple(
-                ExitAnswer(stage, int(said.argmax()), float(said.max()))
+                ExitAnswer(stage, int(label), float(confidence))
                 for stage, said in sorted(computed.probabilities.items())
+                for label, confidence in [self._bundle.judge(said)]
             ),
             stage_ms=computed.stage_ms,
             exit_ms=computed.exit_ms,
+            sizes=self._bundle.sizes,
         )
         self.counts.routes[route] += 1
         self._untaught.append(decision)

@@ -37,8 +37,12 @@ def inspect(
     console = console or Console()
     console.print(stage_table(bundle, times))
     defaults = bundle.defaults
+    classes = ', '.join(
+        f'{len(names)} classes{f" of {name}" if name else ""}'
+        for name, names in bundle.tasks.items()
+    )
     console.print(
-        f'{len(bundle.classes)} classes, input {_sides(bundle.input.shape)}, '
+        f'{classes}, input {_sides(bundle.input.shape)}, '
         f'fingerprint {bundle.fingerprint.hex()}, default: split after stage {defaults.split}, '
         f'codec {defaults.codec}, threshold {defaults.threshold:g}'
     )
@@ -50,12 +54,14 @@ def inspect(
 def stage_table(bundle: Bundle, times: Mapping[str, Any] | None = None) -> Table:
     """One row per stage, exit and split; `of all` includes the stages before it.
 
+    Of several tasks, accuracy is the share of images that all are right of, and each has its own.
     bytes are of the ONNX file. ms is the median of each part alone: of `times`, or on this machine,
     one thread and the engine of auto, where `sparse-split profile` measured it.
     """
     if times is None:
         times = bundle.profile().get('engines', {}).get(key(choose_engine(bundle), 'cpu', 1), {})
-    table = _table(f'{bundle.name}  ({bundle.path})', _COLUMNS)
+    several = list(bundle.tasks) if len(bundle.tasks) > 1 else []
+    table = _table(f'{bundle.name}  ({bundle.path})', (*_COLUMNS, *several))
     whole = sum(stage.macs for stage in bundle.stages) + bundle.exits[-1].macs
     spent = 0
     for index, stage in enumerate(bundle.stages):
@@ -70,12 +76,13 @@ def stage_table(bundle: Bundle, times: Mapping[str, Any] | None = None) -> Table
         if exit_ := bundle.exit_at(index):
             table.add_row(
                 '  exit',
-                f'{len(bundle.classes)}',
+                '+'.join(map(str, bundle.sizes)),
                 *_sizes(exit_),
                 f'{(spent + exit_.macs) / whole:.1%}',
                 _ms(times, 'exit_ms', index),
                 '',
                 '' if exit_.accuracy is None else f'{exit_.accuracy:.2%}',
+                *(f'{exit_.tasks[name]:.2%}' for name in several if name in exit_.tasks),
             )
         for split in bundle.splits:
             if split.stage == index:

@@ -19,6 +19,7 @@ from sparse_split_ros.link.codec import Codec, calibrate
 from sparse_split_ros.networks.account import account
 from sparse_split_ros.networks.bottleneck import Bottleneck, Levels, quantise
 from sparse_split_ros.networks.staged import StagedNetwork
+from sparse_split_ros.policy.tasks import judge, parts
 from sparse_split_ros.runtime.bundle import Bundle, InputSpec, write_manifest
 from sparse_split_ros.runtime.engine import Engine, choose_engine, load_engine
 from sparse_split_ros.runtime.preprocess import normalise
@@ -39,7 +40,6 @@ _VERIFIED_IMAGES = 1000
 def build_bundle(
     network: StagedNetwork,
     recipe: Recipe,
-    classes: tuple[str, ...],
     training: LabelledImages,
     selection: LabelledImages,
     calibration: LabelledImages,
@@ -57,7 +57,8 @@ def build_bundle(
     models = _Models(directory, recipe.batch_size)
     logits = predict(network, calibration.images, spec)
     whole = predict(network, selection.images, spec)
-    uncut = whole[max(whole)].argmax(axis=1)
+    sizes = selection.sizes
+    uncut, _ = judge(whole[max(whole)], sizes)
     x = torch.from_numpy(normalise(learned[: rows_at_once(*spec.shape[1:])], spec))
     stages, exits, splits = [], [], []
     for index, stage in enumerate(network.stages):
@@ -66,20 +67,23 @@ def build_bundle(
         stages.append({'name': f'stage {index}', **record, 'output_shape': list(shape)})
         if index in network.exit_stages:
             record, _ = models.write(f'exit_{index}', network.exit_at(index), x)
-            temperature = fit_temperature(logits[index], calibration.labels)
-            figures = calibrated(logits[index], temperature, calibration.labels)
-            exits.append({'stage': index, **record, 'temperature': round(temperature, 5)} | figures)
+            tasks = zip(parts(logits[index], sizes), calibration.columns)
+            temperatures = [fit_temperature(*task) for task in tasks]
+            figures = calibrated(logits[index], temperatures, calibration)
+            rounded = [round(temperature, 5) for temperature in temperatures]
+            record |= {'temperature': rounded if len(sizes) > 1 else rounded[0]}
+            exits.append({'stage': index, **record} | figures)
         if index in network.split_stages:
             bottleneck = network.bottleneck_at(index)
             record, restored = models.write_cut(index, bottleneck, x)
-            measured = _codecs(network, index, spec, learned, selection.images, uncut)
+            measured = _codecs(network, index, spec, learned, selection, uncut)
             splits.append({'stage': index, **record, 'codecs': measured})
             # The stages behind see what is computed in one place and what comes out of a decoder.
             x = torch.cat([x[::2], restored[1::2]])
     models.finish()
     manifest = {
         'name': recipe.name,
-        'classes': list(classes),
+        **_said(selection),
         'input': {
             'shape': list(spec.shape),
             'color': spec.color,
@@ -100,6 +104,14 @@ def build_bundle(
     }
     verify(write_manifest(directory, manifest), network, selection.images[:_VERIFIED_IMAGES])
     return manifest
+
+
+def _said(data: LabelledImages) -> dict[str, Any]:
+    """What the manifest has of the classes: of one task, or of several."""
+    if len(data.tasks) == 1:
+        return {'classes': list(data.classes)}
+    tasks = data.tasks.items()
+    return {'tasks': [{'name': name, 'classes': list(classes)} for name, classes in tasks]}
 
 
 class _Models:
@@ -206,15 +218,15 @@ def _codecs(
     index: int,
     spec: InputSpec,
     learned: NDArray[np.uint8],
-    images: NDArray[np.uint8],
+    data: LabelledImages,
     uncut: NDArray[np.int64],
 ) -> dict[str, Any]:
-    """Calibrate every codec of one split on `learned`, and say what it costs on `images`.
+    """Calibrate every codec of one split on `learned`, and say what it costs on `data`.
 
-    `uncut` (N,) are the network's classes for `images` (N, H, W, 3) where nothing is coded.
+    `uncut` (N,) are the network's labels for the images of `data` where nothing is coded.
     """
     codes = _codes(network, index, learned, spec)
-    seen = _codes(network, index, images, spec)
+    seen = _codes(network, index, data.images, spec)
     answers: dict[int, NDArray[np.int64]] = {}
     codecs: dict[str, Any] = {}
     for name in SHIPPED_CODECS:
@@ -224,7 +236,7 @@ def _codecs(
         payloads = [codec.encode(row) for row in seen]
         if codec.id.bits not in answers:
             arrived = np.concatenate([codec.decode(payload) for payload in payloads])
-            answers[codec.id.bits] = _finish(network, index, arrived)
+            answers[codec.id.bits], _ = judge(_finish(network, index, arrived), data.sizes)
         differ = int((answers[codec.id.bits] != uncut).sum())
         codecs[name] = params | {
             'mean_bytes': round(float(np.mean([len(p) for p in payloads])), 2),
@@ -254,15 +266,15 @@ def _codes(
     return np.concatenate(parts)
 
 
-def _finish(network: StagedNetwork, index: int, codes: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The final exit's class (N,) for codes that arrived behind a split."""
+def _finish(network: StagedNetwork, index: int, codes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The final exit's logits (N, K) for codes that arrived behind a split."""
     parts = []
     step = rows_at_once(*network.input_shape[1:])
     for first in range(0, len(codes), step):
         x = network.bottleneck_at(index).decoder(torch.from_numpy(codes[first : first + step]))
         for stage in network.stages[index + 1 :]:
             x = stage(x)
-        parts.append(network.exit_at(network.exit_stages[-1])(x).numpy().argmax(axis=1))
+        parts.append(network.exit_at(network.exit_stages[-1])(x).numpy())
     return np.concatenate(parts)
 
 

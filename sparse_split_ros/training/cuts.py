@@ -116,7 +116,7 @@ def _cut(recipe: Recipe, classes: int, x: Tensor, labels: Tensor, rounds: int) -
         with torch.autocast('cpu', torch.bfloat16, enabled=mixed):
             seen = edge.module(x)
         middle = time.perf_counter()
-        edge.step(edge_loss(seen, labels, recipe), _MANY)
+        edge.step(edge_loss(seen, labels, {'': range(classes)}, recipe), _MANY)
         end = time.perf_counter()
         codes = seen.codes.detach().float()
         size = pack(codes, edge.module.bits).shape[1]

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sparse_split_ros.data import weather
 from sparse_split_ros.data.augment import augment
 from sparse_split_ros.data.datasets import LabelledImages, join
 from sparse_split_ros.data.drawn import load_drawn
@@ -76,12 +77,14 @@ def export(
         training = join(training, _drawn_training(recipe, training, run / 'drawn.npz'))
         size, count = training.images.shape[1], DRAWN_SELECTION * len(training.classes)
         # Those that helped to choose the epoch.
-        drawn = load_drawn(count, size, 2 * recipe.seed + 1)
+        drawn = load_drawn(count, size, 2 * recipe.seed + 1, tasks=training.tasks)
+    measured = recipe
+    if weather.TASK in selection.tasks:  # the images come with theirs, and none is put on them
+        measured = replace(recipe, weather=0.0, conditions=())
     with replacing as partial:
-        classes = tuple(meta['classes'])
-        sets = calibration_sets(recipe, selection, drawn)
+        sets = calibration_sets(measured, selection, drawn)
         mixed = functools.reduce(join, sets.values())
-        manifest = build_bundle(network, recipe, classes, training, selection, mixed, partial)
+        manifest = build_bundle(network, recipe, training, selection, mixed, partial)
         record = {
             'commands': [
                 f'sparse-split train {recipe.name}.yaml --data DATA --out RUN',
@@ -94,13 +97,16 @@ def export(
         }
         written = Bundle.load(partial)
         engine = load_engine(written, 'onnxruntime')
-        calibration = policy_calibration(engine, recipe, selection, drawn)
-        report, bins = _report(engine, recipe, load_split(recipe, data, 'report'))
+        calibration = policy_calibration(engine, measured, selection, drawn)
+        report, bins = _report(engine, measured, load_split(recipe, data, 'report'))
         manifest['training'] |= record | {'calibration': calibration, 'report': report}
         manifest['training']['int8'] = beside_int8(written, sets)
         reported = report[recipe.dataset]['exits']
         for exit_ in manifest['exits']:
-            exit_ |= {k: reported[str(exit_['stage'])][k] for k in ('accuracy', 'ece')}
+            found = reported[str(exit_['stage'])]
+            exit_ |= {k: found[k] for k in ('accuracy', 'ece')}
+            if 'tasks' in found:
+                exit_['tasks'] = {name: marks['accuracy'] for name, marks in found['tasks'].items()}
         write_manifest(partial, manifest)
     bundle = Bundle.load(bundle_dir)
     _keep(run, bundle, recipe, report, bins)
@@ -111,7 +117,8 @@ def _check_data(
     recipe: Recipe, meta: Mapping[str, Any], training: LabelledImages, selection: LabelledImages
 ) -> None:
     """Refuse data other than the run's: images it learned from could be reported as held out."""
-    if list(selection.classes) != meta['classes']:
+    tasks = {name: list(classes) for name, classes in selection.tasks.items()}
+    if tasks != meta.get('tasks', {'': meta['classes']}):
         raise TrainingError(
             f'the checkpoint knows the classes {", ".join(meta["classes"])}, the data holds '
             f'{", ".join(selection.classes)}: give the data it was trained on'
@@ -131,8 +138,9 @@ def _drawn_training(recipe: Recipe, training: LabelledImages, cache: Path) -> La
     size, seed = training.images.shape[1], 2 * recipe.seed
     some = min(recipe.drawn, len(training) // 8)
     if not cache.is_file():
-        return load_drawn(some, size, seed)
-    return load_drawn(recipe.drawn, size, seed, cache).take(np.arange(some))
+        return load_drawn(some, size, seed, tasks=training.tasks)
+    whole = load_drawn(recipe.drawn, size, seed, cache, training.tasks)
+    return whole.take(np.arange(some))
 
 
 def calibration_sets(
@@ -163,9 +171,9 @@ def policy_calibration(
     conditions += [(name, level) for name in dict.fromkeys(recipe.conditions) for level in (2, 4)]
     stride = max(1, len(selection) // _POLICY_IMAGES)
     some = selection.take(np.arange(0, len(selection), stride))
-    table = tabulate(engine, some.images, some.labels, some.groups, conditions, recipe.seed)
+    table = tabulate(engine, some.images, some.combined, some.groups, conditions, recipe.seed)
     if drawn is not None:
-        table = table.joined(tabulate(engine, drawn.images, drawn.labels, drawn.groups))
+        table = table.joined(tabulate(engine, drawn.images, drawn.combined, drawn.groups))
     return calibration_of(table).thinned(_POLICY_ROWS, recipe.seed).to_json()
 
 
@@ -196,7 +204,7 @@ def _report(
             'ece': {stage: _column(conditions, stage, 'ece') for stage in conditions['day']},
         }
     if recipe.drawn:
-        drive = by_scene(REPORT_DRIVE, bundle.classes, bundle.input)
+        drive = by_scene(REPORT_DRIVE, bundle.tasks, bundle.input)
         scenes = {scene: measure(bundle, frames, engine) for scene, frames in drive.items()}
         report['drive'] = {
             'seed': REPORT_DRIVE.seed,

@@ -22,9 +22,11 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -39,10 +41,10 @@ from sparse_split_ros.networks.bottleneck import quantise
 from sparse_split_ros.networks.cut import measure
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.training.checkpoint import load, save, save_checkpoint
-from sparse_split_ros.training.joint import joint_loss
+from sparse_split_ros.training.joint import check_weights, tasks_loss
 from sparse_split_ros.training.learner import Learner, under
 from sparse_split_ros.training.log import Log, Row
-from sparse_split_ros.training.predict import accuracy, normalise, rows_at_once
+from sparse_split_ros.training.predict import accuracies, normalise, rows_at_once
 from sparse_split_ros.training.processes import processes
 from sparse_split_ros.training.recipe import Recipe, TrainingError, build_network, input_spec
 
@@ -54,7 +56,7 @@ P = TypeVar('P', bound=nn.Module)
 
 @dataclass(frozen=True)
 class Batch:
-    """What travels for one step: codes (N, bytes) uint8 as packed, labels (N,) int64."""
+    """What travels for one step: codes (N, bytes) uint8 as packed, labels (N,) or (N, T) int64."""
 
     epoch: int
     step: int
@@ -85,7 +87,8 @@ class Facts:
     """What both sides have to agree on before the first step."""
 
     recipe: Recipe
-    classes: tuple[str, ...]
+    tasks: Mapping[str, tuple[str, ...]]
+    """The classes of each; a single one has no name."""
     steps: int
     """Per epoch."""
     learned_on: str
@@ -96,6 +99,7 @@ class Facts:
         cls, recipe: Recipe, training: LabelledImages, selection: Mapping[str, LabelledImages]
     ) -> Facts:
         """Those of a run on these images. Raises TrainingError where they are too few."""
+        check_weights(training, recipe)
         mean, std = training.statistics()
         recipe = replace(recipe, mean=recipe.mean or mean, std=recipe.std or std)
         steps = len(training) // recipe.batch_size
@@ -105,13 +109,19 @@ class Facts:
                 'the recipe'
             )
         chosen = {name: images.digest() for name, images in selection.items()}
-        return cls(recipe, training.classes, steps, training.digest(), chosen)
+        return cls(recipe, training.tasks, steps, training.digest(), chosen)
+
+    @property
+    def width(self) -> int:
+        """How many logits an exit gives."""
+        return sum(map(len, self.tasks.values()))
 
     def meta(self) -> dict[str, Any]:
         """The same as JSON has it, as checkpoints do."""
         return {
             'recipe': self.recipe.plain(),
-            'classes': list(self.classes),
+            'classes': list(chain(*self.tasks.values())),
+            'tasks': {name: list(classes) for name, classes in self.tasks.items()},
             'steps_per_epoch': self.steps,
             'learned_on': self.learned_on,
             'chosen_on': dict(self.chosen_on),
@@ -250,7 +260,7 @@ class Edge:
             with _mixed(recipe, self._device):
                 seen = learner.module(x)
             yield Batch(self.epoch, step, pack(seen.codes.detach(), learner.module.bits), truth)
-            loss = edge_loss(seen, labels, recipe)
+            loss = edge_loss(seen, labels, self._facts.tasks, recipe)
             total += _finite(loss, recipe, 'edge', self.epoch)
             learner.step(loss, recipe.epochs * steps)
         self._loss, self._seconds = total / steps, time.monotonic() - start
@@ -272,7 +282,8 @@ class Edge:
                 for stage, values in seen.logits.items():
                     rows.setdefault(stage, []).append(values.cpu())
             for stage, said in rows.items():
-                row[f'{name}_exit_{stage}'] = accuracy(torch.cat(said).numpy(), chosen.labels)
+                right = accuracies(torch.cat(said).numpy(), chosen.columns, chosen.tasks)
+                row[f'{name}_exit_{stage}'] = fmean(right.values())
             codes[name], labels[name] = torch.cat(parts), torch.from_numpy(chosen.labels)
         last, before = map(self._file, EDGE_FILES)
         if last.exists():
@@ -339,7 +350,7 @@ class Cloud:
         codes = unpack(batch.codes.to(self._device), self._shape, self._bits)
         with _mixed(recipe, self._device):
             logits = learner.module(codes)
-        loss = joint_loss(logits, labels, recipe)
+        loss = tasks_loss(logits, labels, self._facts.tasks, recipe)
         self._total += _finite(loss, recipe, 'cloud', batch.epoch)
         learner.step(loss, recipe.epochs * self._facts.steps)
 
@@ -357,11 +368,15 @@ class Cloud:
                 codes = unpack(part.to(self._device), self._shape, self._bits)
                 for stage, values in average(codes).items():
                     said.setdefault(stage, []).append(values.cpu())
-            labels = report.labels[name].numpy()
-            found = {k: accuracy(torch.cat(v).numpy(), labels) for k, v in said.items()}
-            row |= {f'{name}_exit_{k}': value for k, value in found.items()}
-            scores.append(found[max(found)])
-        self.log.rows.append(row | {'score': float(np.mean(scores))})
+            columns = report.labels[name].view(len(packed), -1).numpy().T
+            right = {
+                k: accuracies(torch.cat(v).numpy(), columns, self._facts.tasks)
+                for k, v in said.items()
+            }
+            row |= {f'{name}_exit_{k}': fmean(v.values()) for k, v in right.items()}
+            row |= {f'{name}_{task}': v for task, v in right[max(right)].items() if task}
+            scores.append(row[f'{name}_exit_{max(right)}'])
+        self.log.rows.append(row | {'score': fmean(scores)})
         self.epoch = report.epoch + 1
         if self.log.best == self.epoch:
             self._best = {k: v.cpu().clone() for k, v in average.state_dict().items()}
@@ -372,7 +387,7 @@ class Cloud:
 
     def finish(self, weights: Weights) -> None:
         """Put both parts of the best epoch together and keep them. Raises TrainingError."""
-        whole = build_network(self._facts.recipe, len(self._facts.classes))
+        whole = build_network(self._facts.recipe, self._facts.width)
         try:
             whole.load_state_dict({**weights.tensors, **self._best})
         except RuntimeError as error:
@@ -426,13 +441,15 @@ def fit(
     return directory / 'best.safetensors'
 
 
-def edge_loss(seen: _Seen, labels: Tensor, recipe: Recipe) -> Tensor:
-    """The loss of the edge's exits, and of its mirror: class and features out of the codes."""
+def edge_loss(
+    seen: _Seen, labels: Tensor, tasks: Mapping[str, Sized], recipe: Recipe
+) -> Tensor:
+    """The loss of the edge's exits, and of its mirror: classes and features out of the codes."""
     assert seen.mirrored is not None and seen.distortion is not None
-    mirrored = F.cross_entropy(seen.mirrored.float(), labels)
+    plain = replace(recipe, label_smoothing=0.0)
     return (
-        joint_loss(seen.logits, labels, recipe)
-        + mirrored
+        tasks_loss(seen.logits, labels, tasks, recipe)
+        + tasks_loss({0: seen.mirrored}, labels, tasks, plain)
         + recipe.distortion * seen.distortion.float()
     )
 
@@ -470,7 +487,7 @@ def unpack(packed: Tensor, shape: tuple[int, int, int], bits: int) -> Tensor:
 def _network(facts: Facts) -> StagedNetwork:
     """The whole network as both sides start from, each to take its part."""
     torch.manual_seed(facts.recipe.seed)
-    return build_network(facts.recipe, len(facts.classes), pretrained=True)
+    return build_network(facts.recipe, facts.width, pretrained=True)
 
 
 def _placed(part: P, device: torch.device) -> P:

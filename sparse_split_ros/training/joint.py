@@ -16,9 +16,11 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -31,11 +33,11 @@ from tqdm import tqdm
 from sparse_split_ros.data.augment import AugmentedBatches, batches
 from sparse_split_ros.data.datasets import LabelledImages
 from sparse_split_ros.networks.staged import StagedNetwork
-from sparse_split_ros.runtime.bundle import InputSpec
+from sparse_split_ros.runtime.bundle import InputSpec, check_tasks
 from sparse_split_ros.training.checkpoint import load, save, save_checkpoint
 from sparse_split_ros.training.learner import Learner
 from sparse_split_ros.training.log import Log
-from sparse_split_ros.training.predict import accuracy, normalise, predict
+from sparse_split_ros.training.predict import accuracies, normalise, predict
 from sparse_split_ros.training.processes import Processes, processes
 from sparse_split_ros.training.recipe import (
     Recipe,
@@ -62,6 +64,7 @@ def fit(
     directory = Path(out)
     directory.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(recipe.threads)
+    check_weights(training, recipe)
     mean, std = training.statistics()
     recipe = replace(recipe, mean=recipe.mean or mean, std=recipe.std or std)
     chosen_on = {name: chosen.digest() for name, chosen in selection.items()}
@@ -76,7 +79,7 @@ def fit(
                 f'batch_size {recipe.batch_size} in {group.world} processes: expected two images '
                 'or more in each, for BatchNorm compares them'
             )
-        state = _State(recipe, training.classes, training.digest(), chosen_on, group)
+        state = _State(recipe, training.tasks, training.digest(), chosen_on, group)
         if resume:
             state.restore(directory)
         dataset = AugmentedBatches(training, share, recipe.seed, recipe.augmentation)
@@ -105,21 +108,33 @@ def fit(
     return directory / 'best.safetensors'
 
 
+def check_weights(training: LabelledImages, recipe: Recipe) -> None:
+    """Raise what a long training would only end in: names that no bundle takes, weights of none."""
+    if len(training.tasks) > 1:
+        check_tasks(training.tasks)
+    if unknown := set(recipe.task_weights) - set(training.tasks):
+        known = ', '.join(filter(None, training.tasks)) or 'a single one, which has no weight'
+        raise TrainingError(
+            f'recipe: task_weights has {", ".join(sorted(unknown))}; the tasks are {known}'
+        )
+
+
 class _State:
     """What a run is made of and what it takes to go on with it."""
 
     def __init__(
         self,
         recipe: Recipe,
-        classes: tuple[str, ...],
+        tasks: Mapping[str, tuple[str, ...]],
         learned_on: str,
         chosen_on: Mapping[str, str],
         group: Processes,
     ) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.classes, self.group = recipe, classes, group
+        self.recipe, self.tasks, self.group = recipe, tasks, group
+        self.classes = tuple(chain(*tasks.values()))
         self.learned_on, self.chosen_on = learned_on, dict(chosen_on)
-        network = build_network(recipe, len(classes), pretrained=True)
+        network = build_network(recipe, len(self.classes), pretrained=True)
         self.network: StagedNetwork = network.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.learner = Learner(self.network, recipe)
         self.spec = input_spec(recipe, self.network)
@@ -137,6 +152,7 @@ class _State:
         return {
             'recipe': self.recipe.plain(),
             'classes': list(self.classes),
+            **({'tasks': self.tasks} if len(self.tasks) > 1 else {}),
             'learned_on': self.learned_on,
             'chosen_on': self.chosen_on,
             'epoch': self.epoch,
@@ -159,7 +175,7 @@ class _State:
         before = self.meta() | meta | Recipe.from_mapping(meta['recipe']).plain()
         now = self.meta() | self.recipe.plain()
         told = (*self.recipe.plain(), 'classes', 'learned_on', 'chosen_on')
-        if changed := [name for name in told if before[name] != now[name]]:
+        if changed := [name for name in told if before.get(name) != now[name]]:
             raise TrainingError(
                 f'{directory}: the checkpoint is of another recipe or other data '
                 f'({", ".join(changed)} changed); use a new directory'
@@ -193,7 +209,7 @@ def _epoch(state: _State, dataset: AugmentedBatches, epoch: int) -> float:
         mixed = recipe.precision == 'bfloat16'
         with torch.autocast(group.device.type, torch.bfloat16, enabled=mixed):
             output = state.parallel(x, split, coded)
-        loss = joint_loss(output.logits, labels, recipe)
+        loss = tasks_loss(output.logits, labels, state.tasks, recipe)
         if output.distortion is not None:
             loss = loss + recipe.distortion * output.distortion.float()
         value = group.mean(loss)
@@ -205,6 +221,25 @@ def _epoch(state: _State, dataset: AugmentedBatches, epoch: int) -> float:
         state.learner.step(loss, recipe.epochs * steps)
         total += value
     return total / steps
+
+
+def tasks_loss(
+    logits: Mapping[int, Tensor],
+    labels: Tensor,
+    tasks: Mapping[str, Sized],
+    recipe: Recipe,
+) -> Tensor:
+    """The weighted sum of the `joint_loss` of each task (Capogrosso et al., MTL-Split, DAC 2024).
+
+    `logits` are (N, K) by stage, of all tasks side by side; `labels` (N,), or (N, T) of T tasks.
+    """
+    total = torch.zeros((), device=labels.device)
+    first = 0
+    for (name, classes), column in zip(tasks.items(), labels.view(len(labels), -1).unbind(1)):
+        part = {stage: values[:, first : first + len(classes)] for stage, values in logits.items()}
+        total = total + recipe.task_weights.get(name, 1.0) * joint_loss(part, column, recipe)
+        first += len(classes)
+    return total
 
 
 def joint_loss(logits: Mapping[int, Tensor], labels: Tensor, recipe: Recipe) -> Tensor:
@@ -235,14 +270,20 @@ def _score(
     recipe: Recipe,
     spec: InputSpec,
 ) -> dict[str, float]:
-    """Accuracy of every exit, of the final one coded, and the score that chooses the epoch."""
+    """Accuracy of every exit, of the final one coded, and the score that chooses the epoch.
+
+    Of several tasks it is their mean, and the final exit's of each stands beside it.
+    """
     row: dict[str, float] = {}
     scores = []
     for name, chosen in selection.items():
         plain = predict(network, chosen.images, spec)
         final = max(plain)
         coded = predict(network, chosen.images, spec, recipe.cut)[final]
-        row |= {f'{name}_exit_{k}': accuracy(v, chosen.labels) for k, v in plain.items()}
-        row[f'{name}_coded'] = accuracy(coded, chosen.labels)
+        right = {k: accuracies(v, chosen.columns, chosen.tasks) for k, v in plain.items()}
+        row |= {f'{name}_exit_{k}': fmean(v.values()) for k, v in right.items()}
+        row |= {f'{name}_{task}': v for task, v in right[final].items() if task}
+        right_coded = accuracies(coded, chosen.columns, chosen.tasks)
+        row[f'{name}_coded'] = fmean(right_coded.values())
         scores += [row[f'{name}_exit_{final}'], row[f'{name}_coded']]
     return row | {'score': sum(scores) / len(scores)}

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from sparse_split_ros.data import weather
 from sparse_split_ros.data.datasets import LabelledImages
 from sparse_split_ros.data.drive import Drive, render_drive
 from sparse_split_ros.link.codec import Codec
+from sparse_split_ros.policy.tasks import judge, parts
 from sparse_split_ros.runtime.bundle import Bundle, InputSpec
-from sparse_split_ros.runtime.engine import Engine, choose_engine, load_engine, softmax
+from sparse_split_ros.runtime.engine import Engine, choose_engine, load_engine, probabilities
 from sparse_split_ros.runtime.preprocess import fit, normalise
 from sparse_split_ros.training.calibrate import (
     expected_calibration_error,
@@ -24,7 +26,7 @@ from sparse_split_ros.training.calibrate import (
     reliability,
     risk_coverage,
 )
-from sparse_split_ros.training.predict import rows_at_once
+from sparse_split_ros.training.predict import accuracies, rows_at_once
 
 REPORT_DRIVE = Drive(seed=90_001, tracks_per_scene=43)
 """Every class once in every scene; its seed is used nowhere else."""
@@ -41,20 +43,28 @@ def in_conditions(
         yield name, replace(data, images=np.stack(images))
 
 
-def by_scene(drive: Drive, classes: tuple[str, ...], spec: InputSpec) -> dict[str, LabelledImages]:
-    """The frames of a drive by scene, each cropped and resized as on the robot."""
-    rows: dict[str, list[tuple[NDArray[np.uint8], int, int]]] = {}
+def by_scene(
+    drive: Drive, tasks: Mapping[str, tuple[str, ...]], spec: InputSpec
+) -> dict[str, LabelledImages]:
+    """The frames of a drive by scene, each cropped and resized as on the robot.
+
+    The first of the `tasks` is to tell the sign, and there may be one to tell the weather.
+    """
+    rows: dict[str, list[tuple[NDArray[np.uint8], list[int], int]]] = {}
     for index, frame in enumerate(render_drive(drive)):
         assert frame.label is not None and frame.scene is not None
         track = index // drive.frames_per_track
-        row = (fit(frame.image, spec), classes.index(frame.label), track)
+        known = dict.fromkeys(tasks, frame.label) | frame.truths
+        labels = [classes.index(known[name]) for name, classes in tasks.items()]
+        row = (fit(frame.image, spec), labels, track)
         rows.setdefault(frame.scene, []).append(row)
     return {
         scene: LabelledImages(
             np.stack([image for image, _, _ in scene_rows]),
-            np.array([label for _, label, _ in scene_rows]),
+            np.array([labels for _, labels, _ in scene_rows]),
             np.array([track for _, _, track in scene_rows]),
-            classes,
+            tuple(chain(*tasks.values())),
+            tasks=tasks,
         )
         for scene, scene_rows in rows.items()
     }
@@ -65,7 +75,7 @@ class Answers:
     """What a bundle says of N images."""
 
     exits: dict[int, NDArray[np.float32]]
-    """Calibrated probabilities (N, K) by the stage of the exit."""
+    """Calibrated probabilities (N, K), of all tasks side by side, by the stage of the exit."""
     coded: NDArray[np.float32]
     """The final exit's (N, K) behind the default split and codec."""
     payloads: list[int]
@@ -73,10 +83,7 @@ class Answers:
 
     def reliability(self, data: LabelledImages) -> dict[int, list[tuple[float, float, int]]]:
         """Confidence against accuracy in bins of equal mass, by exit."""
-        return {
-            stage: reliability(values.max(axis=1), values.argmax(axis=1) == data.labels)
-            for stage, values in self.exits.items()
-        }
+        return {stage: reliability(*_judged(values, data)) for stage, values in self.exits.items()}
 
 
 def measure(bundle: Bundle, data: LabelledImages, engine: Engine | None = None) -> dict[str, Any]:
@@ -89,33 +96,35 @@ def figures(bundle: Bundle, said: Answers, data: LabelledImages) -> dict[str, An
 
     Intervals are 95 % bootstrap intervals over groups. 'coded' is the final exit behind the default
     split and codec for every image. 'routed' answers at the split's exit where its confidence
-    reaches the default threshold and sends the rest.
+    reaches the default threshold and sends the rest. Of several tasks an answer is right when all
+    of them are, and 'tasks' has the same of each.
     """
     defaults = bundle.defaults
-    probabilities, coded, sizes = said.exits, said.coded, said.payloads
+    exits, coded, sizes = said.exits, said.coded, said.payloads
     report: dict[str, Any] = {
         'frames': len(data.labels),
         'tracks': len(np.unique(data.groups)),
-        'exits': {str(stage): _figures(p, data) for stage, p in probabilities.items()},
+        'exits': {str(stage): _figures(p, data) for stage, p in exits.items()},
         'coded': _figures(coded, data),
         'payload_bytes': {'mean': float(np.mean(sizes)), 'max': max(sizes)},
     }
-    local = probabilities.get(defaults.split)
+    local = exits.get(defaults.split)
     if local is not None:
-        sure = local.max(axis=1) >= defaults.threshold
-        answers = np.where(sure, local.argmax(axis=1), coded.argmax(axis=1))
+        confidence, stayed = _judged(local, data)
+        sure = confidence >= defaults.threshold
+        routed = np.where(sure[:, None], local, coded)
+        right = _judged(routed, data)[1]
         report['routed'] = {
-            'accuracy': _rounded((answers == data.labels).mean()),
+            'accuracy': _rounded(right.mean()),
             'local_share': _rounded(sure.mean()),
         }
         if not sure.all():
-            sent = data.labels[~sure]
             report['routed'] |= {
-                'sent_accuracy': _rounded((coded[~sure].argmax(axis=1) == sent).mean()),
-                'sent_accuracy_had_they_stayed': _rounded(
-                    (local[~sure].argmax(axis=1) == sent).mean()
-                ),
+                'sent_accuracy': _rounded(right[~sure].mean()),
+                'sent_accuracy_had_they_stayed': _rounded(stayed[~sure].mean()),
             }
+        if len(data.tasks) > 1:
+            report['routed']['tasks'] = accuracies(routed, data.columns, data.tasks)
     return report
 
 
@@ -170,7 +179,8 @@ def beside_int8(bundle: Bundle, sets: Mapping[str, LabelledImages]) -> dict[str,
             for x, rows in _inputs(data.images, bundle.input):
                 said = engine.run(x, 0, bundle.final, everything, stop=False).exits
                 for stage, values in said.items():
-                    right[str(stage)] += int((values.argmax(axis=1) == data.labels[rows]).sum())
+                    said_of, _ = bundle.judge(values)
+                    right[str(stage)] += int((said_of == data.combined[rows]).sum())
             for stage, count in right.items():
                 record[name][stage][which] = _rounded(count / len(data.labels))
     return record
@@ -186,10 +196,29 @@ def _inputs(
         yield normalise(images[rows], spec), rows
 
 
-def _figures(probabilities: NDArray[np.float32], data: LabelledImages) -> dict[str, Any]:
-    correct = probabilities.argmax(axis=1) == data.labels
-    low, high = interval(correct, data.groups)
-    confidence = probabilities.max(axis=1)
+def _judged(
+    scores: NDArray[np.float32], data: LabelledImages
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """How confident each row of scores (N, K) is, and whether it is right: (N,) both."""
+    labels, confidence = judge(scores, data.sizes)
+    return confidence, labels == data.combined
+
+
+def _figures(scores: NDArray[np.float32], data: LabelledImages) -> dict[str, Any]:
+    found = _marks(*_judged(scores, data), data.groups)
+    if len(data.tasks) > 1:
+        tasks = zip(data.tasks, parts(scores, data.sizes), data.columns)
+        found['tasks'] = {
+            name: _marks(part.max(axis=1), part.argmax(axis=1) == labels, data.groups)
+            for name, part, labels in tasks
+        }
+    return found
+
+
+def _marks(
+    confidence: NDArray[np.float32], correct: NDArray[np.bool_], groups: NDArray[np.int64]
+) -> dict[str, Any]:
+    low, high = interval(correct, groups)
     area, excess = risk_coverage(confidence, correct)
     return {
         'accuracy': _rounded(correct.mean()),
@@ -205,10 +234,9 @@ def _rounded(value: Any) -> float:
 
 
 def calibrated(
-    logits: NDArray[np.float32], temperature: float, labels: NDArray[np.int64]
+    logits: NDArray[np.float32], temperatures: Sequence[float], data: LabelledImages
 ) -> dict[str, float]:
-    """Accuracy and calibration error of one exit's logits (N, K) at its temperature."""
-    probabilities = softmax(logits, temperature)
-    correct = probabilities.argmax(axis=1) == labels
-    ece = expected_calibration_error(probabilities.max(axis=1), correct)
+    """Accuracy and calibration error of one exit's logits (N, K) at its tasks' temperatures."""
+    confidence, correct = _judged(probabilities(logits, temperatures, data.sizes), data)
+    ece = expected_calibration_error(confidence, correct)
     return {'accuracy': _rounded(correct.mean()), 'ece': _rounded(ece)}

@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sparse_split_ros.networks.staged import StagedNetwork
+from sparse_split_ros.policy.tasks import parts
 from sparse_split_ros.runtime.bundle import InputSpec
 
 
@@ -40,6 +43,19 @@ def predict(
         for stage, logits in network(x, split).logits.items():
             rows[stage].append(logits.cpu().numpy())
     return {stage: np.concatenate(parts) for stage, parts in rows.items()}
+
+
+def accuracies(
+    logits: NDArray[np.float32],
+    columns: Iterable[NDArray[np.int64]],
+    tasks: Mapping[str, Sequence[str]],
+) -> dict[str, float]:
+    """Share of right rows of each task, by its name.
+
+    `logits` (N, K) are of all tasks side by side, `columns` the labels (N,) of each.
+    """
+    said = parts(logits, [len(classes) for classes in tasks.values()])
+    return {name: accuracy(*task) for name, *task in zip(tasks, said, columns)}
 
 
 def accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -66,6 +67,8 @@ class Recipe:
     """Share of an early exit's loss that the final exit's softened answer has."""
     distillation_temperature: float = 2.0
     label_smoothing: float = 0.05
+    task_weights: Mapping[str, float] = field(default_factory=dict)
+    """Of several tasks: the weight of each one's loss by its name, 1 where it is left out."""
     coded: float = 0.5
     """Share of the rows that pass a bottleneck: the default split's in half of the steps."""
     distortion: float = 0.05
@@ -157,7 +160,15 @@ class Recipe:
                 'recipe: masks are by the names of a network whose bottleneck is not inline; prune '
                 'by reconvene or precrop, or choose a density'
             )
-        if self.drawn and self.dataset != 'gtsrb':
+        if not isinstance(self.task_weights, Mapping) or not all(
+            isinstance(weight, (int, float)) and 0 < weight < math.inf
+            for weight in self.task_weights.values()
+        ):
+            raise TrainingError(
+                f'recipe: task_weights is {self.task_weights!r}, expected "task: number" lines, '
+                'each number more than 0'
+            )
+        if self.drawn and self.dataset not in ('gtsrb', 'gtsrb_weather'):
             raise TrainingError('recipe: drawn signs join GTSRB only, not classes of your own')
 
     @classmethod

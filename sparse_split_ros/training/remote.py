@@ -130,11 +130,12 @@ def _serve(line: Line, recipe: Recipe, directory: Path, resume: bool, device: to
         )
     try:
         facts = Facts(
-            Recipe.from_mapping(hello['recipe']), tuple(hello['classes']),
+            Recipe.from_mapping(hello['recipe']),
+            {name: tuple(classes) for name, classes in hello['tasks'].items()},
             int(hello['steps_per_epoch']), hello['learned_on'], hello['chosen_on'],
         )  # fmt: skip
         held = [int(epoch) for epoch in hello['held']]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise TrainingError(f'the edge said what is no greeting: {error!r}') from error
     theirs, ours = facts.recipe.plain(), recipe.plain()
     if differ := [key for key in ours if ours[key] != theirs[key] and key not in _OF_A_MACHINE]:
@@ -213,7 +214,7 @@ def parse(data: bytes) -> Message:
 
 
 def _rows(codes: Tensor, labels: Tensor) -> Tensor:
-    if codes.dtype != torch.uint8 or codes.ndim != 2 or labels.shape != codes.shape[:1]:
+    if codes.dtype != torch.uint8 or codes.ndim != 2 or labels.shape[:1] != codes.shape[:1]:
         raise ValueError(
             f'codes {tuple(codes.shape)} {codes.dtype} with labels {tuple(labels.shape)}'
         )

@@ -69,7 +69,7 @@ def load_sets(
         # Processes that train together would write one file.
         cache = Path(out) / 'drawn.npz' if os.environ.get('RANK', '0') == '0' else None
         Path(out).mkdir(parents=True, exist_ok=True)
-        training = join(training, load_drawn(recipe.drawn, size, seed, cache))
+        training = join(training, load_drawn(recipe.drawn, size, seed, cache, training.tasks))
         count = DRAWN_SELECTION * len(training.classes)
-        selection['drawn'] = load_drawn(count, size, seed + 1)
+        selection['drawn'] = load_drawn(count, size, seed + 1, tasks=training.tasks)
     return training, selection
