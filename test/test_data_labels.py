@@ -24,7 +24,8 @@ def photos(root: Path, count: int = 12) -> Path:
     lines = ['file,colour,size']
     for number in range(2 * count):
         image = np.zeros((20, 20, 3), np.uint8)
-        image[..., 0 if number % 2 == 0 else 1] = 50 + number
+        height = 20 if number // 2 % 2 == 0 else 8
+        image[:height, :, 0 if number % 2 == 0 else 1] = 50 + number
         path = root / f'scene_{number // 4}' / f'{number}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), image)

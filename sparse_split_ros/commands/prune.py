@@ -88,6 +88,11 @@ def _prune(options: argparse.Namespace) -> int:
             raise UsageError(
                 f'--classes {options.classes}: the data holds {len(training.classes)}; leave it out'
             )
+        if options.method == 'snip' and len(training.tasks) > 1:
+            raise UsageError(
+                f'--method snip knows a single task, the data has {", ".join(training.tasks)}: '
+                'choose another method'
+            )
         classes = len(training.classes)
         batch = first_batch(recipe, training) if options.method == 'snip' else None
     # The network that training will begin with.

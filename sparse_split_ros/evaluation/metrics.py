@@ -85,17 +85,7 @@ class Outcome:
         """
         if self.route is None or self.label is None:
             return None
-        return self.answer == self.label or (
-            self.answer is not None and all(right is not False for right in self.by_task)
-        )
-
-    @property
-    def by_task(self) -> list[bool | None]:
-        """Whether each task's answer is right; None where its truth is not known."""
-        said, true = ((text or '').split(BETWEEN_TASKS) for text in (self.answer, self.label))
-        if len(said) != len(true):
-            return [False]
-        return [a == b if b else None for a, b in zip(said, true)]
+        return agrees(self.answer, self.label)
 
     @property
     def where(self) -> str | None:
@@ -121,6 +111,21 @@ class Counts:
     failed: int = 0
 
 
+def agrees(answer: str | None, label: str) -> bool:
+    """Whether an answer is the label; of several tasks, as far as the label names their classes."""
+    return answer == label or False not in by_task(answer, label)
+
+
+def by_task(answer: str | None, label: str) -> list[bool | None]:
+    """Whether each task's answer is right; None where the label does not name its class."""
+    if answer is None:
+        return [False]
+    said, true = answer.split(BETWEEN_TASKS), label.split(BETWEEN_TASKS)
+    if len(said) != len(true):
+        return [False]
+    return [one == other if other else None for one, other in zip(said, true)]
+
+
 def accuracy(outcomes: Iterable[Outcome]) -> float | None:
     """Share of right answers among the answered frames of known truth; None when there is none."""
     results = [outcome.correct for outcome in outcomes if outcome.correct is not None]
@@ -129,8 +134,8 @@ def accuracy(outcomes: Iterable[Outcome]) -> float | None:
 
 def accuracy_by_task(outcomes: Iterable[Outcome], tasks: Sequence[str]) -> dict[str, float | None]:
     """Share of right answers of each task whose truth is known; None where there is none."""
-    rows = [each.by_task for each in outcomes if each.route is not None and each.label is not None]
-    rows = [row for row in rows if len(row) == len(tasks)]
+    known = [each for each in outcomes if each.route is not None and each.answer is not None]
+    rows = [by_task(each.answer, each.label) for each in known if each.label is not None]
     return {
         name: _mean([right for row in rows if (right := row[at]) is not None])
         for at, name in enumerate(tasks)
@@ -310,7 +315,7 @@ def _mean(values: Sequence[float | bool]) -> float | None:
 
 def _accuracy_full(replayed: Sequence[Outcome]) -> float | None:
     """What the full network would have achieved on the same frames."""
-    return _mean([each.full == each.label for each in replayed if each.label is not None])
+    return _mean([agrees(each.full, each.label) for each in replayed if each.label is not None])
 
 
 def _moments(answered: Sequence[Outcome]) -> list[float]:

@@ -441,9 +441,7 @@ def fit(
     return directory / 'best.safetensors'
 
 
-def edge_loss(
-    seen: _Seen, labels: Tensor, tasks: Mapping[str, Sized], recipe: Recipe
-) -> Tensor:
+def edge_loss(seen: _Seen, labels: Tensor, tasks: Mapping[str, Sized], recipe: Recipe) -> Tensor:
     """The loss of the edge's exits, and of its mirror: classes and features out of the codes."""
     assert seen.mirrored is not None and seen.distortion is not None
     plain = replace(recipe, label_smoothing=0.0)
