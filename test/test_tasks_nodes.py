@@ -106,6 +106,8 @@ def test_every_task_has_its_topics_and_its_score(bundle: Bundle, tmp_path: Path)
                     and all(peer.node.count_subscribers(topic) > 1 for topic in listening)
                 )
             )
+            # What the head says next, the recorder hears: the names of its tasks.
+            peer.diagnosed('/head: frames')
             for messages in heard.values():
                 messages.clear()
             for index, (image, labels) in enumerate(zip(pictures(), truths())):

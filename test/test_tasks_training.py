@@ -24,8 +24,9 @@ from sparse_split_ros.data.drive import SCENES  # noqa: E402
 from sparse_split_ros.data.signs import CLASSES  # noqa: E402
 from sparse_split_ros.runtime.bundle import Bundle, BundleError  # noqa: E402
 from sparse_split_ros.training.checkpoint import load_checkpoint  # noqa: E402
-from sparse_split_ros.training.joint import fit, joint_loss, tasks_loss, train  # noqa: E402
+from sparse_split_ros.training.joint import fit, joint_loss, tasks_loss  # noqa: E402
 from sparse_split_ros.training.recipe import Recipe, TrainingError  # noqa: E402
+from sparse_split_ros.training.train import train  # noqa: E402
 
 torch.set_num_threads(1)
 
