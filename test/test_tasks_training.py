@@ -107,10 +107,6 @@ def test_weights_that_are_none_are_refused(weights: Any) -> None:
         Recipe.from_mapping(RECIPE | {'task_weights': weights})
 
 
-def test_the_recipe_of_one_task_is_written_as_ever() -> None:
-    assert 'task_weights' not in Recipe.from_mapping(RECIPE).plain()
-
-
 def grey(count: int = 64, scenes: int = 0) -> LabelledImages:
     images = np.full((count, 32, 32, 3), 120, np.uint8)
     labels = np.stack([np.arange(count) % 43, np.full(count, scenes)], axis=1)
