@@ -106,7 +106,7 @@ def test_a_damaged_bundle_is_one_error_line_and_an_exit_status(
         ('head', {'cameras': ['front', '/front']}, ('cameras', "['front', '/front']", 'once')),
         ('head', {'cameras': ['my-cam']}, ('topic name', 'must not contain')),
         ('head', {'qos_overrides./features.publisher.reliability': 'firm'}, ('reliab', 'firm')),
-        ('head', {'qos_overrides./features.publisher.depth': -3}, ('depth',)),
+        ('head', {'qos_overrides./features.publisher.depth': -3}, ('depth', '-3')),
         ('tail', {'queue': 0}, ('queue', '0')),
         ('tail', {'robots': ['r1', 'r2', 'r1']}, ('robots', "['r1', 'r2', 'r1']", 'once')),
     ],

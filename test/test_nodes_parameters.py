@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,19 +21,26 @@ from sparse_split_ros.policy.joint import JointPolicy
 from sparse_split_ros.ros import Context, Node, Parameter
 
 
-@pytest.fixture(scope='module')
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeadNode]:
-    bundle = make_bundle(tmp_path_factory.mktemp('parameters') / 'bundle')
+@contextmanager
+def running(directory: Path, **given: object) -> Iterator[HeadNode]:
+    """A head in a domain of its own, started with these parameters."""
+    given['bundle'] = str(make_bundle(directory / 'bundle').path)
     with private_domain() as domain:
         context = Context()
         ros.init(args=[], context=context, domain_id=domain)
         node = HeadNode(
-            context=context, parameter_overrides=[Parameter('bundle', value=str(bundle.path))]
+            context=context, parameter_overrides=[Parameter(k, value=v) for k, v in given.items()]
         )
         yield node
         node.stop()
         node.destroy_node()
         context.try_shutdown()
+
+
+@pytest.fixture(scope='module')
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeadNode]:
+    with running(tmp_path_factory.mktemp('parameters')) as node:
+        yield node
 
 
 def change(head: HeadNode, **values: object) -> str:
@@ -131,3 +139,22 @@ def test_every_parameter_has_a_description_and_its_default_fits(spec: Spec) -> N
         assert spec.default in spec.choices
     if spec.low is not None and spec.high is not None:
         assert spec.low <= spec.default <= spec.high
+
+
+def test_a_quality_of_service_is_overridden_for_its_own_topic_alone(tmp_path: Path) -> None:
+    given = {
+        'cameras': ['front', 'left'],
+        'qos_overrides./features.publisher.reliability': 'reliable',
+        'qos_overrides./front/image.subscription.depth': 7,
+    }
+    with running(tmp_path, **given) as head:
+        held = {
+            name: head.get_parameter(f'qos_overrides./{name}').value
+            for name in (
+                'features.publisher.reliability',
+                'tail/reply.subscription.reliability',
+                'front/image.subscription.depth',
+                'left/image.subscription.depth',
+            )
+        }
+    assert list(held.values()) == ['reliable', 'best_effort', 7, 1]

@@ -165,9 +165,7 @@ class HeadNode(StoppableNode):
     def _connect(self) -> None:
         """Make every publisher, subscription and timer; none is made or destroyed later."""
         wire = qos.RELIABLE_WIRE if self.settings.reliable else qos.WIRE
-        self._features = self.create_publisher(
-            CompressedImage, 'features', wire, qos_overriding_options=qos.OVERRIDABLE
-        )
+        self._features = self.create_publisher(CompressedImage, 'features', **qos.overridable(wire))
         self._decisions = self.create_publisher(DiagnosticArray, 'decision', qos.RESULT)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.RESULT)
         self._label_infos = [
@@ -176,11 +174,7 @@ class HeadNode(StoppableNode):
         ]
         self._tell_labels(self.settings.threshold)
         self.create_subscription(
-            CompressedImage,
-            'tail/reply',
-            self._on_reply,
-            wire,
-            qos_overriding_options=qos.OVERRIDABLE,
+            CompressedImage, 'tail/reply', self._on_reply, **qos.overridable(wire)
         )
         self.create_subscription(String, 'tail/status', self._on_status, qos.LATCHED)
         kind, suffix = TRANSPORTS[self.settings.image_transport]
@@ -206,8 +200,7 @@ class HeadNode(StoppableNode):
                     kind,
                     base + suffix,
                     partial(self._on_image, source),
-                    qos.IMAGE,
-                    qos_overriding_options=qos.OVERRIDABLE,
+                    **qos.overridable(qos.IMAGE),
                 )
             )
         self.create_timer(1.0, self._diagnose, clock=qos.steady_clock())

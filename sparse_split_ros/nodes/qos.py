@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+from copy import copy
+from typing import Any
+
 from sparse_split_ros.ros import (
     Clock,
     ClockType,
@@ -12,6 +15,7 @@ from sparse_split_ros.ros import (
     QoSOverridingOptions,
     QoSProfile,
     ReliabilityPolicy,
+    SetParametersResult,
 )
 
 _BEST_EFFORT = ReliabilityPolicy.BEST_EFFORT
@@ -36,8 +40,23 @@ LATCHED = QoSProfile(
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
 
-# ``qos_overrides./features.publisher.reliability`` and the like, in a parameter file.
-OVERRIDABLE = QoSOverridingOptions.with_default_policies()
+
+def _check(profile: QoSProfile) -> SetParametersResult:
+    """Refuse what some middlewares refuse without a word about the policy that is wrong."""
+    reason = '' if profile.depth >= 0 else f'depth is {profile.depth}, expected 0 or more'
+    return SetParametersResult(successful=not reason, reason=reason)
+
+
+_OVERRIDES = QoSOverridingOptions.with_default_policies(callback=_check)
+
+
+def overridable(profile: QoSProfile) -> dict[str, Any]:
+    """The arguments of a publisher or subscription that a parameter file may set otherwise.
+
+    By ``qos_overrides./features.publisher.reliability`` and the like. rclpy writes these into the
+    profile it is given; without a copy, what is set for features would hold for replies as well.
+    """
+    return {'qos_profile': copy(profile), 'qos_overriding_options': _OVERRIDES}
 
 
 def steady_clock() -> Clock:

@@ -86,10 +86,7 @@ class TailNode(StoppableNode):
             prefix = f'{name.rstrip("/")}/' if name else ''
             self._replies.append(
                 self.create_publisher(
-                    CompressedImage,
-                    f'{prefix}tail/reply',
-                    wire,
-                    qos_overriding_options=qos.OVERRIDABLE,
+                    CompressedImage, f'{prefix}tail/reply', **qos.overridable(wire)
                 )
             )
             self._classifications.append(
@@ -109,8 +106,7 @@ class TailNode(StoppableNode):
                 CompressedImage,
                 f'{prefix}features',
                 partial(self._on_features, robot),
-                wire,
-                qos_overriding_options=qos.OVERRIDABLE,
+                **qos.overridable(wire),
             )
             self._announcements.append(
                 self.create_publisher(String, f'{prefix}tail/status', qos.LATCHED)
