@@ -427,7 +427,8 @@ def test_a_tensor_of_another_model_is_refused() -> None:
         program.unary(inside, 'sigmoid')
 
 
-def test_an_exit_does_not_write_over_the_features_it_reads() -> None:
+def with_an_exit() -> tuple[native.Program, int, int]:
+    """A finished program of a stage and its exit of five classes, and their numbers."""
     program = native.Program()
     x = program.tensor(16, 8, 8)
     stage, features = write(program, parsed(_first()), 'stage', x)
@@ -436,6 +437,28 @@ def test_an_exit_does_not_write_over_the_features_it_reads() -> None:
     answer = [operation('global_avg_pool', ['c'], 'p'), operation('linear', ['p'], 'y', **dense)]
     exit_, _ = write(program, parsed(layers + answer, (5,)), 'exit', features)
     program.finish()
+    return program, stage, exit_
+
+
+@pytest.mark.parametrize(
+    ('tasks', 'message'),
+    [
+        ([(3, 1.0), (1, 1.0)], 'does not answer 4 classes'),
+        ([(5, 1.0), (0, 1.0)], '0 classes of a task'),
+        ([(3, 1.0), (2, 0.0)], 'a temperature of 0'),
+        ([], 'does not answer 0 classes'),
+    ],
+)
+def test_an_exit_answers_its_tasks_and_nothing_else(
+    tasks: list[tuple[int, float]], message: str
+) -> None:
+    program, stage, exit_ = with_an_exit()
+    with pytest.raises(native.PlanError, match=message):
+        native.Session(program, [(stage, exit_, tasks)], 1)
+
+
+def test_an_exit_does_not_write_over_the_features_it_reads() -> None:
+    program, stage, exit_ = with_an_exit()
     session = native.Session(program, [(stage, exit_, [(5, 1.0)])], 1)
     image = np.random.default_rng(2).normal(size=(1, 16, 8, 8)).astype(np.float32)
     with_exit = session.run(image, 0, 0, [2.0], True)[0]

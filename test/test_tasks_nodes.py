@@ -4,21 +4,24 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bundles import make_bundle
-from processes import Peer, Process, node, private_domain, ready
+from processes import BLACK, Peer, Process, node, private_domain, ready
 from replays import replayed, write_times
+from test_nodes_messages import decision
 
 from sparse_split_ros.data.bags import Frame, write_bag
 from sparse_split_ros.evaluation.metrics import Outcome
 from sparse_split_ros.evaluation.recorded import score
 from sparse_split_ros.evaluation.stream import Source
 from sparse_split_ros.nodes import qos
-from sparse_split_ros.nodes.messages import named
+from sparse_split_ros.nodes.messages import annotate, labels_of, named
 from sparse_split_ros.policy.decision import Route
 from sparse_split_ros.policy.tasks import parts
 from sparse_split_ros.ros import Classification, Header, LabelInfo, TimeMsg
@@ -158,6 +161,16 @@ def test_a_replay_scores_every_task_whose_truth_is_known(bundle: Bundle, tmp_pat
     alone = found['signs'].summary
     assert alone['accuracy_by_task'] == {'sign': pytest.approx(expected['sign']), 'weather': None}
     assert alone['accuracy'] == pytest.approx(expected['sign'])
+
+
+def test_a_picture_shows_the_answer_of_every_task() -> None:
+    labels = labels_of(TASKS, by_index=False)
+    assert [each.suffix for each in labels] == ['', '/weather']
+    shown = [
+        annotate(BLACK, replace(decision(), scores=np.array(scores, np.float32)), *labels)
+        for scores in ((0.9, 0.1, 0, 0.8, 0.2), (0.9, 0.1, 0, 0.2, 0.8), (0.1, 0.9, 0, 0.8, 0.2))
+    ]
+    assert not any(np.array_equal(a, b) for a, b in itertools.combinations(shown, 2))
 
 
 def outcome(answer: str | None, label: str | None) -> Outcome:

@@ -36,7 +36,8 @@ def add(commands: Commands) -> None:
     train.add_argument('--out', type=Path, help='run directory (runs/NAME OF CONFIG)')
     train.add_argument(
         '--data', type=Path,
-        help='data directory, or your folder of class folders (SPARSE_SPLIT_DATA)',
+        help='data directory, or your folder of class folders or with labels.csv '
+        '(SPARSE_SPLIT_DATA)',
     )  # fmt: skip
     train.add_argument('--resume', action='store_true', help='go on where it stopped')
     train.add_argument(

@@ -124,7 +124,8 @@ def figures(bundle: Bundle, said: Answers, data: LabelledImages) -> dict[str, An
                 'sent_accuracy_had_they_stayed': _rounded(stayed[~sure].mean()),
             }
         if len(data.tasks) > 1:
-            report['routed']['tasks'] = accuracies(routed, data.columns, data.tasks)
+            each = accuracies(routed, data.columns, data.tasks)
+            report['routed']['tasks'] = {name: _rounded(share) for name, share in each.items()}
     return report
 
 
