@@ -129,7 +129,9 @@ class Facts:
 
     def check(self, before: Mapping[str, Any], where: Path) -> None:
         """Raise TrainingError unless the checkpoint that says `before` is of this run."""
-        if changed := [key for key, value in self.meta().items() if before.get(key) != value]:
+        # Older checkpoints lack what is newer than they are.
+        known = {**before, 'recipe': Recipe.from_mapping(before['recipe']).plain()}
+        if changed := [key for key, value in self.meta().items() if known.get(key) != value]:
             raise TrainingError(
                 f'{where}: the checkpoint is of another recipe or other data '
                 f'({", ".join(changed)} changed); use a new directory'
