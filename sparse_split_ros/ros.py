@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -202,7 +203,7 @@ __all__ = [
     'TopicEndpointInfo', 'UnknownROSArgsError', 'VisionClass', 'VisionInfo', 'deserialize_message',
     'get_default_context', 'get_logger', 'init', 'ok', 'qos_profile_sensor_data',
     'qos_profile_system_default', 'runtime_notes', 'serialize_message', 'shutdown', 'spin',
-    'spin_once', 'subscribe', 'try_shutdown',
+    'spin_once', 'subscribe', 'try_shutdown', 'wait_until_heard',
 ]  # fmt: skip
 
 
@@ -234,3 +235,15 @@ def subscribe(node: Node, *arguments: Any, lost: Callable[[int], None], **option
         return node.create_subscription(*arguments, event_callbacks=callbacks, **options)
     except events.UnsupportedEventTypeError:
         return node.create_subscription(*arguments, **options)
+
+
+def wait_until_heard(publisher: Any, seconds: float) -> None:
+    """Wait until reliable subscribers have what was published.
+
+    Fast DDS lets a publisher go at once, and then what is still on its way is dropped. The
+    embedded runtime waits by itself where it has to.
+    """
+    if RUNTIME == 'rclpy':
+        # Some middlewares cannot tell.
+        with suppress(RCLError):
+            publisher.wait_for_all_acked(Duration(seconds=seconds))

@@ -60,6 +60,7 @@ from sparse_split_ros.ros import (
     LabelInfo,
     String,
     subscribe,
+    wait_until_heard,
 )
 from sparse_split_ros.runtime.bundle import Bundle, BundleError, bundle_path
 from sparse_split_ros.runtime.engine import load_engine
@@ -72,6 +73,8 @@ _LOST, _LOST_SHARE = 10, 0.1
 _COPIED = '; answers copy them as they are'
 # How long a worker may take to finish its frame at shutdown, within the 2 s a node has to end.
 _LAST_FRAME_S = 1.0
+# And how long, on each topic, those who listen may take to get the last answers.
+_LAST_ANSWERS_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -549,6 +552,8 @@ class HeadNode(StoppableNode):
         with self._state:
             step = self.head.stop(time.monotonic())
         self._emit(step)
+        for publisher in (*self._classifications, self._decisions) if step.decisions else ():
+            wait_until_heard(publisher, _LAST_ANSWERS_S)
         if self._memory is not None:
             self._memory.close()
 
