@@ -13,7 +13,10 @@ Two messages share their name with a class of rclpy: they are ``TimeMsg`` and ``
 
 from __future__ import annotations
 
+import importlib
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -200,7 +203,7 @@ __all__ = [
     'TopicEndpointInfo', 'UnknownROSArgsError', 'VisionClass', 'VisionInfo', 'deserialize_message',
     'get_default_context', 'get_logger', 'init', 'ok', 'qos_profile_sensor_data',
     'qos_profile_system_default', 'runtime_notes', 'serialize_message', 'shutdown', 'spin',
-    'spin_once', 'try_shutdown',
+    'spin_once', 'subscribe', 'try_shutdown', 'wait_until_heard',
 ]  # fmt: skip
 
 
@@ -212,3 +215,35 @@ def runtime_notes(node: Node) -> list[str]:
     transport: Any = node.context.transport
     lines = [f'runtime: embedded, {transport.name}, domain {node.context.get_domain_id()}']
     return [*lines, transport.note] if transport.note else lines
+
+
+def subscribe(node: Node, *arguments: Any, lost: Callable[[int], None], **options: Any) -> Any:
+    """Create a subscription that also says how many messages were lost on the way since the last.
+
+    The embedded runtime and some middlewares cannot tell, and never call ``lost``.
+    """
+    if RUNTIME == 'embedded':
+        return node.create_subscription(*arguments, **options)
+    events: Any = importlib.import_module(
+        # Humble's name for it.
+        'rclpy.event_handler' if find_spec('rclpy.event_handler') else 'rclpy.qos_event'
+    )
+    callbacks = events.SubscriptionEventCallbacks(
+        message_lost=lambda info: lost(info.total_count_change)
+    )
+    try:
+        return node.create_subscription(*arguments, event_callbacks=callbacks, **options)
+    except events.UnsupportedEventTypeError:
+        return node.create_subscription(*arguments, **options)
+
+
+def wait_until_heard(publisher: Any, seconds: float) -> None:
+    """Wait until reliable subscribers have what was published.
+
+    Fast DDS lets a publisher go at once, and then what is still on its way is dropped. The
+    embedded runtime waits by itself where it has to.
+    """
+    if RUNTIME == 'rclpy':
+        # Some middlewares cannot tell.
+        with suppress(RCLError):
+            publisher.wait_for_all_acked(Duration(seconds=seconds))

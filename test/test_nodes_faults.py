@@ -153,7 +153,7 @@ def test_a_frame_that_computes_nan_is_lost_alone(bundle: Bundle, tmp_path: Path)
     with node('head', bundle=broken, threshold=0.0) as head, Peer() as peer:
         ready(head)
         head_of = '/head: frames'
-        peer.wait(lambda: peer.camera.get_subscription_count() > 0)
+        peer.warm_up('local', [WHITE])
         for failures in range(1, 4):
             peer.send(BLACK, (1, failures))
             said = peer.diagnosed(head_of, lambda v, n=failures: int(v['failed']) >= n)
@@ -195,6 +195,8 @@ def test_told_to_end_the_head_answers_what_is_pending(
         Peer() as peer,
     ):
         ready(head)
+        # Fast DDS may know a match on one side seconds before the other.
+        peer.warm_up()
         frames = announce(peer, bundle)
         head.wait_for('tail silent is up')
         for count in range(1, 41):

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bundles import make_bundle
@@ -158,3 +159,24 @@ def test_a_quality_of_service_is_overridden_for_its_own_topic_alone(tmp_path: Pa
             )
         }
     assert list(held.values()) == ['reliable', 'best_effort', 7, 1]
+
+
+def test_images_lost_on_the_way_are_counted_and_said_once_with_what_may_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+
+    def subscribe(*arguments: Any, lost: Callable[[int], None], **options: Any) -> Any:
+        told.append(lost)
+        return ros.subscribe(*arguments, lost=lost, **options)
+
+    monkeypatch.setattr('sparse_split_ros.nodes.head.subscribe', subscribe)
+    with running(tmp_path) as head:
+        for count in (9, 1, 1):
+            told[0](count)
+            head._diagnose()
+        assert head.lost == 11
+    said = capfd.readouterr()
+    (line,) = [line for line in (said.out + said.err).splitlines() if 'were lost' in line]
+    assert '10 images were lost on their way here, 0 arrived' in line
+    assert 'qos_overrides./image.subscription.reliability: reliable' in line

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from queue import SimpleQueue
 from typing import Any
 
@@ -59,16 +60,22 @@ from sparse_split_ros.ros import (
     Image,
     LabelInfo,
     String,
+    subscribe,
+    wait_until_heard,
 )
 from sparse_split_ros.runtime.bundle import Bundle, BundleError, bundle_path
 from sparse_split_ros.runtime.engine import load_engine
 from sparse_split_ros.runtime.head import Head, Step, compute, slowed
 from sparse_split_ros.runtime.preprocess import fit, normalise
 
+# From how many lost images on, and which share of all, a person is told of it.
+_LOST, _LOST_SHARE = 10, 0.1
 # What becomes of stamps that are of no use.
 _COPIED = '; answers copy them as they are'
 # How long a worker may take to finish its frame at shutdown, within the 2 s a node has to end.
 _LAST_FRAME_S = 1.0
+# And how long those who listen may take to get the last answers.
+_LAST_ANSWERS_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,7 @@ class HeadNode(StoppableNode):
         self._turn = 0
         self._stopping = False
         self.received = 0
+        self.lost = 0
         self.dropped = 0
         self.rejected = 0
         self.bad_replies = 0
@@ -196,10 +204,12 @@ class HeadNode(StoppableNode):
             # from image_transport.
             base = self.resolve_topic_name(f'{prefix}image')
             self._images.append(
-                self.create_subscription(
+                subscribe(
+                    self,
                     kind,
                     base + suffix,
                     partial(self._on_image, source),
+                    lost=self._on_lost,
                     **qos.overridable(qos.IMAGE),
                 )
             )
@@ -244,6 +254,9 @@ class HeadNode(StoppableNode):
         if self._arrived.empty():
             self._arrived.put(None)
         self._last_image = mail.arrived
+
+    def _on_lost(self, count: int) -> None:
+        self.lost += count
 
     def _on_reply(self, message: CompressedImage) -> None:
         try:
@@ -444,6 +457,12 @@ class HeadNode(StoppableNode):
                 'a confidence was no number from 0 to 1: the policy learns nothing from such '
                 'frames, which policy_rejected in /diagnostics counts; check the bundle',
             )
+        if self.lost >= _LOST and self.lost >= _LOST_SHARE * (self.lost + self.received):
+            self._say_once(
+                'lost',
+                f'{self.lost} images were lost on their way here, {self.received} arrived (lost in '
+                f'/diagnostics counts on); {self._may_help()}',
+            )
         recent = [item for item in list(self._recent) if now - item[0] < 5.0]
         totals = sorted(total for _, total in recent)
         silent = now - self._last_image
@@ -464,6 +483,7 @@ class HeadNode(StoppableNode):
         self._policy_faults = counts.policy_faults
         values: dict[str, object] = {
             'received': self.received,
+            'lost': self.lost,
             'accepted': counts.accepted,
             'dropped': self.dropped,
             'rejected': self.rejected,
@@ -516,13 +536,18 @@ class HeadNode(StoppableNode):
             )
             found.append(f'{topic}: {len(publishers)} publishers{f" ({kinds})" if kinds else ""}')
         text = f'no image for {silent:.0f} s; {"; ".join(found)}'
-        # Without the last of its fragments, none of an image arrives.
         if not self.received and 'sensor_msgs/msg/Image ' in text:
-            text += (
-                '; raw images of more than 1 MB may need larger receive buffers (DDS tuning in the '
-                'documentation of ROS 2) or image_transport compressed'
-            )
+            text += f'; {self._may_help()}'
         return text
+
+    def _may_help(self) -> str:
+        """What to do where large images do not arrive: a lost fragment costs its whole image."""
+        topic = self._images[0].topic_name
+        return (
+            'large raw images may need larger receive buffers (DDS tuning in the documentation of '
+            f'ROS 2), qos_overrides.{topic}.subscription.reliability: reliable in the parameter '
+            'file where they are published so, or image_transport compressed'
+        )
 
     def stop(self) -> None:
         """Take no more images, answer what is pending from the robot; publishing still works."""
@@ -538,6 +563,10 @@ class HeadNode(StoppableNode):
         with self._state:
             step = self.head.stop(time.monotonic())
         self._emit(step)
+        end = time.monotonic() + _LAST_ANSWERS_S
+        answers = chain(*self._classifications, [self._decisions])
+        for publisher in answers if step.decisions else ():
+            wait_until_heard(publisher, max(0.0, end - time.monotonic()))
         if self._memory is not None:
             self._memory.close()
 
