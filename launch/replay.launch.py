@@ -63,19 +63,8 @@ def check(context: LaunchContext) -> list:
     record = inherited(context, 'record')
     if record and Path(record).exists():
         raise ValueError(f'record: {record} exists already: remove it or choose another name')
-    # The player opens single files, too. Not read with rosbags: that may be in a virtual
-    # environment, and `ros2 launch` outside it.
-    if not (bag / 'metadata.yaml').exists():
-        return []
-    try:
-        metadata = yaml.safe_load((bag / 'metadata.yaml').read_text(encoding='utf-8'))
-        topics = metadata['rosbag2_bagfile_information']['topics_with_message_count']
-        held = {each['topic_metadata']['name']: each['topic_metadata']['type'] for each in topics}
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        # What YAML says is several lines, and of a key only its name.
-        reason = f'{type(error).__name__}: {" ".join(str(error).split())}'
-        raise ValueError(f'bag {bag} has a damaged metadata.yaml: {reason}') from error
-    if held.get(image) != KINDS[transport]:
+    held = topics_of(bag)
+    if (bag / 'metadata.yaml').exists() and held.get(image) != KINDS[transport]:
         listing = ', '.join(f'{name} ({kind})' for name, kind in sorted(held.items())) or 'none'
         raise ValueError(
             f'bag {bag} has no {image} of {KINDS[transport]}, which image and image_transport '
@@ -84,19 +73,39 @@ def check(context: LaunchContext) -> list:
     return []
 
 
+def topics_of(bag: Path) -> dict[str, str]:
+    """The types of a bag's topics; none of a single file, which the player opens, too.
+
+    Not read with rosbags: that may be in a virtual environment, and `ros2 launch` outside it.
+    """
+    if not (bag / 'metadata.yaml').exists():
+        return {}
+    try:
+        metadata = yaml.safe_load((bag / 'metadata.yaml').read_text(encoding='utf-8'))
+        topics = metadata['rosbag2_bagfile_information']['topics_with_message_count']
+        return {each['topic_metadata']['name']: each['topic_metadata']['type'] for each in topics}
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        # What YAML says is several lines, and of a key only its name.
+        reason = f'{type(error).__name__}: {" ".join(str(error).split())}'
+        raise ValueError(f'bag {bag} has a damaged metadata.yaml: {reason}') from error
+
+
 def play(context: LaunchContext) -> list:
     """The player, paused until somebody listens, and the end of everything at its end."""
     given, image = arguments(context)
     command = ['ros2', 'bag', 'play', given['bag'], '--clock', '--rate', given['rate']]
     command += ['--start-paused', '--disable-keyboard-controls']
     command += ['--loop'] if given['loop'].lower() in ('true', '1') else []
-    command += ['--topics', image, given['ground_truth'], given['scene']]
-    # The truth goes where this robot's is looked for, whatever the bag calls it.
-    space = f'/{inherited(context, "namespace")}'.rstrip('/')
-    command += [
-        '--remap',
-        *(f'{given[name]}:={space}/{name}' for name in ('ground_truth', 'scene')),
-    ]
+    # The truth goes where this robot's is looked for, whatever the bag calls it; of each task.
+    space = f'/{inherited(context, "namespace").strip("/")}'.rstrip('/')
+    known = {given[name]: f'{space}/{name}' for name in ('ground_truth', 'scene')}
+    above = f'{given["ground_truth"]}/'
+    known |= {
+        name: f'{space}/ground_truth/{name[len(above) :]}'
+        for name in topics_of(Path(given['bag'])) if name.startswith(above)
+    }  # fmt: skip
+    command += ['--topics', image, *known]
+    command += ['--remap', *(f'{name}:={goal}' for name, goal in known.items())]
     player = ExecuteProcess(cmd=command, output='screen')
     # A recorder may take longer to start than a head.
     waited_for = [image, f'{space}/decision'] if inherited(context, 'record') else [image]

@@ -27,6 +27,7 @@ ARGUMENTS = (
     ('device', '', 'Where it runs: cpu, cuda or tensorrt'),
     ('params_file', str(PARAMETERS), 'Parameter file'),
     ('record', '', 'Directory of a bag to record decisions, answers and the truth into'),
+    ('tasks', '', "The bundle's tasks beside the first, whose truth is recorded too"),
     ('use_sim_time', '', 'true when a bag publishes /clock'),
     ('log_level', 'info', 'debug, info, warn, error or fatal'),
 )
@@ -65,12 +66,19 @@ def nodes(context: LaunchContext) -> list[Node]:
         if role in ('both', name)
     ]
     if given['record']:
+        tasks = ['--tasks', *given['tasks'].split()] if given['tasks'] else []
         recorder = Node(
             package='sparse_split_ros',
             executable='sparse-split',
             name='recorder',
             namespace=given['namespace'],
-            arguments=['record', given['record'], '--head-parameters', given['params_file']],
+            arguments=[
+                'record',
+                given['record'],
+                '--head-parameters',
+                given['params_file'],
+                *tasks,
+            ],
             output='screen',
         )
         started.append(recorder)

@@ -808,6 +808,27 @@ def test_a_replay_that_is_recorded_awaits_the_recorder(
     assert node['parameters'] == [{'topics': ['/camera', decision]}]
 
 
+@pytest.mark.parametrize(('namespace', 'space'), [('', ''), ('r1', '/r1'), ('/r1', '/r1')])
+def test_the_truth_of_a_replay_is_where_its_robot_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, namespace: str, space: str
+) -> None:
+    frame = Frame(1, 'camera', np.zeros((2, 2, 3), np.uint8), label='stop', others={'full': 'no'})
+    write_bag(tmp_path / 'flown', [frame])
+    given = {'image_transport': 'raw', 'ground_truth': '/ground_truth', 'scene': '/day'}
+    replay, fake = launch_file(
+        monkeypatch, 'replay', bag=str(tmp_path / 'flown'), namespace=namespace, **given
+    )
+    replay['play'](None)
+    command = fake['launch.actions'].ExecuteProcess.call_args.kwargs['cmd']
+    assert command[command.index('--remap') + 1 :] == [
+        f'/ground_truth:={space}/ground_truth',
+        f'/day:={space}/scene',
+        f'/ground_truth/full:={space}/ground_truth/full',
+    ]
+    topics = command[command.index('--topics') + 2 : command.index('--remap')]
+    assert topics == ['/ground_truth', '/day', '/ground_truth/full']
+
+
 def test_a_replay_is_not_recorded_over_another(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -878,6 +899,12 @@ def test_a_launched_recorder_is_told_the_heads_parameters(monkeypatch: pytest.Mo
     split['nodes'](None)
     recorder = fake['launch_ros.actions'].Node.call_args.kwargs
     assert recorder['arguments'] == ['record', 'flown', '--head-parameters', __file__]
+    split, fake = launch_file(
+        monkeypatch, 'split', role='head', params_file=__file__, record='flown', tasks='full open'
+    )
+    split['nodes'](None)
+    recorder = fake['launch_ros.actions'].Node.call_args.kwargs
+    assert recorder['arguments'][-3:] == ['--tasks', 'full', 'open']
 
 
 def test_the_contract_holds_on_the_other_runtime() -> None:
