@@ -53,8 +53,9 @@ _READY_S = 20.0
 _DRAIN_S = 5.0
 _SHUTDOWN_S = 2.0
 _OUTAGE_S = 3.0
-# From the announcement of a tail to the first answer it must give.
-_RECOVERY_S = 1.0
+# From the announcement of a tail to the first answer it must give. Fast DDS, which rclpy takes by
+# default, needs up to 3 s on one host for the shared memory of a killed process.
+_RECOVERY_S = 4.0 if ros.RUNTIME == 'rclpy' else 1.0
 # The tail is killed in this part of the drive, so that there is a before and an after.
 _KILL_FROM, _KILL_UNTIL = 0.40, 0.55
 _KILL_WINDOW = 60
