@@ -361,7 +361,7 @@ void check_session(const char* isa, int threads, Floats& answer) {
   program->end(program->linear(program->flatten(x, true), head, {}, {}, {}));
   program->finish();
 
-  Session session(program, {{stage, exit, 100.0f}}, threads);
+  Session session(program, {{stage, exit, {{40, 100.0f}, {3, 50.0f}}}}, threads);
   const Floats input = random_floats(3 * 24 * 24);
   Floats features(160 * 12 * 12), logits(43), probabilities(43);
   for (int frame = 0; frame < 5; ++frame) {
