@@ -77,8 +77,8 @@ def absent(directory: Path) -> str:
 
 def newer(directory: Path) -> str:
     path = directory / 'manifest.json'
-    path.write_text(path.read_text().replace('sparse_split_bundle/1', 'sparse_split_bundle/2'))
-    return "format 'sparse_split_bundle/2', this release reads"
+    path.write_text(path.read_text().replace('sparse_split_bundle/1', 'sparse_split_bundle/9'))
+    return "format 'sparse_split_bundle/9', this release reads"
 
 
 @pytest.mark.parametrize('damage', [tampered, missing, absent, newer])
