@@ -22,7 +22,7 @@ from sparse_split_ros.data.bags import (
     read_bag,
     read_messages,
 )
-from sparse_split_ros.evaluation.ledger import DecisionError, Key, Ledger, is_class, read_decision
+from sparse_split_ros.evaluation.ledger import DecisionError, Key, Ledger, read_decision
 from sparse_split_ros.evaluation.metrics import SUMMARY_FORMAT, Counts, Outcome, summarise
 from sparse_split_ros.evaluation.provenance import machine, versions
 from sparse_split_ros.evaluation.stream import Source, Truth, class_meant, label_meant
@@ -61,7 +61,7 @@ class _Heard:
     scenes: dict[Key, str]
     head: dict[str, str]
     tasks: list[str]
-    """Of the decisions; the first has no name there."""
+    """Of the decisions; a single one has no name."""
     repeated: int = 0
     """Decisions with the header of another."""
 
@@ -88,7 +88,7 @@ def score(
             'running head with `sparse-split record`'
         )
     classes = _classes(bundle, heard.head)
-    tasks = list(classes) or heard.head.get('tasks', '').split() or heard.tasks
+    tasks = list(classes) or heard.tasks
     # An image with a truth and no decision was sent, and lost or overtaken on the way.
     order = sorted(heard.decisions.keys() | heard.truths.keys() | heard.further.keys())
     unknown: dict[str, int] = {}
@@ -211,7 +211,7 @@ def _heard(path: Path) -> _Heard:
                             f'bag {path}: the decision of stamp {key[0]}.{key[1]:09d} {error}: '
                             f'topic {topic} is not of this head'
                         ) from error
-                    heard.tasks = [each.partition('/')[2] for each in values if is_class(each)]
+                    heard.tasks = values.get('tasks', '').split() or ['']
                     heard.repeated += key in heard.decisions
                     heard.decisions[key] = received, decision
                 elif 'accepted' in values and 'fingerprint' in values:

@@ -505,7 +505,6 @@ class HeadNode(StoppableNode):
             'bad_replies': self.bad_replies,
             'tail': tracker.tail,
             'bundle': self.bundle.name,
-            **({'tasks': ' '.join(self.bundle.tasks)} if len(self.bundle.tasks) > 1 else {}),
             'fingerprint': self.bundle.fingerprint.hex(),
             'engine': self._engine.name,
             'policy': chosen(self.settings.values, self.bundle),

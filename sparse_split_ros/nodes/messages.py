@@ -88,13 +88,18 @@ def wire_message(data: bytes, header: Header, format_: str) -> CompressedImage:
 class Labels:
     """Class names of a task, and how they stand in ``class_id``: by ``name`` or by ``index``.
 
-    Topics of the task end in ``suffix``; its scores stand behind ``first`` of other tasks.
+    Of several tasks ``task`` is the name; its scores stand behind ``first`` of other tasks.
     """
 
     names: tuple[str, ...]
     by_index: bool = False
-    suffix: str = ''
+    task: str = ''
     first: int = 0
+
+    @property
+    def suffix(self) -> str:
+        """What the task's topics end in; the first task's are those of a single one."""
+        return f'/{self.task}' if self.first else ''
 
     def of(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """The scores of this task, of those of all (K,)."""
@@ -128,12 +133,10 @@ class Labels:
 
 
 def labels_of(tasks: Mapping[str, tuple[str, ...]], by_index: bool) -> tuple[Labels, ...]:
-    """The labels of each task of a bundle; the first task's topics are those of a single task."""
+    """The labels of each task of a bundle."""
     first = [0, *accumulate(map(len, tasks.values()))]
-    suffixes = ['', *(f'/{name}' for name in list(tasks)[1:])]
     return tuple(
-        Labels(names, by_index, suffix, at)
-        for names, suffix, at in zip(tasks.values(), suffixes, first)
+        Labels(names, by_index, task, at) for (task, names), at in zip(tasks.items(), first)
     )
 
 
@@ -166,6 +169,7 @@ def decision_message(decision: Decision, header: Header, *labels: Labels) -> Dia
         'source': decision.source,
         'route': decision.route.value,
         'reason': decision.reason.value,
+        **({'tasks': ' '.join(each.task for each in labels)} if len(labels) > 1 else {}),
         **{f'class{each.suffix}': each.best(decision.scores) for each in labels},
         'exit': decision.exit,
         'split': decision.plan.split,
