@@ -110,23 +110,20 @@ def test_both_robots_are_answered_by_the_one_tail(fleet: Fleet) -> None:
 def test_a_run_with_two_cameras_is_recorded_and_scored(fleet: Fleet, tmp_path: Path) -> None:
     peer, decided, count = fleet.peer, fleet.decisions['/fleet/r1'], 6
     command = ('-m', 'sparse_split_ros.cli', 'record', str(tmp_path / 'flown'))
-    options = ('--cameras', 'front', 'left', '--limit', str(count), '--ros-args', '-r')
-    space = '__ns:=/fleet/r1'
-    topics = (
-        '/fleet/r1/decision',
-        '/fleet/r1/front/classification',
-        '/fleet/r1/left/classification',
-    )
-    with Process(*command, *options, space) as recorder:
+    options = ('--cameras', 'front', 'left', '--ros-args', '-r', '__ns:=/fleet/r1')
+    numbers = iter(range(100, 1000))
+
+    def answered() -> None:
+        before, number = len(decided), next(numbers)
+        fleet.send(('/fleet/r1/front', '/fleet/r1/left')[number % 2], number)
+        assert peer.wait(lambda: len(decided) > before)
+
+    with Process(*command, *options) as recorder:
         recorder.wait_for('recording into')
-        assert peer.wait(lambda: all(peer.node.count_subscribers(each) > 1 for each in topics))
-        # A middleware may match the recorder later in the head than here.
-        for number in range(50 * count):
-            if recorder.popen.poll() is not None:
-                break
-            before = len(decided)
-            fleet.send(('/fleet/r1/front', '/fleet/r1/left')[number % 2], 100 + number)
-            assert peer.wait(lambda before=before: len(decided) > before)
-        assert recorder.wait() == 0, recorder.output
-    summary = score(tmp_path / 'flown').summary
-    assert (summary['answered'], summary['errors']) == (count, [])
+        while not recorder.having('hears decisions and answers: 2 cameras'):
+            answered()
+        for _ in range(count):
+            answered()
+        assert recorder.stop() == 0, recorder.output
+    recorded = score(tmp_path / 'flown').outcomes[-count:]
+    assert all(each.answer is not None and each.route is not None for each in recorded)
