@@ -50,9 +50,10 @@ from sparse_split_ros.training.hierarchical import (  # noqa: E402
     pack,
     unpack,
 )
+from sparse_split_ros.training.learner import under  # noqa: E402
 from sparse_split_ros.training.predict import accuracies, accuracy, predict  # noqa: E402
 from sparse_split_ros.training.processes import Processes  # noqa: E402
-from sparse_split_ros.training.recipe import TrainingError, input_spec  # noqa: E402
+from sparse_split_ros.training.recipe import Recipe, TrainingError, build_network, input_spec  # noqa: E402
 from sparse_split_ros.training.remote import KEY, parse, place, to_bytes  # noqa: E402
 from sparse_split_ros.training.train import train  # noqa: E402
 
@@ -256,6 +257,10 @@ def test_both_sides_are_judged_by_what_is_kept_of_them(tmp_path: Path, monkeypat
     monkeypatch.setattr(hierarchical, 'accuracies', watched)
     chosen = blobs(24, 1)
     best = fit(dataclasses.replace(RECIPE, epochs=1), blobs(48, 0), {'blobs': chosen}, tmp_path)
+    _, tensors = load(tmp_path / 'last')
+    averages = under(tensors, 'average.')
+    kept = load_file(best)
+    assert averages and all(torch.equal(kept[key], averages[key]) for key in averages)
     network, recipe, _ = load_checkpoint(best)
     said = predict(network, chosen.images, input_spec(recipe, network), recipe.cut)
     assert len(said) == len(judged) == 4
@@ -660,3 +665,16 @@ def test_what_no_cut_can_be_reckoned_with_is_named(
 ) -> None:
     assert main(['cut', str(photos / 'recipe.yaml'), '--rounds', '1', *words]) == 2
     assert f'{words[0]} is {words[1]}, expected' in capsys.readouterr().err
+
+
+def test_channels_of_a_hierarchical_recipe_can_be_pruned_and_single_weights_cannot(
+    photos: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / 'pruned.yaml'
+    words = ['prune', str(photos / 'recipe.yaml'), '--classes', '2', '--out', str(out)]
+    assert main([*words, '--target', '0.5', '--method', 'reconvene']) == 0
+    pruned = Recipe.load(out)
+    assert pruned.hierarchical and pruned.network_arguments['channels']
+    build_network(pruned, 2)
+    assert main([*words, '--target', '0.5', '--method', 'synflow']) == 2
+    assert 'choose reconvene or precrop' in capsys.readouterr().err
