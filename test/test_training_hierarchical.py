@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +23,17 @@ pytest.importorskip('onnx')
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from processes import Process  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file, save  # noqa: E402
 from test_training_folder import RECIPE as PHOTOS  # noqa: E402
 from test_training_folder import draw  # noqa: E402
 from test_training_joint import RECIPE as JOINT  # noqa: E402
 from test_training_joint import blobs  # noqa: E402
 
+from sparse_split_ros.cli import main  # noqa: E402
 from sparse_split_ros.data.datasets import LabelledImages  # noqa: E402
 from sparse_split_ros.networks.bottleneck import quantise  # noqa: E402
 from sparse_split_ros.runtime.bundle import Bundle  # noqa: E402
-from sparse_split_ros.training import joint  # noqa: E402
+from sparse_split_ros.training import hierarchical, joint, remote  # noqa: E402
 from sparse_split_ros.training.checkpoint import load, load_checkpoint  # noqa: E402
 from sparse_split_ros.training.cuts import Cut, Place, Whole, measure  # noqa: E402
 from sparse_split_ros.training.hierarchical import (  # noqa: E402
@@ -39,12 +43,17 @@ from sparse_split_ros.training.hierarchical import (  # noqa: E402
     Facts,
     Report,
     Weights,
+    agreed,
+    check_labels,
+    edge_loss,
     fit,
     pack,
     unpack,
 )
+from sparse_split_ros.training.learner import under  # noqa: E402
 from sparse_split_ros.training.predict import accuracies, accuracy, predict  # noqa: E402
-from sparse_split_ros.training.recipe import TrainingError, input_spec  # noqa: E402
+from sparse_split_ros.training.processes import Processes  # noqa: E402
+from sparse_split_ros.training.recipe import Recipe, TrainingError, build_network, input_spec  # noqa: E402
 from sparse_split_ros.training.remote import KEY, parse, place, to_bytes  # noqa: E402
 from sparse_split_ros.training.train import train  # noqa: E402
 
@@ -155,6 +164,181 @@ def same(first: Path, second: Path) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
+@pytest.fixture(scope='module')
+def unhurt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The best checkpoint of a short run that nothing interrupts."""
+    return short(tmp_path_factory.mktemp('unhurt'))
+
+
+def short(out: Path, resume: bool = False) -> Path:
+    recipe = dataclasses.replace(RECIPE, epochs=3)
+    return fit(recipe, blobs(48, 0), {'blobs': blobs(24, 1)}, out, resume)
+
+
+def dying_at(monkeypatch: pytest.MonkeyPatch, what: type, name: str, count: int) -> None:
+    """End what calls this method the `count`th time, before it has done anything."""
+    method, calls = getattr(what, name), iter(range(1, 100))
+
+    def dying(*given: object) -> object:
+        if next(calls) == count:
+            raise KeyboardInterrupt
+        return method(*given)
+
+    monkeypatch.setattr(what, name, dying)
+
+
+@pytest.mark.parametrize(
+    ('what', 'name', 'count'),
+    [
+        (Cloud, 'close', 1),
+        (Cloud, 'close', 3),
+        (Edge, 'report', 2),
+        (Edge, 'keep', 1),
+        (Edge, 'keep', 3),
+        (Cloud, 'finish', 3),
+    ],
+)
+def test_after_two_deaths_at_one_place_it_goes_on_to_the_same_end(
+    tmp_path: Path, monkeypatch, unhurt: Path, what: type, name: str, count: int
+) -> None:
+    for resume, calls in ((False, count), (True, 1)):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            dying_at(patch, what, name, calls)
+            short(tmp_path, resume)
+    assert same(unhurt, short(tmp_path, resume=True))
+
+
+def test_a_full_disk_at_the_edge_costs_no_more_than_the_epoch(
+    tmp_path: Path, monkeypatch, unhurt: Path
+) -> None:
+    saves = iter([True, False, False])
+    save = hierarchical.save
+
+    def full(path: Path, *given: object) -> None:
+        # Of the edge's own, the first is written and the second is not.
+        if path.stem == 'edge' and not next(saves):
+            raise TrainingError('no space left')
+        save(path, *given)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(TrainingError, match='no space'):
+        patch.setattr(hierarchical, 'save', full)
+        short(tmp_path)
+    assert same(unhurt, short(tmp_path, resume=True))
+
+
+def test_the_epoch_whose_final_exit_was_best_is_kept(tmp_path: Path, monkeypatch) -> None:
+    finals = iter([0.5, 0.9, 0.4, 0.4])
+    exits = iter([0.0, 0.0, 0.3] * 4)  # the third is the cloud's first
+    calls = iter(range(100))
+
+    def scripted(*_: object) -> dict[str, float]:
+        return {'': next(finals if next(calls) % 4 == 3 else exits)}
+
+    monkeypatch.setattr(hierarchical, 'accuracies', scripted)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        dying_at(patch, Cloud, 'learn', 7)
+        short(tmp_path)
+    after_two = load_file(tmp_path / 'best.safetensors')
+    for _ in range(2):  # through the third epoch, and after it
+        last = load_file(short(tmp_path, resume=True))
+        assert all(torch.equal(last[key], after_two[key]) for key in last)
+    meta, _ = load(tmp_path / 'best')
+    assert (meta['epoch'], len(meta['history'])) == (2, 2)
+    assert [row['score'] for row in load(tmp_path / 'last')[0]['history']] == [0.5, 0.9, 0.4]
+
+
+def test_both_sides_are_judged_by_what_is_kept_of_them(tmp_path: Path, monkeypatch) -> None:
+    judged = []
+
+    def watched(logits: np.ndarray, *given: object) -> dict[str, float]:
+        judged.append(logits)
+        return accuracies(logits, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(hierarchical, 'accuracies', watched)
+    chosen = blobs(24, 1)
+    best = fit(dataclasses.replace(RECIPE, epochs=1), blobs(48, 0), {'blobs': chosen}, tmp_path)
+    _, tensors = load(tmp_path / 'last')
+    averages = under(tensors, 'average.')
+    kept = load_file(best)
+    assert averages and all(torch.equal(kept[key], averages[key]) for key in averages)
+    network, recipe, _ = load_checkpoint(best)
+    said = predict(network, chosen.images, input_spec(recipe, network), recipe.cut)
+    assert len(said) == len(judged) == 4
+    for logits, seen in zip(said.values(), judged):
+        np.testing.assert_allclose(seen, logits, atol=1e-4)  # convolutions add up in any order
+
+
+def test_the_edge_learns_classes_and_features_out_of_the_codes(tmp_path: Path) -> None:
+    facts, edge = edge_of(tmp_path)
+    seen = edge._learner.module(torch.rand(6, 3, 32, 32))
+    labels = torch.arange(6) % 3
+    whole = edge_loss(seen, labels, facts.tasks, facts.recipe)
+    exits = joint.tasks_loss(seen.logits, labels, facts.tasks, facts.recipe)
+    mirror = torch.nn.functional.cross_entropy(seen.mirrored, labels)
+    expected = exits + mirror + facts.recipe.distortion * seen.distortion
+    torch.testing.assert_close(whole, expected)
+
+
+@pytest.mark.parametrize(
+    ('held', 'epoch', 'fine'),
+    [
+        ([], 0, True), ([1], 0, True), ([3, 2], 2, True), ([3, 2], 3, True),
+        ([3, 2], 0, False), ([3, 2], 1, False), ([], 2, False),
+    ],
+)  # fmt: skip
+def test_sides_of_different_runs_do_not_go_on(held: list[int], epoch: int, fine: bool) -> None:
+    with nullcontext() if fine else pytest.raises(TrainingError, match='of different runs'):
+        assert agreed(held, epoch) == epoch
+
+
+@pytest.mark.parametrize(
+    ('labels', 'words'),
+    [
+        ([0, -100], '-100 to 0 came, expected 0 to 2'),
+        ([0, 3], '0 to 3 came, expected 0 to 2'),
+        ([[0, 1]], 'expected 1 of an image'),
+        ([], 'expected 1 of an image'),
+    ],
+)
+def test_labels_of_no_class_are_refused(labels: list, words: str) -> None:
+    with pytest.raises(TrainingError, match=words):
+        check_labels(torch.tensor(labels, dtype=torch.int64), {'': ('r', 'g', 'b')})
+
+
+def test_every_task_has_its_labels() -> None:
+    tasks = {'colour': ('r', 'g', 'b'), 'blue': ('no', 'yes')}
+    check_labels(torch.tensor([[2, 1], [0, 0]]), tasks)
+    with pytest.raises(TrainingError, match='0 to 2 came, expected 0 to 1'):
+        check_labels(torch.tensor([[2, 2], [0, 0]]), tasks)
+    with pytest.raises(TrainingError, match='expected 2 of an image'):
+        check_labels(torch.tensor([0, 1]), tasks)
+
+
+def test_the_cloud_refuses_what_is_not_of_its_run(tmp_path: Path) -> None:
+    facts, edge = edge_of(tmp_path)
+    cloud = Cloud(facts, tmp_path, CPU)
+    batch = next(edge.batches())
+    few = dataclasses.replace(batch, codes=batch.codes[:1], labels=batch.labels[:1])
+    with pytest.raises(TrainingError, match='batch of 1 images came, expected 16'):
+        cloud.learn(few)
+    with pytest.raises(TrainingError, match='labels -1 to'):
+        cloud.learn(dataclasses.replace(batch, labels=batch.labels - 1))
+    with pytest.raises(TrainingError, match='a report on nothing came, expected one on blobs'):
+        cloud.close(Report(0, {}, {}, {}))
+
+
+def test_a_side_is_one_process(tmp_path: Path, monkeypatch) -> None:
+    two = nullcontext(Processes(0, 2, CPU))
+    monkeypatch.setattr(hierarchical, 'processes', lambda device: two)
+    sets = (blobs(160, 0), {'blobs': blobs(48, 1)})
+    with pytest.raises(TrainingError, match='2 processes: hierarchical training has two sides'):
+        fit(RECIPE, *sets, tmp_path)
+    with pytest.raises(TrainingError, match='start it without torchrun'):
+        remote.at_the_edge(RECIPE, *sets, tmp_path, '127.0.0.1:5600')
+    with pytest.raises(TrainingError, match='start it without torchrun'):
+        remote.in_the_cloud(RECIPE, tmp_path, '127.0.0.1:5600')
+
+
 def test_the_edge_goes_on_from_the_epoch_that_the_cloud_has(tmp_path: Path) -> None:
     _, edge = edge_of(tmp_path)
     for _ in range(3):
@@ -193,7 +377,7 @@ def test_a_side_of_another_run_is_refused(tmp_path: Path) -> None:
         pass
     edge.report()
     _, other = edge_of(tmp_path, dataclasses.replace(RECIPE, seed=5))
-    with pytest.raises(TrainingError, match=r'another recipe or other data \(recipe changed\)'):
+    with pytest.raises(TrainingError, match=r'another recipe or other data \(seed changed\)'):
         other.held()
 
 
@@ -241,6 +425,10 @@ def test_what_travels_arrives_whole() -> None:
     assert torch.equal(weights.tensors['a.b'], part)
 
 
+def saying(words: bytes) -> bytes:
+    return save({'about': torch.from_numpy(np.frombuffer(words, np.uint8).copy())})
+
+
 def damaged() -> Iterator[bytes]:
     good = to_bytes(Batch(0, 0, torch.zeros(4, 6, dtype=torch.uint8), torch.zeros(4).long()))
     yield b''
@@ -249,6 +437,11 @@ def damaged() -> Iterator[bytes]:
     yield b'\xff' * 8 + good[8:]
     yield to_bytes(Batch(0, 0, torch.zeros(4, 6), torch.zeros(4).long()))
     yield to_bytes(Batch(0, 0, torch.zeros(3, 6, dtype=torch.uint8), torch.zeros(4).long()))
+    for about in ({'row': []}, {'row': {'a': 'b'}}, {'row': {'a': 10**400}}, {'epoch': '0'}):
+        yield saying(json.dumps({'kind': 'Report', 'epoch': 0, 'row': {}} | about).encode())
+    yield saying(b'[' * 100_000)
+    bits = Report(0, {}, {'x': torch.zeros(4, 6, dtype=torch.uint8)}, {'x': torch.zeros(4)})
+    yield to_bytes(bits)
     rng = np.random.default_rng(0)
     for _ in range(30):
         yield rng.integers(0, 256, 200, np.uint8).tobytes()
@@ -290,6 +483,61 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize('host', ['127.0.0.1', '::1'])
+def test_the_edge_is_heard_behind_a_caller_that_says_nothing(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, '_GREETING_S', 1)
+    monkeypatch.setitem(os.environ, KEY, '')  # as if it were not set
+    port = free_port()
+
+    def cloud() -> object:
+        with remote.called(host, port) as line:
+            line.tell({'epoch': '1'})
+            return line.hear(epoch=int)
+
+    with ThreadPoolExecutor(1) as pool:
+        heard = pool.submit(cloud)
+        silent = None
+        while silent is None:
+            try:
+                silent = socket.create_connection((host, port))
+            except ConnectionRefusedError:
+                assert not heard.done()
+        with silent, remote.call(host, port) as line:
+            with pytest.raises(TrainingError, match="said epoch: '1', expected int"):
+                line.hear(epoch=int)
+            with pytest.raises(TrainingError, match='bytes at once for the cloud'):
+                monkeypatch.setattr(remote, '_LONGEST', 10)
+                line.give(b'0' * 11)
+            monkeypatch.setattr(remote, '_LONGEST', 1000)
+            line.tell({'epoch': 1})
+            assert heard.result() == {'epoch': 1}
+
+
+def test_what_died_in_its_first_epoch_goes_on_as_well(tmp_path: Path, monkeypatch) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    address = f'127.0.0.1:{free_port()}'
+
+    def edge() -> None:
+        sets = (blobs(48, 0), {'blobs': blobs(24, 1)})
+        remote.at_the_edge(recipe, *sets, tmp_path / 'edge', address, resume, 'cpu')
+
+    with ThreadPoolExecutor(1) as pool:
+        for resume in (False, True):
+            done = pool.submit(edge)
+            if resume:
+                best = remote.in_the_cloud(recipe, tmp_path / 'cloud', address, resume, 'cpu')
+                done.result()
+                continue
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                dying_at(patch, Cloud, 'close', 1)
+                remote.in_the_cloud(recipe, tmp_path / 'cloud', address, resume, 'cpu')
+            with pytest.raises(TrainingError, match='start both sides again with --resume'):
+                done.result()
+    assert load_checkpoint(best)[2]['epoch'] == 1
 
 
 def side(photos: Path, out: Path, *words: str) -> Process:
@@ -409,3 +657,24 @@ def test_every_cut_is_timed_with_the_bytes_that_travel() -> None:
     for cut in cuts:
         assert cut.bytes == channels[cut.split] * sides[cut.split] ** 2 / 2 + 4
         assert min(cut.forward_ms, cut.backward_ms, cut.cloud_ms) > 0
+
+
+@pytest.mark.parametrize('words', [('--slower', 'inf'), ('--mbit', 'nan'), ('--classes', '0')])
+def test_what_no_cut_can_be_reckoned_with_is_named(
+    photos: Path, words: tuple[str, str], capsys
+) -> None:
+    assert main(['cut', str(photos / 'recipe.yaml'), '--rounds', '1', *words]) == 2
+    assert f'{words[0]} is {words[1]}, expected' in capsys.readouterr().err
+
+
+def test_channels_of_a_hierarchical_recipe_can_be_pruned_and_single_weights_cannot(
+    photos: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / 'pruned.yaml'
+    words = ['prune', str(photos / 'recipe.yaml'), '--classes', '2', '--out', str(out)]
+    assert main([*words, '--target', '0.5', '--method', 'reconvene']) == 0
+    pruned = Recipe.load(out)
+    assert pruned.hierarchical and pruned.network_arguments['channels']
+    build_network(pruned, 2)
+    assert main([*words, '--target', '0.5', '--method', 'synflow']) == 2
+    assert 'choose reconvene or precrop' in capsys.readouterr().err

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparse_split_ros.commands.parser import Commands, UsageError, console
 
@@ -76,11 +76,18 @@ def _prune(options: argparse.Namespace) -> int:
             f'{options.config} has a density, and {options.method} chooses single weights too: '
             'leave out density, or choose reconvene or precrop'
         )
+    if asked.cut != asked.split and options.method in UNSTRUCTURED:
+        raise UsageError(
+            f'{options.config} has its bottleneck inline, where {options.method} cannot choose '
+            'single weights: choose reconvene or precrop'
+        )
     multiple = options.multiple or (16 if sparse else 4)
     torch.set_num_threads(asked.threads)
     # Patterns of a density are drawn on what is left.
     dense = {k: v for k, v in asked.network_arguments.items() if k != 'density'}
-    recipe = replace(asked, network_arguments=dense)
+    # Channels are named as where the bottleneck is not inline.
+    plain: dict[str, Any] = {'inline': False, 'hierarchical': False}
+    recipe = replace(asked, network_arguments=dense, **plain)
     batch, classes = None, options.classes
     if classes is None or options.method == 'snip':
         training = load_split(recipe, options.data, 'train')
@@ -109,7 +116,7 @@ def _prune(options: argparse.Namespace) -> int:
         arguments['masks'] = str(masks)
     else:
         arguments['channels'] = {**(arguments.get('channels') or {}), **found.channels}
-    built = build_network(Recipe.from_mapping(values), classes)
+    built = build_network(replace(Recipe.from_mapping(values), **plain), classes)
     command = (
         f'sparse-split prune {options.config} --method {options.method} --target '
         f'{options.target:g} --multiple {multiple} --classes {classes}'

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 
@@ -120,8 +121,8 @@ def _cut(options: argparse.Namespace) -> int:
     from sparse_split_ros.training.recipe import Recipe
 
     for name in ('slower', 'mbit', 'classes', 'rounds'):
-        if not getattr(options, name) > 0:
-            raise UsageError(f'--{name} is {getattr(options, name)}, expected more than 0')
+        if not 0 < getattr(options, name) < math.inf:
+            raise UsageError(f'--{name} is {getattr(options, name)}, expected a number above 0')
     place = Place(options.slower, options.mbit)
     whole, cuts = measure(Recipe.load(options.config), options.classes, options.rounds)
     table = Table('cut after stage', 'bytes', 'edge', 'link', 'cloud', 'in all', box=None)

@@ -20,9 +20,10 @@ from __future__ import annotations
 import copy
 import math
 import os
-import shutil
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -130,8 +131,10 @@ class Facts:
     def check(self, before: Mapping[str, Any], where: Path) -> None:
         """Raise TrainingError unless the checkpoint that says `before` is of this run."""
         # Older checkpoints lack what is newer than they are.
-        known = {**before, 'recipe': Recipe.from_mapping(before['recipe']).plain()}
-        if changed := [key for key, value in self.meta().items() if known.get(key) != value]:
+        known = {**before, **Recipe.from_mapping(before['recipe']).plain()}
+        ours = {**self.meta(), **self.recipe.plain()}
+        del ours['recipe']
+        if changed := [key for key, value in ours.items() if known.get(key) != value]:
             raise TrainingError(
                 f'{where}: the checkpoint is of another recipe or other data '
                 f'({", ".join(changed)} changed); use a new directory'
@@ -236,13 +239,13 @@ class Edge:
         return found
 
     def restore(self, epoch: int) -> None:
-        """Go on after so many epochs, one of `held`."""
-        for name in EDGE_FILES:
-            meta, tensors = load(self._directory / name)
-            if meta['epoch'] == epoch:
-                self._learner.restore(tensors, epoch * self._facts.steps)
-                self.epoch = epoch
-                return
+        """Go on after so many epochs, 0 or one of `held`."""
+        if found := self._find(epoch, EDGE_FILES):
+            name, _, tensors = found
+            self._learner.restore(tensors, epoch * self._facts.steps)
+            self.epoch = epoch
+            # Or the next report would be kept beside a later epoch, and not beside this one.
+            self._file(name).replace(self._file(EDGE_FILES[0]))
 
     def batches(self) -> Iterator[Batch]:
         """One pass over the images. Between two batches this side learns from the first."""
@@ -295,14 +298,15 @@ class Edge:
 
     def keep(self, epoch: int) -> None:
         """Remember `epoch` as the best so far; it is one of the last two. Raises TrainingError."""
-        found = [name for name in (_BEST, *EDGE_FILES) if self._holds(name, epoch)]
+        found = self._find(epoch, (*EDGE_FILES, _BEST))
         if not found:
             raise TrainingError(
                 f'{self._directory}: holds no weights of the best epoch, {epoch - 1}; start both '
                 'sides without --resume, each in a new directory'
             )
-        if found[0] != _BEST:
-            shutil.copyfile(self._file(found[0]), self._file(_BEST))
+        name, meta, tensors = found
+        if name != _BEST:
+            save(self._directory / _BEST, meta, tensors)
 
     def best(self) -> Weights:
         """The edge's part of the network as of the best epoch. Raises TrainingError."""
@@ -310,9 +314,15 @@ class Edge:
         kept = {k: v for k, v in under(tensors, 'average.').items() if not k.startswith('mirror.')}
         return Weights(meta['epoch'] - 1, kept)
 
-    def _holds(self, name: str, epochs: int) -> bool:
-        there = self._file(name).exists()
-        return there and bool(load(self._directory / name)[0]['epoch'] == epochs)
+    def _find(
+        self, epoch: int, names: tuple[str, ...]
+    ) -> tuple[str, dict[str, Any], dict[str, Tensor]] | None:
+        """The first of the files that was written after so many epochs: its name and content."""
+        for name in filter(lambda name: self._file(name).exists(), names):
+            meta, tensors = load(self._directory / name)
+            if meta['epoch'] == epoch:
+                return name, meta, tensors
+        return None
 
     def _file(self, name: str) -> Path:
         return self._directory / f'{name}.safetensors'
@@ -334,7 +344,10 @@ class Cloud:
         self._start, self._total = time.monotonic(), 0.0
 
     def restore(self) -> None:
-        """Go on after the last whole epoch. Raises TrainingError."""
+        """Go on after the last whole epoch, or begin where there is none. Raises TrainingError."""
+        if not (self._directory / 'last.safetensors').exists():
+            tqdm.write(f'{self._directory}: holds no whole epoch yet; the training begins')
+            return
         meta, tensors = load(self._directory / 'last')
         self._facts.check(meta, self._directory)
         self._learner.restore(tensors, meta['epoch'] * self._facts.steps)
@@ -348,6 +361,11 @@ class Cloud:
             self._start, self._total = time.monotonic(), 0.0
             learner.module.train()
         _seed(recipe, batch.epoch, batch.step, 1)
+        if len(batch.labels) != recipe.batch_size:
+            raise TrainingError(
+                f'a batch of {len(batch.labels)} images came, expected {recipe.batch_size}'
+            )
+        check_labels(batch.labels, self._facts.tasks)
         labels = batch.labels.to(self._device)
         codes = unpack(batch.codes.to(self._device), self._shape, self._bits)
         with _mixed(recipe, self._device):
@@ -358,7 +376,14 @@ class Cloud:
 
     @torch.inference_mode()
     def close(self, report: Report) -> None:
-        """End an epoch: score it, and keep it and what it takes to go on."""
+        """End an epoch: score it, and keep it and what it takes to go on. Raises TrainingError."""
+        if report.codes.keys() != self._facts.chosen_on.keys():
+            raise TrainingError(
+                f'a report on {", ".join(report.codes) or "nothing"} came, expected one on '
+                f'{", ".join(self._facts.chosen_on)}'
+            )
+        for labels in report.labels.values():
+            check_labels(labels, self._facts.tasks)
         average = self._learner.average
         row: Row = {'epoch': report.epoch, 'loss': self._total / self._facts.steps}
         row |= {'rate': self._learner.rate, 'train_s': time.monotonic() - self._start}
@@ -389,15 +414,16 @@ class Cloud:
 
     def finish(self, weights: Weights) -> None:
         """Put both parts of the best epoch together and keep them. Raises TrainingError."""
-        whole = build_network(self._facts.recipe, self._facts.width)
-        try:
-            whole.load_state_dict({**weights.tensors, **self._best})
-        except RuntimeError as error:
-            raise TrainingError(f"the edge's weights are of another network: {error}") from error
         if weights.epoch + 1 != self.log.best:
             raise TrainingError(
                 f"the edge's weights are of epoch {weights.epoch}, the best is {self.log.best - 1}"
             )
+        whole = build_network(self._facts.recipe, self._facts.width)
+        try:
+            whole.load_state_dict({**weights.tensors, **self._best})
+        except RuntimeError as error:
+            reason = textwrap.shorten(str(error), 300, placeholder=' ...')
+            raise TrainingError(f"the edge's weights are of another network: {reason}") from error
         save_checkpoint(self._directory / 'best', self._meta(self.log.best), whole)
 
     def _meta(self, epoch: int) -> dict[str, Any]:
@@ -425,22 +451,38 @@ def fit(
     directory.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(recipe.threads)
     facts = Facts.of(recipe, training, selection)
-    with processes(device) as group:
-        if group.world > 1:
-            raise TrainingError('hierarchical training has two sides, and no processes on each')
-        edge = Edge(facts, training, selection, directory, group.device)
-        cloud = Cloud(facts, directory, group.device)
+    with one_process(device) as place:
+        edge = Edge(facts, training, selection, directory, place)
+        cloud = Cloud(facts, directory, place)
+
+        def keep_best() -> None:
+            edge.keep(cloud.log.best)
+            cloud.finish(edge.best())
+
         if resume:
             cloud.restore()
             edge.restore(agreed(edge.held(), cloud.epoch))
+            if cloud.epoch:  # after which it may have ended before this
+                keep_best()
         while cloud.log.goes_on:
             for batch in edge.batches():
                 cloud.learn(batch)
             cloud.close(edge.report())
             if cloud.log.best == cloud.epoch:
-                edge.keep(cloud.epoch)
-                cloud.finish(edge.best())
+                keep_best()
     return directory / 'best.safetensors'
+
+
+@contextmanager
+def one_process(device: str) -> Iterator[torch.device]:
+    """Where a side computes. Raises TrainingError where `torchrun` started several processes."""
+    with processes(device) as group:
+        if group.world > 1:
+            raise TrainingError(
+                f'{group.world} processes: hierarchical training has two sides, and no processes '
+                'on each; start it without torchrun'
+            )
+        yield group.device
 
 
 def edge_loss(seen: _Seen, labels: Tensor, tasks: Mapping[str, Sized], recipe: Recipe) -> Tensor:
@@ -456,12 +498,26 @@ def edge_loss(seen: _Seen, labels: Tensor, tasks: Mapping[str, Sized], recipe: R
 
 def agreed(held: list[int], epoch: int) -> int:
     """The epoch after which both sides go on. Raises TrainingError."""
-    if epoch and epoch not in held:
+    # The edge is ahead by one where the cloud did not end that epoch.
+    if epoch not in held and (epoch or max(held, default=0) > 1):
         raise TrainingError(
             f'the cloud goes on after {epoch} epochs, the edge can after {held or "none"}: they '
             'are of different runs; start both without --resume, each in a new directory'
         )
     return epoch
+
+
+def check_labels(labels: Tensor, tasks: Mapping[str, Sized]) -> None:
+    """Raise TrainingError unless labels (N,) or (N, T), N > 0, name classes of each of T tasks."""
+    columns = labels.unbind(1) if labels.ndim == 2 else [labels]
+    if not len(labels) or labels.ndim > 2 or len(columns) != len(tasks):
+        raise TrainingError(f'labels {tuple(labels.shape)} came, expected {len(tasks)} of an image')
+    for column, classes in zip(columns, tasks.values()):
+        low, high = column.aminmax()
+        if not 0 <= low <= high < len(classes):
+            raise TrainingError(
+                f'labels {int(low)} to {int(high)} came, expected 0 to {len(classes) - 1}'
+            )
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:

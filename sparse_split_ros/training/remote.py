@@ -13,13 +13,14 @@ import json
 import os
 import queue
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -40,9 +41,9 @@ from sparse_split_ros.training.hierarchical import (
     Report,
     Weights,
     agreed,
+    one_process,
 )
 from sparse_split_ros.training.learner import under
-from sparse_split_ros.training.processes import processes
 from sparse_split_ros.training.recipe import Recipe, TrainingError
 
 KEY = 'SPARSE_SPLIT_TRAINING_KEY'
@@ -54,6 +55,8 @@ _LONGEST = 1 << 30
 _AHEAD = 8
 """Batches that wait for the link while the edge computes the next."""
 _PATIENCE_S = 120.0
+_GREETING_S = 10
+"""How long a peer may be silent that has not shown that it knows the key."""
 _SILENCE_S = 300
 Message: TypeAlias = Batch | Report | Weights
 
@@ -74,28 +77,33 @@ def at_the_edge(
     directory = _directory(out)
     torch.set_num_threads(recipe.threads)
     facts = Facts.of(recipe, training, selection)
-    with processes(device) as group, call(*place(address)) as line:
-        edge = Edge(facts, training, selection, directory, group.device)
+    with one_process(device) as where:
+        edge = Edge(facts, training, selection, directory, where)
         held = edge.held() if resume else []
-        line.tell({'format': _FORMAT, **facts.meta(), 'held': held})
-        answer = line.hear()
-        if answer['epoch']:
-            edge.restore(answer['epoch'])
-            edge.keep(answer['best'])
-        while answer['goes_on']:
-            with line.sending() as send:
-                for batch in edge.batches():
-                    send(to_bytes(batch))
-                send(to_bytes(edge.report()))
-            answer = line.hear()
-            if answer['best'] == edge.epoch:
-                edge.keep(edge.epoch)
-            tqdm.write(
-                f'epoch {answer["epoch"] - 1}  score {answer["score"]:.4g}  '
-                f'sent {line.sent / 1e6:.1f} MB'
-            )
-        line.give(to_bytes(edge.best()))
-        line.hear()
+        with call(*place(address)) as line:
+            line.tell({'format': _FORMAT, **facts.meta(), 'held': held})
+            _teach(line, edge)
+
+
+def _teach(line: Line, edge: Edge) -> None:
+    answer = line.hear(epoch=int, best=int, goes_on=bool)
+    if answer['epoch']:
+        edge.restore(answer['epoch'])
+        edge.keep(answer['best'])
+    while answer['goes_on']:
+        with line.sending() as send:
+            for batch in edge.batches():
+                send(to_bytes(batch))
+            send(to_bytes(edge.report()))
+        answer = line.hear(epoch=int, best=int, goes_on=bool, score=float)
+        if answer['best'] == edge.epoch:
+            edge.keep(edge.epoch)
+        tqdm.write(
+            f'epoch {answer["epoch"] - 1}  score {answer["score"]:.4g}  '
+            f'sent {line.sent / 1e6:.1f} MB'
+        )
+    line.give(to_bytes(edge.best()))
+    line.hear()
 
 
 def in_the_cloud(
@@ -111,9 +119,9 @@ def in_the_cloud(
     """
     directory = _directory(out)
     torch.set_num_threads(recipe.threads)
-    with processes(device) as group, called(*place(address)) as line:
+    with one_process(device) as where, called(*place(address)) as line:
         try:
-            _serve(line, recipe, directory, resume, group.device)
+            _serve(line, recipe, directory, resume, where)
         except TrainingError as error:
             with suppress(TrainingError):
                 line.tell({'error': str(error)})
@@ -131,11 +139,13 @@ def _serve(line: Line, recipe: Recipe, directory: Path, resume: bool, device: to
     try:
         facts = Facts(
             Recipe.from_mapping(hello['recipe']),
-            {name: tuple(classes) for name, classes in hello['tasks'].items()},
-            int(hello['steps_per_epoch']), hello['learned_on'], hello['chosen_on'],
+            {name: tuple(map(str, classes)) for name, classes in hello['tasks'].items()},
+            int(hello['steps_per_epoch']), str(hello['learned_on']), dict(hello['chosen_on']),
         )  # fmt: skip
+        if facts.steps < 1 or not facts.width or not facts.chosen_on:
+            raise ValueError('no steps, classes or images to choose the epoch on')
         held = [int(epoch) for epoch in hello['held']]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise TrainingError(f'the edge said what is no greeting: {error!r}') from error
     theirs, ours = facts.recipe.plain(), recipe.plain()
     if differ := [key for key in ours if ours[key] != theirs[key] and key not in _OF_A_MACHINE]:
@@ -198,25 +208,33 @@ def parse(data: bytes) -> Message:
         tensors = safetensors.torch.load(data)
         about = json.loads(bytes(tensors.pop('about').numpy()))
         kind, epoch = about['kind'], about['epoch']
+        if not isinstance(epoch, int):
+            raise TypeError(f'epoch {epoch!r}')
         if kind == 'Batch':
-            labels = tensors['labels'].long()
-            return Batch(epoch, about['step'], _rows(tensors['codes'], labels), labels)
+            rows = _rows(tensors['codes'], tensors['labels'])
+            return Batch(epoch, about['step'], rows, tensors['labels'].long())
         if kind == 'Weights':
             return Weights(epoch, under(tensors, 'weights/'))
         codes, labels_of = under(tensors, 'codes/'), under(tensors, 'labels/')
         for name, rows in codes.items():
             _rows(rows, labels_of[name])
-        return Report(epoch, about['row'], codes, labels_of)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        row = {key: float(value) for key, value in about['row'].items()}
+        return Report(epoch, row, codes, {name: labels_of[name].long() for name in codes})
+    except (
+        SafetensorError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError,
+        RuntimeError,  # of torch, and of too many brackets
+    ) as error:  # fmt: skip
         raise TrainingError(
             f'{len(data)} bytes came that are no message of the edge: {error!r}'
         ) from error
 
 
 def _rows(codes: Tensor, labels: Tensor) -> Tensor:
-    if codes.dtype != torch.uint8 or codes.ndim != 2 or labels.shape[:1] != codes.shape[:1]:
+    whole = labels.dtype in (torch.int32, torch.int64)
+    if codes.dtype != torch.uint8 or codes.ndim != 2 or not whole or len(labels) != len(codes):
         raise ValueError(
-            f'codes {tuple(codes.shape)} {codes.dtype} with labels {tuple(labels.shape)}'
+            f'codes {tuple(codes.shape)} {codes.dtype} with labels {tuple(labels.shape)} '
+            f'{labels.dtype}'
         )
     return codes
 
@@ -255,7 +273,12 @@ class Line:
             ) from error
 
     def give(self, data: bytes) -> None:
-        """Send bytes."""
+        """Send bytes. Raises TrainingError."""
+        if len(data) > _LONGEST:
+            raise TrainingError(
+                f'{len(data)} bytes at once for {self._peer}, expected at most {_LONGEST}: cut '
+                'where fewer bytes travel, or choose the epoch on fewer images'
+            )
         with self._told():
             self._connection.send_bytes(data)
         self.sent += len(data)
@@ -269,16 +292,25 @@ class Line:
         """Send JSON."""
         self.give(json.dumps(values).encode())
 
-    def hear(self) -> dict[str, Any]:
-        """Receive JSON. Raises TrainingError, also for one that the other side tells."""
+    def hear(self, **kinds: type) -> dict[str, Any]:
+        """Receive JSON that holds values of these kinds.
+
+        Raises TrainingError, also for one that the other side tells.
+        """
         data = self.take()
         try:
             values = json.loads(data)
             refusal = values.get('error')
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise TrainingError(f'{self._peer} said what is no JSON object: {error}') from error
         if refusal:
             raise TrainingError(f'{self._peer} says: {refusal}')
+        for key, kind in kinds.items():
+            if not isinstance(values.get(key), kind):
+                raise TrainingError(
+                    f'{self._peer} said {key}: {values.get(key)!r}, expected {kind.__name__}: '
+                    'install the same release on both machines'
+                )
         return dict(values)
 
     @contextmanager
@@ -320,7 +352,8 @@ def call(host: str, port: int) -> Iterator[Line]:
     told = False
     while True:
         try:
-            connection = Client((host, port), authkey=_key())
+            wire = socket.create_connection((host, port), _GREETING_S)
+            connection = _greeted(wire, answer_challenge, deliver_challenge)
             break
         except AuthenticationError as error:
             raise TrainingError(
@@ -344,26 +377,49 @@ def call(host: str, port: int) -> Iterator[Line]:
 def called(host: str, port: int) -> Iterator[Line]:
     """The line to the edge that calls first and knows the key."""
     try:
-        listener = Listener((host, port), authkey=_key())
+        family = socket.AF_INET6 if ':' in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family)
     except OSError as error:
         raise TrainingError(f'{host}:{port} cannot be listened on: {error.strerror}') from error
     with listener:
         tqdm.write(f'waiting for the edge on {host}:{port}')
         while True:
             try:
-                connection = listener.accept()
+                wire, caller = listener.accept()
+                connection = _greeted(wire, deliver_challenge, answer_challenge)
                 break
             except AuthenticationError:
                 tqdm.write(f'somebody called with another key: set {KEY} alike on both machines')
             except (OSError, EOFError) as error:
                 tqdm.write(f'a call that was none: {error!r}')
-        caller = listener.last_accepted
     with connection:
-        yield Line(connection, f'the edge at {caller[0]}' if caller else 'the edge')
+        yield Line(connection, f'the edge at {caller[0]}')
+
+
+def _greeted(wire: socket.socket, *steps: Callable[[Connection, bytes], None]) -> Connection:
+    """The connection to a peer, which knows the key. Raises what a peer without it leads to."""
+    with wire:
+        wire.settimeout(None)
+        # On the socket itself, for a Connection has no limit of its own.
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack('ll', _GREETING_S, 0))
+        connection = Connection(os.dup(wire.fileno()))
+        try:
+            for step in steps:
+                step(connection, _key())
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, BlockingIOError):
+                raise TimeoutError(f'silent for {_GREETING_S} s') from error
+            if isinstance(error, AssertionError):  # Python 3.11 and older
+                raise ConnectionError(f'another protocol: {error}') from error
+            raise
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack('ll', 0, 0))
+    return connection
 
 
 def _key() -> bytes:
-    return os.environ.get(KEY, 'sparse_split_ros').encode()
+    # An empty one would be none: the cloud would not ask, and the edge wait to be asked.
+    return (os.environ.get(KEY) or 'sparse_split_ros').encode()
 
 
 def _directory(out: str | os.PathLike[str]) -> Path:
