@@ -190,10 +190,8 @@ def dying_at(monkeypatch: pytest.MonkeyPatch, what: type, name: str, count: int)
 @pytest.mark.parametrize(
     ('what', 'name', 'count'),
     [
-        (Cloud, 'close', 1),
         (Cloud, 'close', 3),
         (Edge, 'report', 2),
-        (Edge, 'keep', 1),
         (Edge, 'keep', 3),
         (Cloud, 'finish', 3),
     ],
