@@ -259,8 +259,12 @@ class Line:
         # Without these a peer whose cable is drawn would be waited for without end.
         with socket.socket(fileno=os.dup(connection.fileno())) as wire:
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _SILENCE_S // 10)
-            wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _SILENCE_S)
+            for name, value in (
+                ('TCP_KEEPIDLE', _SILENCE_S // 10),
+                ('TCP_USER_TIMEOUT', 1000 * _SILENCE_S),
+            ):
+                if hasattr(socket, name):  # not everywhere
+                    wire.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
