@@ -26,7 +26,6 @@ _ALLOWED = {
     'collections': {'deque', 'OrderedDict', 'Counter', 'defaultdict'},
     'functools': {'partial'},
     'random': {'Random'},
-    '_thread': {'allocate_lock'},
     'pathlib': {'Path', 'PosixPath', 'WindowsPath'},
 }
 
@@ -54,6 +53,11 @@ def load(path: Path, engine: Engine) -> Any:
         ) from error
 
 
+def _new_lock() -> Any:
+    """A lock, by a name that is the same in all versions of Python."""
+    return threading.Lock()
+
+
 class _Pickler(pickle.Pickler):
     """Leaves out what belongs to the process: models, compressors, locks."""
 
@@ -70,7 +74,7 @@ class _Pickler(pickle.Pickler):
         if isinstance(obj, Codec):
             return Codec, (obj.id, obj.shape, obj.low, obj.step, obj.dictionary)
         if isinstance(obj, type(threading.Lock())):
-            return threading.Lock, ()
+            return _new_lock, ()
         return NotImplemented
 
 
