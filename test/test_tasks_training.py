@@ -15,6 +15,8 @@ from test_data_labels import COLOURS, SIZES, photos
 torch = pytest.importorskip('torch')
 pytest.importorskip('onnx')
 
+from test_training_folder import RECIPE  # noqa: E402
+
 from sparse_split_ros.cli import main  # noqa: E402
 from sparse_split_ros.data import weather  # noqa: E402
 from sparse_split_ros.data.augment import Augmentation, AugmentedBatches  # noqa: E402
@@ -30,16 +32,6 @@ from sparse_split_ros.training.train import train  # noqa: E402
 
 torch.set_num_threads(1)
 
-RECIPE: dict[str, Any] = {
-    'name': 'tiny',
-    'dataset': 'folder',
-    'network_arguments': {'widths': [8, 12, 16], 'blocks': 1, 'code_channels': [2, 4, 4]},
-    'epochs': 3,
-    'batch_size': 8,
-    'threads': 1,
-    'workers': 0,
-    'average': 0.8,
-}
 TASKS = {'sign': CLASSES, weather.TASK: SCENES}
 
 

@@ -58,6 +58,23 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[StagedNetwork, Recipe
     return network.eval(), recipe, meta
 
 
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
+    """Raise TrainingError unless the JSON parts of two checkpoints are of one run.
+
+    Older checkpoints lack what is newer than they are; how far they are is not looked at.
+    """
+    old, new = (
+        {**meta, **Recipe.from_mapping(meta['recipe']).plain()}
+        for meta in (before, json.loads(json.dumps(now)))
+    )
+    told = new.keys() - {'recipe', 'epoch', 'steps', 'history'}
+    if changed := sorted(key for key in told if old.get(key, new[key]) != new[key]):
+        raise TrainingError(
+            f'{where}: the checkpoint is of another recipe or other data '
+            f'({", ".join(changed)} changed); use a new directory'
+        )
+
+
 def save(path: Path, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write tensors and JSON to PATH.safetensors, or leave what is there.
 

@@ -41,13 +41,19 @@ from sparse_split_ros.data.datasets import LabelledImages
 from sparse_split_ros.networks.bottleneck import quantise
 from sparse_split_ros.networks.cut import measure
 from sparse_split_ros.networks.staged import StagedNetwork
-from sparse_split_ros.training.checkpoint import load, save, save_checkpoint
+from sparse_split_ros.training.checkpoint import check_same, load, save, save_checkpoint
 from sparse_split_ros.training.joint import check_weights, tasks_loss
-from sparse_split_ros.training.learner import Learner, under
+from sparse_split_ros.training.learner import Learner, finite, under
 from sparse_split_ros.training.log import Log, Row
 from sparse_split_ros.training.predict import accuracies, normalise, rows_at_once
 from sparse_split_ros.training.processes import processes
-from sparse_split_ros.training.recipe import Recipe, TrainingError, build_network, input_spec
+from sparse_split_ros.training.recipe import (
+    Recipe,
+    TrainingError,
+    build_network,
+    completed,
+    input_spec,
+)
 
 EDGE_FILES = ('edge', 'edge_before')
 """What the edge goes on from: after its last epoch, or the one before if the cloud lacks that."""
@@ -101,8 +107,7 @@ class Facts:
     ) -> Facts:
         """Those of a run on these images. Raises TrainingError where they are too few."""
         check_weights(training, recipe)
-        mean, std = training.statistics()
-        recipe = replace(recipe, mean=recipe.mean or mean, std=recipe.std or std)
+        recipe = completed(recipe, training)
         steps = len(training) // recipe.batch_size
         if not steps:
             raise TrainingError(
@@ -127,18 +132,6 @@ class Facts:
             'learned_on': self.learned_on,
             'chosen_on': dict(self.chosen_on),
         }
-
-    def check(self, before: Mapping[str, Any], where: Path) -> None:
-        """Raise TrainingError unless the checkpoint that says `before` is of this run."""
-        # Older checkpoints lack what is newer than they are.
-        known = {**before, **Recipe.from_mapping(before['recipe']).plain()}
-        ours = {**self.meta(), **self.recipe.plain()}
-        del ours['recipe']
-        if changed := [key for key, value in ours.items() if known.get(key) != value]:
-            raise TrainingError(
-                f'{where}: the checkpoint is of another recipe or other data '
-                f'({", ".join(changed)} changed); use a new directory'
-            )
 
 
 class _Seen(NamedTuple):
@@ -234,7 +227,7 @@ class Edge:
         for name in EDGE_FILES:
             if self._file(name).exists():
                 meta, _ = load(self._directory / name)
-                self._facts.check(meta, self._directory)
+                check_same(meta, self._facts.meta(), self._directory)
                 found.append(int(meta['epoch']))
         return found
 
@@ -266,7 +259,7 @@ class Edge:
                 seen = learner.module(x)
             yield Batch(self.epoch, step, pack(seen.codes.detach(), learner.module.bits), truth)
             loss = edge_loss(seen, labels, self._facts.tasks, recipe)
-            total += _finite(loss, recipe, 'edge', self.epoch)
+            total += finite(float(loss.detach()), self.epoch, recipe, "the edge's loss")
             learner.step(loss, recipe.epochs * steps)
         self._loss, self._seconds = total / steps, time.monotonic() - start
         self.epoch += 1
@@ -349,7 +342,7 @@ class Cloud:
             tqdm.write(f'{self._directory}: holds no whole epoch yet; the training begins')
             return
         meta, tensors = load(self._directory / 'last')
-        self._facts.check(meta, self._directory)
+        check_same(meta, self._facts.meta(), self._directory)
         self._learner.restore(tensors, meta['epoch'] * self._facts.steps)
         self.epoch, self.log.rows = meta['epoch'], meta['history']
         self._best = under(tensors, 'best.')
@@ -371,7 +364,7 @@ class Cloud:
         with _mixed(recipe, self._device):
             logits = learner.module(codes)
         loss = tasks_loss(logits, labels, self._facts.tasks, recipe)
-        self._total += _finite(loss, recipe, 'cloud', batch.epoch)
+        self._total += finite(float(loss.detach()), batch.epoch, recipe, "the cloud's loss")
         learner.step(loss, recipe.epochs * self._facts.steps)
 
     @torch.inference_mode()
@@ -558,13 +551,3 @@ def _seed(recipe: Recipe, epoch: int, step: int, side: int) -> None:
 
 def _mixed(recipe: Recipe, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == 'bfloat16')
-
-
-def _finite(loss: Tensor, recipe: Recipe, side: str, epoch: int) -> float:
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise TrainingError(
-            f"the {side}'s loss became {value} in epoch {epoch}; the last whole epoch is kept. "
-            f'Lower learning_rate ({recipe.learning_rate:g}) or use precision: float32'
-        )
-    return value

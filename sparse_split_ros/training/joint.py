@@ -13,11 +13,9 @@ weights with the best score on the selection split) to a directory.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Mapping, Sized
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -34,8 +32,8 @@ from sparse_split_ros.data.augment import AugmentedBatches, batches
 from sparse_split_ros.data.datasets import LabelledImages
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.runtime.bundle import InputSpec, check_tasks
-from sparse_split_ros.training.checkpoint import load, save, save_checkpoint
-from sparse_split_ros.training.learner import Learner
+from sparse_split_ros.training.checkpoint import check_same, load, save, save_checkpoint
+from sparse_split_ros.training.learner import Learner, finite
 from sparse_split_ros.training.log import Log
 from sparse_split_ros.training.predict import accuracies, normalise, predict
 from sparse_split_ros.training.processes import Processes, processes
@@ -43,6 +41,7 @@ from sparse_split_ros.training.recipe import (
     Recipe,
     TrainingError,
     build_network,
+    completed,
     input_spec,
 )
 
@@ -65,8 +64,7 @@ def fit(
     directory.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(recipe.threads)
     check_weights(training, recipe)
-    mean, std = training.statistics()
-    recipe = replace(recipe, mean=recipe.mean or mean, std=recipe.std or std)
+    recipe = completed(recipe, training)
     chosen_on = {name: chosen.digest() for name, chosen in selection.items()}
     with processes(device) as group:
         share, rest = divmod(recipe.batch_size, group.world)
@@ -171,15 +169,7 @@ class _State:
         """Go on from the last whole epoch in `directory`. Raises TrainingError."""
         # Only the first process is sure to see the directory.
         meta, tensors = self.group.share(lambda: load(directory / 'last'))
-        # Older checkpoints lack what is newer than they are.
-        before = self.meta() | meta | Recipe.from_mapping(meta['recipe']).plain()
-        now = self.meta() | self.recipe.plain()
-        told = (*self.recipe.plain(), 'classes', 'learned_on', 'chosen_on')
-        if changed := [name for name in told if before.get(name) != now[name]]:
-            raise TrainingError(
-                f'{directory}: the checkpoint is of another recipe or other data '
-                f'({", ".join(changed)} changed); use a new directory'
-            )
+        check_same(meta, self.meta(), directory)
         self.learner.restore(tensors, meta['steps'])
         self.epoch = meta['epoch']
         self.log.rows = meta['history']
@@ -212,12 +202,7 @@ def _epoch(state: _State, dataset: AugmentedBatches, epoch: int) -> float:
         loss = tasks_loss(output.logits, labels, state.tasks, recipe)
         if output.distortion is not None:
             loss = loss + recipe.distortion * output.distortion.float()
-        value = group.mean(loss)
-        if not math.isfinite(value):
-            raise TrainingError(
-                f'the loss became {value} in epoch {epoch}; the last whole epoch is kept. Lower '
-                f'learning_rate ({recipe.learning_rate:g}) or use precision: float32'
-            )
+        value = finite(group.mean(loss), epoch, recipe)
         state.learner.step(loss, recipe.epochs * steps)
         total += value
     return total / steps

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sparse_split_ros.training.recipe import Recipe
+from sparse_split_ros.training.recipe import Recipe, TrainingError
 
 M = TypeVar('M', bound=nn.Module)
 
@@ -81,6 +81,16 @@ class Learner(Generic[M]):
         groups = self._optimiser.state_dict()['param_groups']
         self._optimiser.load_state_dict({'state': entries, 'param_groups': groups})
         self.steps = steps
+
+
+def finite(value: float, epoch: int, recipe: Recipe, loss: str = 'the loss') -> float:
+    """The value of a loss. Raises TrainingError where it is no number."""
+    if not math.isfinite(value):
+        raise TrainingError(
+            f'{loss} became {value} in epoch {epoch}; the last whole epoch is kept. Lower '
+            f'learning_rate ({recipe.learning_rate:g}) or use precision: float32'
+        )
+    return value
 
 
 def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -268,12 +268,17 @@ def build_network(recipe: Recipe, classes: int, pretrained: bool = False) -> Sta
     return network if recipe.cut == recipe.split else inlined(network, recipe.split)
 
 
+def completed(recipe: Recipe, training: LabelledImages) -> Recipe:
+    """The recipe with mean and standard deviation of the training images where it has none."""
+    mean, std = training.statistics()
+    return replace(recipe, mean=recipe.mean or mean, std=recipe.std or std)
+
+
 def first_batch(
     recipe: Recipe, training: LabelledImages, count: int = 128
 ) -> tuple[Tensor, Tensor]:
     """Some training images as the network reads them (N, 3, H, W), and their labels (N,)."""
-    mean, std = training.statistics()
-    recipe = replace(recipe, mean=recipe.mean or mean, std=recipe.std or std)
+    recipe = completed(recipe, training)
     order = np.random.default_rng(recipe.seed).permutation(len(training))
     some = training.take(order[:count])
     spec = input_spec(recipe, build_network(recipe, len(training.classes)))
