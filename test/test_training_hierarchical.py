@@ -232,7 +232,7 @@ def test_the_epoch_whose_final_exit_was_best_is_kept(tmp_path: Path, monkeypatch
     def scripted(*_: object) -> dict[str, float]:
         return {'': next(finals if next(calls) % 4 == 3 else exits)}
 
-    monkeypatch.setattr(hierarchical, 'accuracies', scripted)
+    monkeypatch.setattr('sparse_split_ros.training.predict.accuracies', scripted)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         dying_at(patch, Cloud, 'learn', 7)
         short(tmp_path)
@@ -252,7 +252,7 @@ def test_both_sides_are_judged_by_what_is_kept_of_them(tmp_path: Path, monkeypat
         judged.append(logits)
         return accuracies(logits, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(hierarchical, 'accuracies', watched)
+    monkeypatch.setattr('sparse_split_ros.training.predict.accuracies', watched)
     chosen = blobs(24, 1)
     best = fit(dataclasses.replace(RECIPE, epochs=1), blobs(48, 0), {'blobs': chosen}, tmp_path)
     _, tensors = load(tmp_path / 'last')

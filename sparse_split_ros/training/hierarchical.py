@@ -45,7 +45,7 @@ from sparse_split_ros.training.checkpoint import check_same, load, save, save_ch
 from sparse_split_ros.training.joint import check_weights, tasks_loss
 from sparse_split_ros.training.learner import Learner, finite, under
 from sparse_split_ros.training.log import Log, Row
-from sparse_split_ros.training.predict import accuracies, normalise, rows_at_once
+from sparse_split_ros.training.predict import normalise, rows_at_once, scored
 from sparse_split_ros.training.processes import processes
 from sparse_split_ros.training.recipe import (
     Recipe,
@@ -279,9 +279,8 @@ class Edge:
                 parts.append(pack(seen.codes, average.bits))
                 for stage, values in seen.logits.items():
                     rows.setdefault(stage, []).append(values.cpu())
-            for stage, said in rows.items():
-                right = accuracies(torch.cat(said).numpy(), chosen.columns, chosen.tasks)
-                row[f'{name}_exit_{stage}'] = fmean(right.values())
+            logits = {stage: torch.cat(said).numpy() for stage, said in rows.items()}
+            row |= scored(name, logits, chosen.columns, chosen.tasks)
             codes[name], labels[name] = torch.cat(parts), torch.from_numpy(chosen.labels)
         last, before = map(self._file, EDGE_FILES)
         if last.exists():
@@ -389,13 +388,9 @@ class Cloud:
                 for stage, values in average(codes).items():
                     said.setdefault(stage, []).append(values.cpu())
             columns = report.labels[name].view(len(packed), -1).numpy().T
-            right = {
-                k: accuracies(torch.cat(v).numpy(), columns, self._facts.tasks)
-                for k, v in said.items()
-            }
-            row |= {f'{name}_exit_{k}': fmean(v.values()) for k, v in right.items()}
-            row |= {f'{name}_{task}': v for task, v in right[max(right)].items() if task}
-            scores.append(row[f'{name}_exit_{max(right)}'])
+            logits = {stage: torch.cat(rows).numpy() for stage, rows in said.items()}
+            row |= scored(name, logits, columns, self._facts.tasks)
+            scores.append(row[f'{name}_exit_{max(logits)}'])
         self.log.rows.append(row | {'score': fmean(scores)})
         self.epoch = report.epoch + 1
         if self.log.best == self.epoch:

@@ -35,7 +35,7 @@ from sparse_split_ros.runtime.bundle import InputSpec, check_tasks
 from sparse_split_ros.training.checkpoint import check_same, load, save, save_checkpoint
 from sparse_split_ros.training.learner import Learner, finite
 from sparse_split_ros.training.log import Log
-from sparse_split_ros.training.predict import accuracies, normalise, predict
+from sparse_split_ros.training.predict import accuracies, normalise, predict, scored
 from sparse_split_ros.training.processes import Processes, processes
 from sparse_split_ros.training.recipe import (
     Recipe,
@@ -265,9 +265,7 @@ def _score(
         plain = predict(network, chosen.images, spec)
         final = max(plain)
         coded = predict(network, chosen.images, spec, recipe.cut)[final]
-        right = {k: accuracies(v, chosen.columns, chosen.tasks) for k, v in plain.items()}
-        row |= {f'{name}_exit_{k}': fmean(v.values()) for k, v in right.items()}
-        row |= {f'{name}_{task}': v for task, v in right[final].items() if task}
+        row |= scored(name, plain, chosen.columns, chosen.tasks)
         right_coded = accuracies(coded, chosen.columns, chosen.tasks)
         row[f'{name}_coded'] = fmean(right_coded.values())
         scores += [row[f'{name}_exit_{final}'], row[f'{name}_coded']]

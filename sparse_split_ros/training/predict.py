@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -56,6 +57,21 @@ def accuracies(
     """
     said = parts(logits, [len(classes) for classes in tasks.values()])
     return {name: accuracy(*task) for name, *task in zip(tasks, said, columns)}
+
+
+def scored(
+    name: str,
+    logits: Mapping[int, NDArray[np.float32]],
+    columns: Sequence[NDArray[np.int64]],
+    tasks: Mapping[str, Sequence[str]],
+) -> dict[str, float]:
+    """NAME_exit_STAGE: the mean accuracy of the tasks; NAME_TASK: each one's at the last exit.
+
+    `logits` (N, K) are by stage; a single task without a name has no row of its own.
+    """
+    right = {stage: accuracies(rows, columns, tasks) for stage, rows in logits.items()}
+    row = {f'{name}_exit_{stage}': fmean(each.values()) for stage, each in right.items()}
+    return row | {f'{name}_{task}': share for task, share in right[max(right)].items() if task}
 
 
 def accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
