@@ -35,9 +35,10 @@ from rows import Row, show
 
 from sparse_split_ros.data.augment import AugmentedBatches, batches
 from sparse_split_ros.data.datasets import LabelledImages
-from sparse_split_ros.training import hierarchical, joint, remote
+from sparse_split_ros.training import hierarchical, joint, messages, remote
 from sparse_split_ros.training.cuts import Cut, Place, Whole, measure
 from sparse_split_ros.training.learner import Learner
+from sparse_split_ros.training.line import call, called, place
 from sparse_split_ros.training.predict import normalise
 from sparse_split_ros.training.recipe import Recipe, build_network, input_spec, load_split
 
@@ -161,7 +162,7 @@ def one_side(options: argparse.Namespace) -> None:
         recipe = replace(recipe, hierarchical=True)
         learn = hierarchical.Cloud.learn
 
-        def timed(cloud: hierarchical.Cloud, batch: hierarchical.Batch) -> None:
+        def timed(cloud: hierarchical.Cloud, batch: messages.Batch) -> None:
             learn(cloud, batch)
             moments.append(time.monotonic())
 
@@ -173,21 +174,21 @@ def one_side(options: argparse.Namespace) -> None:
             remote.in_the_cloud(recipe, options.out, ADDRESS)
     elif options.side == 'edge':
         torch.set_num_threads(1)
-        with remote.call(*remote.place(ADDRESS)) as line, line.sending() as send:
+        with call(*place(ADDRESS)) as line, line.sending() as send:
             data = AugmentedBatches(noise, options.batch, 0, recipe.augmentation)
             for step, (images, labels) in enumerate(batches(data, 0, 0)):
                 # As raw bytes, which is what a camera gives.
-                batch = hierarchical.Batch(0, step, images.flatten(1), labels)
-                send(remote.to_bytes(batch))
+                batch = messages.Batch(0, step, images.flatten(1), labels)
+                send(messages.to_bytes(batch))
     else:
         torch.set_num_threads(1)
         whole = build_network(recipe, CLASSES)
         spec = input_spec(recipe, whole)
         learner = Learner(whole, recipe)
-        with remote.called(*remote.place(ADDRESS)) as line:
+        with called(*place(ADDRESS)) as line:
             for _ in range(options.steps):
-                batch = remote.parse(line.take())
-                assert isinstance(batch, hierarchical.Batch)
+                batch = messages.parse(line.take())
+                assert isinstance(batch, messages.Batch)
                 x = normalise(batch.codes.view(-1, 32, 32, 3), spec)
                 with torch.autocast('cpu', torch.bfloat16):
                     said = whole(x)

@@ -5,11 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import socket
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -20,42 +15,22 @@ import yaml
 torch = pytest.importorskip('torch')
 pytest.importorskip('onnx')
 
-from hypothesis import given  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from processes import Process  # noqa: E402
-from safetensors.torch import load_file, save  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 from test_training_folder import RECIPE as PHOTOS  # noqa: E402
-from test_training_folder import draw  # noqa: E402
 from test_training_joint import RECIPE as JOINT  # noqa: E402
 from test_training_joint import blobs  # noqa: E402
 
 from sparse_split_ros.cli import main  # noqa: E402
 from sparse_split_ros.data.datasets import LabelledImages  # noqa: E402
-from sparse_split_ros.networks.bottleneck import quantise  # noqa: E402
-from sparse_split_ros.runtime.bundle import Bundle  # noqa: E402
 from sparse_split_ros.training import hierarchical, joint, remote  # noqa: E402
 from sparse_split_ros.training.checkpoint import load, load_checkpoint  # noqa: E402
-from sparse_split_ros.training.cuts import Cut, Place, Whole, measure  # noqa: E402
-from sparse_split_ros.training.hierarchical import (  # noqa: E402
-    Batch,
-    Cloud,
-    Edge,
-    Facts,
-    Report,
-    Weights,
-    agreed,
-    check_labels,
-    edge_loss,
-    fit,
-    pack,
-    unpack,
-)
+from sparse_split_ros.training.hierarchical import Cloud, Edge, Facts, agreed, fit  # noqa: E402
 from sparse_split_ros.training.learner import under  # noqa: E402
+from sparse_split_ros.training.messages import Batch, Report, Weights  # noqa: E402
+from sparse_split_ros.training.parts import edge_loss  # noqa: E402
 from sparse_split_ros.training.predict import accuracies, accuracy, predict  # noqa: E402
 from sparse_split_ros.training.processes import Processes  # noqa: E402
 from sparse_split_ros.training.recipe import Recipe, TrainingError, build_network, input_spec  # noqa: E402
-from sparse_split_ros.training.remote import KEY, parse, place, to_bytes  # noqa: E402
-from sparse_split_ros.training.train import train  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -289,29 +264,6 @@ def test_sides_of_different_runs_do_not_go_on(held: list[int], epoch: int, fine:
         assert agreed(held, epoch) == epoch
 
 
-@pytest.mark.parametrize(
-    ('labels', 'words'),
-    [
-        ([0, -100], '-100 to 0 came, expected 0 to 2'),
-        ([0, 3], '0 to 3 came, expected 0 to 2'),
-        ([[0, 1]], 'expected 1 of an image'),
-        ([], 'expected 1 of an image'),
-    ],
-)
-def test_labels_of_no_class_are_refused(labels: list, words: str) -> None:
-    with pytest.raises(TrainingError, match=words):
-        check_labels(torch.tensor(labels, dtype=torch.int64), {'': ('r', 'g', 'b')})
-
-
-def test_every_task_has_its_labels() -> None:
-    tasks = {'colour': ('r', 'g', 'b'), 'blue': ('no', 'yes')}
-    check_labels(torch.tensor([[2, 1], [0, 0]]), tasks)
-    with pytest.raises(TrainingError, match='0 to 2 came, expected 0 to 1'):
-        check_labels(torch.tensor([[2, 2], [0, 0]]), tasks)
-    with pytest.raises(TrainingError, match='expected 2 of an image'):
-        check_labels(torch.tensor([0, 1]), tasks)
-
-
 def test_the_cloud_refuses_what_is_not_of_its_run(tmp_path: Path) -> None:
     facts, edge = edge_of(tmp_path)
     cloud = Cloud(facts, tmp_path, CPU)
@@ -393,283 +345,12 @@ def test_what_cannot_be_trained_is_named(tmp_path: Path, change: dict, words: st
         fit(recipe, blobs(160, 0), {'blobs': blobs(48, 1)}, tmp_path)
 
 
-@given(st.integers(1, 8), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2**32 - 1))
-def test_codes_arrive_as_they_left(bits: int, channels: int, side: int, seed: int) -> None:
-    x = torch.rand(3, channels, side, side, generator=torch.Generator().manual_seed(seed))
-    codes = quantise(x, bits)
-    packed = pack(codes, bits)
-    assert packed.shape[1] == (codes[0].numel() if bits > 4 else -(-codes[0].numel() // 2))
-    torch.testing.assert_close(unpack(packed, tuple(codes.shape[1:]), bits), codes)
-
-
-def test_codes_of_another_size_are_refused() -> None:
-    with pytest.raises(TrainingError, match=r'7 bytes came, \(2, 4, 4\) needs 16'):
-        unpack(torch.zeros(1, 7, dtype=torch.uint8), (2, 4, 4), 4)
-
-
-def test_what_travels_arrives_whole() -> None:
-    batch = Batch(
-        2, 5, torch.randint(0, 255, (4, 6), dtype=torch.uint8), torch.tensor([0, 2, 1, 1])
-    )
-    came = parse(to_bytes(batch))
-    assert isinstance(came, Batch) and (came.epoch, came.step) == (2, 5)
-    assert torch.equal(came.codes, batch.codes) and torch.equal(came.labels, batch.labels)
-    report = Report(2, {'edge_s': 1.5}, {'x': batch.codes}, {'x': batch.labels})
-    back = parse(to_bytes(report))
-    assert isinstance(back, Report) and (back.epoch, back.row) == (2, report.row)
-    assert torch.equal(back.codes['x'], batch.codes) and torch.equal(back.labels['x'], batch.labels)
-    weights = parse(to_bytes(Weights(2, {'a.b': (part := torch.rand(2))})))
-    assert isinstance(weights, Weights) and weights.epoch == 2
-    assert torch.equal(weights.tensors['a.b'], part)
-
-
-def saying(words: bytes) -> bytes:
-    return save({'about': torch.from_numpy(np.frombuffer(words, np.uint8).copy())})
-
-
-def damaged() -> Iterator[bytes]:
-    good = to_bytes(Batch(0, 0, torch.zeros(4, 6, dtype=torch.uint8), torch.zeros(4).long()))
-    yield b''
-    yield good[:20]
-    yield good[:-1]
-    yield b'\xff' * 8 + good[8:]
-    yield to_bytes(Batch(0, 0, torch.zeros(4, 6), torch.zeros(4).long()))
-    yield to_bytes(Batch(0, 0, torch.zeros(3, 6, dtype=torch.uint8), torch.zeros(4).long()))
-    for about in ({'row': []}, {'row': {'a': 'b'}}, {'row': {'a': 10**400}}, {'epoch': '0'}):
-        yield saying(json.dumps({'kind': 'Report', 'epoch': 0, 'row': {}} | about).encode())
-    yield saying(b'[' * 100_000)
-    bits = Report(0, {}, {'x': torch.zeros(4, 6, dtype=torch.uint8)}, {'x': torch.zeros(4)})
-    yield to_bytes(bits)
-    rng = np.random.default_rng(0)
-    for _ in range(30):
-        yield rng.integers(0, 256, 200, np.uint8).tobytes()
-
-
-@pytest.mark.parametrize('data', list(damaged()))
-def test_what_is_no_message_is_refused(data: bytes) -> None:
-    with pytest.raises(TrainingError, match='no message of the edge'):
-        parse(data)
-
-
-@pytest.mark.parametrize(
-    ('text', 'expected'),
-    [('5600', ('0.0.0.0', 5600)), ('robot:5600', ('robot', 5600)), ('[::1]:7', ('::1', 7))],
-)
-def test_addresses(text: str, expected: tuple[str, int]) -> None:
-    assert place(text) == expected
-
-
-@pytest.mark.parametrize('text', ['robot', 'robot:', ':5600', '99999', 'robot:x', ''])
-def test_what_is_no_address_is_named(text: str) -> None:
-    with pytest.raises(TrainingError, match='expected HOST:PORT'):
-        place(text)
-
-
-@pytest.fixture(scope='module')
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with photos of two classes, and recipe.yaml."""
-    directory = tmp_path_factory.mktemp('photos')
-    rng = np.random.default_rng(1)
-    for label, name in enumerate(('cup', 'box')):
-        for index in range(40):
-            draw(directory / 'photos' / name / f'{index}.png', label, rng)
-    (directory / 'recipe.yaml').write_text(yaml.safe_dump({**PHOTOS, 'hierarchical': True}))
-    return directory
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.mark.parametrize('host', ['127.0.0.1', '::1'])
-def test_the_edge_is_heard_behind_a_caller_that_says_nothing(
-    host: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(remote, '_GREETING_S', 1)
-    monkeypatch.setitem(os.environ, KEY, '')  # as if it were not set
-    port = free_port()
-
-    def cloud() -> object:
-        with remote.called(host, port) as line:
-            line.tell({'epoch': '1'})
-            return line.hear(epoch=int)
-
-    with ThreadPoolExecutor(1) as pool:
-        heard = pool.submit(cloud)
-        silent = None
-        while silent is None:
-            try:
-                silent = socket.create_connection((host, port))
-            except ConnectionRefusedError:
-                assert not heard.done()
-        with silent, remote.call(host, port) as line:
-            with pytest.raises(TrainingError, match="said epoch: '1', expected int"):
-                line.hear(epoch=int)
-            with pytest.raises(TrainingError, match='bytes at once for the cloud'):
-                monkeypatch.setattr(remote, '_LONGEST', 10)
-                line.give(b'0' * 11)
-            monkeypatch.setattr(remote, '_LONGEST', 1000)
-            line.tell({'epoch': 1})
-            assert heard.result() == {'epoch': 1}
-
-
-def test_what_died_in_its_first_epoch_goes_on_as_well(tmp_path: Path, monkeypatch) -> None:
-    recipe = dataclasses.replace(RECIPE, epochs=1)
-    address = f'127.0.0.1:{free_port()}'
-
-    def edge() -> None:
-        sets = (blobs(48, 0), {'blobs': blobs(24, 1)})
-        remote.at_the_edge(recipe, *sets, tmp_path / 'edge', address, resume, 'cpu')
-
-    with ThreadPoolExecutor(1) as pool:
-        for resume in (False, True):
-            done = pool.submit(edge)
-            if resume:
-                best = remote.in_the_cloud(recipe, tmp_path / 'cloud', address, resume, 'cpu')
-                done.result()
-                continue
-            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-                dying_at(patch, Cloud, 'close', 1)
-                remote.in_the_cloud(recipe, tmp_path / 'cloud', address, resume, 'cpu')
-            with pytest.raises(TrainingError, match='start both sides again with --resume'):
-                done.result()
-    assert load_checkpoint(best)[2]['epoch'] == 1
-
-
-def side(photos: Path, out: Path, *words: str) -> Process:
-    recipe = str(photos / 'recipe.yaml')
-    return Process('-m', 'sparse_split_ros.cli', 'train', recipe, '--out', str(out), *words)
-
-
-def cloud_and_edge(photos: Path, out: Path, *words: str) -> tuple[Process, Process]:
-    port = free_port()
-    cloud = side(photos, out / 'cloud', '--cloud', f'127.0.0.1:{port}', *words)
-    data = ('--data', str(photos / 'photos'))
-    return cloud, side(photos, out / 'edge', '--edge', f'127.0.0.1:{port}', *data, *words)
-
-
-def test_two_machines_learn_what_one_does(photos: Path, tmp_path: Path) -> None:
-    here = train(photos / 'recipe.yaml', tmp_path / 'here', photos / 'photos')
-    cloud, edge = cloud_and_edge(photos, tmp_path)
-    with cloud, edge:
-        assert (edge.wait(SAID), cloud.wait(SAID)) == (0, 0), edge.output + cloud.output
-    assert here is not None
-    assert same(here, tmp_path / 'cloud' / 'best.safetensors')
-    assert not list((tmp_path / 'edge').glob('best*'))
-    command = ('export', str(tmp_path / 'cloud'), str(tmp_path / 'bundle'))
-    exporting = Process('-m', 'sparse_split_ros.cli', *command, '--data', str(photos / 'photos'))
-    with exporting:
-        assert exporting.wait(SAID) == 0, exporting.output
-    assert [split.stage for split in Bundle.load(tmp_path / 'bundle').splits] == [2]
-
-
-def test_after_a_kill_both_sides_go_on_to_the_same_end(photos: Path, tmp_path: Path) -> None:
-    here = train(photos / 'recipe.yaml', tmp_path / 'here', photos / 'photos')
-    cloud, edge = cloud_and_edge(photos, tmp_path)
-    with cloud, edge:
-        edge.wait_for('epoch 0  score', patience=SAID)
-        edge.kill()
-        assert cloud.wait(SAID) == 2
-        assert 'is gone' in cloud.output and '--resume' in cloud.output
-    cloud, edge = cloud_and_edge(photos, tmp_path, '--resume')
-    with cloud, edge:
-        assert (edge.wait(SAID), cloud.wait(SAID)) == (0, 0), edge.output + cloud.output
-    assert here is not None and same(here, tmp_path / 'cloud' / 'best.safetensors')
-    meta, _ = load(tmp_path / 'cloud' / 'last')
-    assert [row['epoch'] for row in meta['history']] == [0, 1, 2]
-
-
-def test_sides_with_different_recipes_say_so_on_both(photos: Path, tmp_path: Path) -> None:
-    other = tmp_path / 'other'
-    other.mkdir()
-    (other / 'recipe.yaml').write_text(
-        yaml.safe_dump({**PHOTOS, 'hierarchical': True, 'learning_rate': 0.5})
-    )
-    port = free_port()
-    cloud = side(other, tmp_path / 'cloud', '--cloud', f'127.0.0.1:{port}')
-    data = ('--data', str(photos / 'photos'))
-    edge = side(photos, tmp_path / 'edge', '--edge', f'127.0.0.1:{port}', *data)
-    with cloud, edge:
-        assert (edge.wait(SAID), cloud.wait(SAID)) == (2, 2)
-        for process in (edge, cloud):
-            assert 'differs in learning_rate: give both sides the same file' in process.output
-
-
-def test_another_key_is_no_way_in(photos: Path, tmp_path: Path, monkeypatch) -> None:
-    port = free_port()
-    cloud = side(photos, tmp_path / 'cloud', '--cloud', f'127.0.0.1:{port}')
-    monkeypatch.setitem(os.environ, KEY, 'another')
-    data = ('--data', str(photos / 'photos'))
-    edge = side(photos, tmp_path / 'edge', '--edge', f'127.0.0.1:{port}', *data)
-    with cloud, edge:
-        assert edge.wait(SAID) == 2
-        assert f'another key: set {KEY} alike' in edge.output
-        cloud.wait_for('another key')
-        assert cloud.popen.poll() is None, 'goes on waiting'
-
-
-def test_two_machines_need_a_hierarchical_recipe(photos: Path, tmp_path: Path) -> None:
-    (tmp_path / 'joint.yaml').write_text(yaml.safe_dump(PHOTOS))
-    with pytest.raises(TrainingError, match='says hierarchical: true'):
-        train(tmp_path / 'joint.yaml', tmp_path / 'out', photos / 'photos', cloud='5600')
-
-
-def test_a_run_is_not_overwritten(photos: Path, tmp_path: Path) -> None:
-    (tmp_path / 'edge.safetensors').write_bytes(b'a run')
-    with pytest.raises(TrainingError, match='would be lost'):
-        train(photos / 'recipe.yaml', tmp_path, photos / 'photos', edge='127.0.0.1:5600')
-
-
-CUT = Cut(split=1, forward_ms=1.0, backward_ms=3.0, cloud_ms=5.0, bytes=125.0)
-WHOLE = Whole(ms=6.0, bytes=12_500.0)
-
-
-@pytest.mark.parametrize(
-    ('slower', 'mbit', 'cut', 'waiting'),
-    [(1, 1000, 5.0, 1 + 5.001), (10, 1000, 40.0, 10 + 30), (1, 0.1, 10.0, 1 + 10 + 5)],
-)
-def test_the_slowest_of_edge_link_and_cloud_decides(
-    slower: float, mbit: float, cut: float, waiting: float
-) -> None:
-    where = Place(slower, mbit)
-    assert where.ms(CUT) == pytest.approx(cut)
-    assert where.waiting_ms(CUT) == pytest.approx(waiting)
-
-
-def test_images_sent_whole_are_waited_for_by_the_link_or_the_cloud() -> None:
-    fast, slow = Place(1, 1000), Place(1, 10)
-    assert fast.whole_ms(WHOLE) == pytest.approx(6.0)
-    assert slow.whole_ms(WHOLE) == pytest.approx(10.0)
-    assert slow.whole_waiting_ms(WHOLE) == pytest.approx(16.0)
-
-
-def test_every_cut_is_timed_with_the_bytes_that_travel() -> None:
-    whole, cuts = measure(RECIPE, 3, rounds=1)
-    assert [cut.split for cut in cuts] == [0, 1, 2]
-    assert whole.bytes == 3 * 32 * 32 + 4
-    # Two, four and four channels of 4 bits.
-    sides = {0: 8, 1: 4, 2: 4}
-    channels = {0: 2, 1: 4, 2: 4}
-    for cut in cuts:
-        assert cut.bytes == channels[cut.split] * sides[cut.split] ** 2 / 2 + 4
-        assert min(cut.forward_ms, cut.backward_ms, cut.cloud_ms) > 0
-
-
-@pytest.mark.parametrize('words', [('--slower', 'inf'), ('--mbit', 'nan'), ('--classes', '0')])
-def test_what_no_cut_can_be_reckoned_with_is_named(
-    photos: Path, words: tuple[str, str], capsys
-) -> None:
-    assert main(['cut', str(photos / 'recipe.yaml'), '--rounds', '1', *words]) == 2
-    assert f'{words[0]} is {words[1]}, expected' in capsys.readouterr().err
-
-
 def test_channels_of_a_hierarchical_recipe_can_be_pruned_and_single_weights_cannot(
-    photos: Path, tmp_path: Path, capsys
+    tmp_path: Path, capsys
 ) -> None:
-    out = tmp_path / 'pruned.yaml'
-    words = ['prune', str(photos / 'recipe.yaml'), '--classes', '2', '--out', str(out)]
+    out, recipe = tmp_path / 'pruned.yaml', tmp_path / 'recipe.yaml'
+    recipe.write_text(yaml.safe_dump({**PHOTOS, 'hierarchical': True}))
+    words = ['prune', str(recipe), '--classes', '2', '--out', str(out)]
     assert main([*words, '--target', '0.5', '--method', 'reconvene']) == 0
     pruned = Recipe.load(out)
     assert pruned.hierarchical and pruned.network_arguments['channels']

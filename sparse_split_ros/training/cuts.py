@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparse_split_ros.networks.staged import Output
-from sparse_split_ros.training.hierarchical import CloudPart, EdgePart, edge_loss, pack
 from sparse_split_ros.training.learner import Learner
+from sparse_split_ros.training.messages import pack
+from sparse_split_ros.training.parts import CloudPart, EdgePart, edge_loss
 from sparse_split_ros.training.recipe import Recipe, build_network
 
 _LABEL_BYTES = 4

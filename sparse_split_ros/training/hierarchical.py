@@ -17,34 +17,32 @@ The two learn here in turn, or on two machines (training/remote.py), to the same
 
 from __future__ import annotations
 
-import copy
-import math
 import os
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from sparse_split_ros.data.augment import AugmentedBatches, batches
 from sparse_split_ros.data.datasets import LabelledImages
-from sparse_split_ros.networks.bottleneck import quantise
 from sparse_split_ros.networks.cut import measure
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.training.checkpoint import check_same, load, save, save_checkpoint
 from sparse_split_ros.training.joint import check_weights, tasks_loss
 from sparse_split_ros.training.learner import Learner, finite, under
 from sparse_split_ros.training.log import Log, Row
+from sparse_split_ros.training.messages import Batch, Report, Weights, check_labels, pack, unpack
+from sparse_split_ros.training.parts import CloudPart, EdgePart, edge_loss
 from sparse_split_ros.training.predict import normalise, rows_at_once, scored
 from sparse_split_ros.training.processes import processes
 from sparse_split_ros.training.recipe import (
@@ -59,34 +57,6 @@ EDGE_FILES = ('edge', 'edge_before')
 """What the edge goes on from: after its last epoch, or the one before if the cloud lacks that."""
 _BEST = 'edge_best'
 P = TypeVar('P', bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What travels for one step: codes (N, bytes) uint8 as packed, labels (N,) or (N, T) int64."""
-
-    epoch: int
-    step: int
-    codes: Tensor
-    labels: Tensor
-
-
-@dataclass(frozen=True)
-class Report:
-    """What travels after an epoch: the selection sets, coded, and what the edge has to say."""
-
-    epoch: int
-    row: Row
-    codes: Mapping[str, Tensor]
-    labels: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Weights:
-    """What travels at the end: the edge's part of the network, averaged, as of the best epoch."""
-
-    epoch: int
-    tensors: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -132,72 +102,6 @@ class Facts:
             'learned_on': self.learned_on,
             'chosen_on': dict(self.chosen_on),
         }
-
-
-class _Seen(NamedTuple):
-    """What the edge makes of a batch."""
-
-    codes: Tensor
-    logits: dict[int, Tensor]
-    mirrored: Tensor | None
-    """Logits of the mirror; like `distortion`, of training only."""
-    distortion: Tensor | None
-
-
-class EdgePart(nn.Module):
-    """The stages up to the cut, the last of them the encoder, and their exits.
-
-    Parameters have the names that they have in the whole network, but for those of the mirror.
-    """
-
-    def __init__(self, network: StagedNetwork, cut: int) -> None:
-        super().__init__()
-        self.bits = network.bottleneck_at(cut).bits
-        self.stages = nn.ModuleList(network.stages[: cut + 1])
-        stages = [stage for stage in network.exit_stages if stage < cut]
-        if cut - 1 not in stages:
-            raise TrainingError(
-                f'recipe: no exit stands at split {cut - 1}, for the edge to learn from'
-            )
-        self.exits = nn.ModuleDict({str(stage): network.exit_at(stage) for stage in stages})
-        decoder = network.stages[cut + 1][0]  # type: ignore[index]
-        self.mirror = nn.ModuleList(copy.deepcopy([decoder, network.exit_at(cut - 1)]))
-
-    def forward(self, x: Tensor) -> _Seen:
-        """What a step needs of x (N, C, H, W)."""
-        logits = {}
-        features = x
-        for stage, body in enumerate(self.stages):
-            features, x = x, body(x)
-            if str(stage) in self.exits:
-                logits[stage] = self.exits[str(stage)](x)
-        codes = quantise(x, self.bits)
-        if not self.training:
-            return _Seen(codes, logits, None, None)
-        restored, target = self.mirror[0](codes), features.detach()
-        distortion = (restored - target).square().mean() / target.square().mean()
-        return _Seen(codes, logits, self.mirror[1](restored), distortion)
-
-
-class CloudPart(nn.Module):
-    """The stages behind the cut, the first of them with the decoder, and their exits."""
-
-    def __init__(self, network: StagedNetwork, cut: int) -> None:
-        super().__init__()
-        stages = {str(k): stage for k, stage in enumerate(network.stages) if k > cut}
-        self.stages = nn.ModuleDict(stages)
-        self.exits = nn.ModuleDict(
-            {str(stage): network.exit_at(stage) for stage in network.exit_stages if stage > cut}
-        )
-
-    def forward(self, codes: Tensor) -> dict[int, Tensor]:
-        """Logits (N, K) of each exit, of codes (N, C, H, W) as they travelled."""
-        x, logits = codes, {}
-        for stage, body in self.stages.items():
-            x = body(x)
-            if stage in self.exits:
-                logits[int(stage)] = self.exits[stage](x)
-        return logits
 
 
 class Edge:
@@ -473,17 +377,6 @@ def one_process(device: str) -> Iterator[torch.device]:
         yield group.device
 
 
-def edge_loss(seen: _Seen, labels: Tensor, tasks: Mapping[str, Sized], recipe: Recipe) -> Tensor:
-    """The loss of the edge's exits, and of its mirror: classes and features out of the codes."""
-    assert seen.mirrored is not None and seen.distortion is not None
-    plain = replace(recipe, label_smoothing=0.0)
-    return (
-        tasks_loss(seen.logits, labels, tasks, recipe)
-        + tasks_loss({0: seen.mirrored}, labels, tasks, plain)
-        + recipe.distortion * seen.distortion.float()
-    )
-
-
 def agreed(held: list[int], epoch: int) -> int:
     """The epoch after which both sides go on. Raises TrainingError."""
     # The edge is ahead by one where the cloud did not end that epoch.
@@ -493,39 +386,6 @@ def agreed(held: list[int], epoch: int) -> int:
             'are of different runs; start both without --resume, each in a new directory'
         )
     return epoch
-
-
-def check_labels(labels: Tensor, tasks: Mapping[str, Sized]) -> None:
-    """Raise TrainingError unless labels (N,) or (N, T), N > 0, name classes of each of T tasks."""
-    columns = labels.unbind(1) if labels.ndim == 2 else [labels]
-    if not len(labels) or labels.ndim > 2 or len(columns) != len(tasks):
-        raise TrainingError(f'labels {tuple(labels.shape)} came, expected {len(tasks)} of an image')
-    for column, classes in zip(columns, tasks.values()):
-        low, high = column.aminmax()
-        if not 0 <= low <= high < len(classes):
-            raise TrainingError(
-                f'labels {int(low)} to {int(high)} came, expected 0 to {len(classes) - 1}'
-            )
-
-
-def pack(codes: Tensor, bits: int) -> Tensor:
-    """Codes (N, C, H, W) in [0, 1] on 2^bits levels as bytes (N, B) uint8: two each if they fit."""
-    levels = (codes.float() * ((1 << bits) - 1)).round().to(torch.uint8).flatten(1).cpu()
-    if bits > 4:
-        return levels
-    levels = F.pad(levels, (0, levels.shape[1] % 2))
-    return levels[:, ::2] | levels[:, 1::2] << 4
-
-
-def unpack(packed: Tensor, shape: tuple[int, int, int], bits: int) -> Tensor:
-    """Codes (N, *shape) float32 of what `pack` made. Raises TrainingError for another size."""
-    count = math.prod(shape)
-    wanted = count if bits > 4 else -(-count // 2)
-    if packed.shape[1] != wanted:
-        raise TrainingError(f'codes of {packed.shape[1]} bytes came, {shape} needs {wanted}')
-    if bits <= 4:
-        packed = torch.stack([packed & 0x0F, packed >> 4], dim=2).flatten(1)[:, :count]
-    return packed.float().view(-1, *shape) / ((1 << bits) - 1)
 
 
 def _network(facts: Facts) -> StagedNetwork:
