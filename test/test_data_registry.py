@@ -18,12 +18,19 @@ from sparse_split_ros.data.registry import SOURCES, load_bag, load_gtsrb
 SPLITS = ('train', 'select', 'report')
 
 
-def record(path: Path, labels: list[str | None], start: int = 0) -> None:
-    """A bag of five frames under each label; the grey tells the run, the corner the frame."""
+def record(
+    path: Path, labels: list[str | None], start: int = 0, size: str = '', only: int = 5
+) -> None:
+    """A bag of five frames under each label; the grey tells the run.
+
+    In turn, frames are of the letters of `size` as a task of that name, the first `only` of each
+    run.
+    """
     frames = []
     for index, label in enumerate(label for label in labels for _ in range(5)):
         image = np.full((24, 30, 3), start + index // 5, np.uint8)
-        frames.append(Frame(1_000_000 * (1 + index), 'camera', image, label))
+        others = {'size': size[index % len(size)]} if size and index % 5 < only else {}
+        frames.append(Frame(1_000_000 * (1 + index), 'camera', image, label, others=others))
     write_bag(path, frames)
 
 
@@ -61,8 +68,8 @@ def test_a_folder_of_bags_is_one_data_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('labels', 'message'),
     [
-        ([None], 'images of 0 labels, expected at least two'),
-        (['box'], 'images of 1 labels, expected at least two'),
+        ([None], 'images of 0 labels on ground_truth, expected at least two'),
+        (['box'], 'images of 1 labels on ground_truth, expected at least two'),
         (['box', 'cup', 'box', 'cup', 'box'], "the label 'cup' comes 2 times"),
     ],
 )
@@ -71,6 +78,45 @@ def test_a_bag_without_enough_labels_is_refused(
 ) -> None:
     record(tmp_path / 'bag', labels)
     with pytest.raises(DatasetError, match=message):
+        load_bag(tmp_path / 'bag', 'train', 16)
+
+
+def test_a_bag_labels_several_tasks(tmp_path: Path) -> None:
+    record(tmp_path / 'bag', ['box', 'cup'] * 10, size='ls', only=4)
+    parts = {split: load_bag(tmp_path / 'bag', split, 16) for split in SPLITS}
+    assert [len(parts[split]) for split in SPLITS] == [56, 8, 16]  # four of five have both
+    for part in parts.values():
+        assert part.tasks == {'class': ('box', 'cup'), 'size': ('l', 's')}
+        box, size = part.columns
+        np.testing.assert_array_equal(part.images[:, 0, 0, 0] % 2, box)
+        for group in set(part.groups.tolist()):
+            chosen = part.groups == group
+            assert len(set(box[chosen])) == 1
+            run = int(part.images[chosen][0, 0, 0, 0])
+            np.testing.assert_array_equal(size[chosen], (np.arange(4) + run * 5) % 2)
+
+
+@pytest.mark.parametrize(
+    ('size', 'message'),
+    [
+        ('l', r'images of 1 labels on ground_truth/size.*one of each of class, size'),
+        # Of a hundred frames five, one run, are of another size.
+        ('l' * 95 + 's' * 5, "no image of size 's' falls to"),
+    ],
+)
+def test_a_further_task_without_enough_labels_is_refused(
+    tmp_path: Path, size: str, message: str
+) -> None:
+    record(tmp_path / 'bag', ['box', 'cup'] * 10, size=size)
+    with pytest.raises(DatasetError, match=message):
+        for split in SPLITS:
+            load_bag(tmp_path / 'bag', split, 16)
+
+
+def test_a_task_with_the_name_of_the_first_is_refused(tmp_path: Path) -> None:
+    frame = Frame(1, 'camera', np.zeros((24, 30, 3), np.uint8), 'box', others={'class': 'cup'})
+    write_bag(tmp_path / 'bag', [frame])
+    with pytest.raises(DatasetError, match='holds ground_truth/class; class is what the task on'):
         load_bag(tmp_path / 'bag', 'train', 16)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -72,6 +72,28 @@ class LabelledImages:
     ) -> LabelledImages:
         """Images with labels (N, T) of several tasks."""
         return cls(images, labels, groups, tuple(chain(*tasks.values())), tasks=tasks)
+
+    @classmethod
+    def of_labels(
+        cls,
+        images: Images,
+        said: Sequence[Mapping[str, str]],
+        groups: NDArray[np.int64],
+        tasks: Mapping[str, tuple[str, ...]],
+    ) -> LabelledImages:
+        """Images with the label of each of `tasks` that is `said` of it, by the task's name.
+
+        Raises DatasetError for a class that no image is of.
+        """
+        columns = []
+        for name, classes in tasks.items():
+            columns.append([classes.index(labels[name]) for labels in said])
+            if absent := sorted(set(range(len(classes))) - {*columns[-1]}):
+                raise DatasetError(f'no image of {name} {classes[absent[0]]!r}')
+        labels = np.array(columns, np.int64).T
+        if len(tasks) == 1:
+            return cls(images, labels[:, 0], groups, next(iter(tasks.values())))
+        return cls.of_tasks(images, labels, groups, tasks)
 
     @property
     def sizes(self) -> tuple[int, ...]:

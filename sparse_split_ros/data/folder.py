@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sparse_split_ros.data.datasets import LabelledImages, find_data
+from sparse_split_ros.data.datasets import DatasetError, LabelledImages, find_data
 from sparse_split_ros.data.gtsrb import REPORT_SHARE, SELECT_SHARE, SPLITS
 from sparse_split_ros.data.images import resize_to
 from sparse_split_ros.data.labels import LABELS, read_labels
@@ -117,19 +117,15 @@ def _load_table(root: Path, split: str, size: int) -> LabelledImages:
         for group in divide(found, split):
             rows += [(path, list(classes_of).index(group)) for path in found[group]]
     images = np.stack([resize_to(read_rgb(path), size, size) for path, _ in rows])
-    labels = np.array(
-        [[tasks[name].index(labelled[path][name]) for name in names] for path, _ in rows], np.int64
-    )
-    for (name, classes), column in zip(tasks.items(), labels.T):
-        if absent := sorted(set(range(len(classes))) - {*column.tolist()}):
-            raise FolderError(
-                f'{root / LABELS}: no image of {name} {classes[absent[0]]!r} falls to {split}: '
-                'label more of them, or divide them into more folders'
-            )
+    labels = [labelled[path] for path, _ in rows]
     numbers = np.array([number for _, number in rows], np.int64)
-    if len(tasks) == 1:
-        return LabelledImages(images, labels[:, 0], numbers, tasks[names[0]])
-    return LabelledImages.of_tasks(images, labels, numbers, tasks)
+    try:
+        return LabelledImages.of_labels(images, labels, numbers, tasks)
+    except DatasetError as error:
+        raise FolderError(
+            f'{root / LABELS}: {error} falls to {split}: label more of them, or divide them into '
+            'more folders'
+        ) from error
 
 
 def load_folder(data: str | os.PathLike[str] | None, split: str, size: int) -> LabelledImages:

@@ -25,6 +25,8 @@ from sparse_split_ros.data.images import resize_to
 from sparse_split_ros.data.public import load_caltech256, load_cifar10, load_cifar100, load_mnist
 from sparse_split_ros.data.signs import CLASSES
 
+FIRST = 'class'
+"""The name of the first of several tasks of a bag, which names the others only."""
 Source = Callable[[str | os.PathLike[str] | None, str, int], LabelledImages]
 """Loads one split of what lies in a directory (SPARSE_SPLIT_DATA for None) at size x size pixels.
 
@@ -105,37 +107,49 @@ def load_gtsrb_weather(
 def load_bag(data: str | os.PathLike[str] | None, split: str, size: int) -> LabelledImages:
     """One split of a labelled bag, or of all bags in a folder.
 
-    Labels are the classifications on `ground_truth`; images without one are passed over. Frames
-    that follow one another with the same label are one group, as they show the same thing.
+    Labels are the classifications on `ground_truth`, and those of further tasks on
+    `ground_truth/NAME`; images without one of each are passed over. Frames that follow one another
+    with the same label of the first task are one group, as they show the same thing.
     """
     if split not in gtsrb.SPLITS:
         raise DatasetError(f'unknown split {split!r}: expected one of {", ".join(gtsrb.SPLITS)}')
     root = find_data(data)
-    runs: dict[str, dict[str, list[Images]]] = {}
+    runs: dict[str, list[tuple[dict[str, str], Images]]] = {}
     for bag in _bags(root):
-        for run, label, image in _labelled(bag, size):
-            runs.setdefault(label, {}).setdefault(run, []).append(image)
-    if len(runs) < 2:
-        raise DatasetError(
-            f'{root}: images of {len(runs)} labels, expected at least two; a label is a '
-            'vision_msgs/Classification on ground_truth with the stamp of its image'
-        )
-    images: list[Images] = []
-    rows: list[tuple[int, int]] = []
-    group = 0
-    classes = sorted(runs)
-    for number, name in enumerate(classes):
-        if len(runs[name]) < len(gtsrb.SPLITS):
+        for run, said, image in _labelled(bag, size):
+            runs.setdefault(run, []).append((said, image))
+    further = {name for run in runs.values() for said, _ in run for name in said} - {FIRST}
+    names = [FIRST, *sorted(further)]
+    whole = {run: [f for f in its if len(f[0]) == len(names)] for run, its in runs.items()}
+    kept = {run: its for run, its in whole.items() if its}
+    tasks = {}
+    for name in names:
+        found = sorted({said[name] for run in kept.values() for said, _ in run})
+        topic = 'ground_truth' if name == FIRST else f'ground_truth/{name}'
+        if len(found) < 2:
             raise DatasetError(
-                f'{root}: the label {name!r} comes {len(runs[name])} times, expected at least 3, '
+                f'{root}: images of {len(found)} labels on {topic}, expected at least two; a label '
+                'is a vision_msgs/Classification with the stamp of its image'
+                + (f', and an image has one of each of {", ".join(names)}' if further else '')
+            )
+        tasks[name] = tuple(found)
+    frames: list[tuple[dict[str, str], Images]] = []
+    groups: list[int] = []
+    for name in tasks[FIRST]:
+        of_class = [run for run, its in kept.items() if its[0][0][FIRST] == name]
+        if len(of_class) < len(gtsrb.SPLITS):
+            raise DatasetError(
+                f'{root}: the label {name!r} comes {len(of_class)} times, expected at least 3, '
                 f'one for each of {", ".join(gtsrb.SPLITS)}: record more'
             )
-        for run in divide(runs[name], split):
-            images += runs[name][run]
-            rows += [(number, group)] * len(runs[name][run])
-            group += 1
-    labels, groups = np.array(rows, np.int64).T
-    return LabelledImages(np.stack(images), labels, groups, tuple(classes))
+        for run in divide(of_class, split):
+            groups += [groups[-1] + 1 if groups else 0] * len(kept[run])
+            frames += kept[run]
+    labels, images = zip(*frames)
+    try:
+        return LabelledImages.of_labels(np.stack(images), labels, np.array(groups), tasks)
+    except DatasetError as error:
+        raise DatasetError(f'{root}: {error} falls to {split}: record more') from error
 
 
 def _bags(root: Path) -> list[Path]:
@@ -146,14 +160,20 @@ def _bags(root: Path) -> list[Path]:
     return bags
 
 
-def _labelled(bag: Path, size: int) -> Iterator[tuple[str, str, Images]]:
-    """The name of its group, the label and the image of every labelled frame of a bag."""
+def _labelled(bag: Path, size: int) -> Iterator[tuple[str, dict[str, str], Images]]:
+    """The name of its group, the labels and the image of every labelled frame of a bag."""
     run, before = 0, None
     for frame in read_bag(bag):
         run += frame.label != before
         before = frame.label
+        if FIRST in frame.others:
+            raise DatasetError(
+                f'{bag}: holds ground_truth/{FIRST}; {FIRST} is what the task on ground_truth is '
+                'called, so give the other another name'
+            )
         if frame.label is not None:
-            yield f'{bag.name}/{run}', frame.label, resize_to(frame.image, size, size)
+            said = {FIRST: frame.label, **frame.others}
+            yield f'{bag.name}/{run}', said, resize_to(frame.image, size, size)
 
 
 SOURCES: dict[str, Source] = {
