@@ -115,6 +115,25 @@ def test_snip_looks_at_the_size_of_a_change_and_draws_its_dropout_by_the_seed() 
     assert not all(torch.equal(values, other[name]) for name, values in one.items())
 
 
+def test_snip_looks_at_every_task() -> None:
+    images, labels = BATCH
+    columns = torch.stack([labels % 2, labels % 3], 1)
+    of_both = prune_module._sensitivity(make(), images, columns, 1, (2, 3))
+    kinds = (slice(0, 2), labels % 2), (slice(2, 5), labels % 3)
+    flows = []
+    for places, column in kinds:
+        network = make()
+        for last in network.last_linears().values():
+            last.weight = torch.nn.Parameter(last.weight[places].clone())
+            last.bias = torch.nn.Parameter(last.bias[places].clone())
+        flows.append(prune_module._sensitivity(network, images, column, 1))
+    for name, values in of_both.items():
+        one, other = (flow[name] for flow in flows)
+        assert bool((values <= one + other + 1e-6).all()), 'gradients add up, with their signs'
+        assert bool((values >= (one - other).abs() - 1e-6).all())
+        assert not torch.allclose(values, one)
+
+
 def test_what_carries_nothing_goes_even_where_it_might_stay() -> None:
     scores = {'a': torch.tensor([0.0, 1.0]), 'b': torch.tensor([[2.0, 0.0, 0.0]])}
     masks = prune_module._best(scores, 0.8)
@@ -396,6 +415,23 @@ def test_the_number_of_classes_is_that_of_the_data(
     arguments = ['--method', 'snip', '--target', '0.5', '--data', str(tmp_path / 'photos')]
     assert main(['prune', str(path), *arguments, '--classes', '9']) == 2
     assert '--classes 9: the data holds 2; leave it out' in capsys.readouterr().err
+
+
+def test_snip_prunes_for_several_tasks(tmp_path: Path) -> None:
+    lines = ['file,object,state']
+    for index in range(24):
+        cv2.imwrite(str(tmp_path / f'{index}.png'), np.full((8, 8, 3), 10 * index, np.uint8))
+        lines.append(
+            f'{index}.png,{"cup" if index % 2 else "box"},{"full" if index % 3 else "empty"}'
+        )
+    (tmp_path / 'labels.csv').write_text('\n'.join(lines))
+    path, out = tmp_path / 'mine.yaml', tmp_path / 'out.yaml'
+    path.write_text(yaml.safe_dump({'name': 'mine', 'dataset': 'folder'}))
+    arguments = ['--method', 'snip', '--target', '0.5', '--data', str(tmp_path)]
+    assert main(['prune', str(path), *arguments, '--out', str(out)]) == 0
+    masks = load_masks(out.with_name('out.yaml.masks.safetensors'))
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    assert kept == pytest.approx(sum(mask.numel() for mask in masks.values()) / 2, rel=0.01)
 
 
 def test_masks_that_cannot_be_written_are_one_line(

@@ -26,7 +26,7 @@ import copy
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -79,11 +79,13 @@ def prune(
     batch: tuple[Tensor, Tensor] | None = None,
     seed: int = 0,
     multiple: int = 4,
+    sizes: Sequence[int] = (),
 ) -> Pruning:
     """Plan what stays of a freshly drawn `network`, which is left as it is.
 
     `target` is the share of the weights that may stay, more than 0 and less than 1. `batch` are
-    images (N, C, H, W) and labels (N,) for `snip`; `seed` is for what `random-erk` and `snip` draw.
+    images (N, C, H, W) and labels for `snip`: (N,), or (N, T) of T tasks with `sizes` classes each;
+    `seed` is for what `random-erk` and `snip` draw.
     Channels stay in multiples of `multiple`. Raises PruneError for what cannot be, with a target
     that can, and for a network that is masked or predefined sparse already.
     """
@@ -107,10 +109,10 @@ def prune(
         kept = widths.weights(channels)
         seconds = time.perf_counter() - start
         return Pruning(method, target, kept, total, seconds, channels=channels)
-    masks = _masks(network, method, target, batch, seed)
+    masks = _masks(network, method, target, batch, seed, sizes)
     while target < 1 and not _reaches(network, masks, target * total):
         target = min(1.0, 2 * target)
-        masks = _masks(network, method, target, batch, seed)
+        masks = _masks(network, method, target, batch, seed, sizes)
     if target > given:
         raise PruneError(
             f'target {given:g} cannot be reached by {method}, which would leave an exit without a '
@@ -250,13 +252,14 @@ def _masks(
     target: float,
     batch: tuple[Tensor, Tensor] | None,
     seed: int,
+    sizes: Sequence[int],
 ) -> Tensors:
     if method == 'random-erk':
         return _random(_weights(network), target, seed)
     if method == 'snip':
         if batch is None:
             raise PruneError('snip needs a batch of labelled images')
-        return _best(_sensitivity(network, *batch, seed), target)
+        return _best(_sensitivity(network, *batch, seed, sizes), target)
     if method != 'synflow':
         raise PruneError(f'unknown method {method!r}; choose one of {", ".join(METHODS)}')
     flow = _Flow(network)
@@ -294,14 +297,22 @@ def _least(scores: Tensors, share: float, sample: int | None = None) -> float:
     return least if least > 0 else float(every[every > 0].min())
 
 
-def _sensitivity(network: StagedNetwork, images: Tensor, labels: Tensor, seed: int) -> Tensors:
-    """|weight x gradient| of the summed cross-entropy of all exits on one batch."""
+def _sensitivity(
+    network: StagedNetwork, images: Tensor, labels: Tensor, seed: int, sizes: Sequence[int] = ()
+) -> Tensors:
+    """|weight x gradient| of the summed cross-entropy of all exits and tasks on one batch."""
     copied = _neutral(network).train()
     weights = _weights(copied)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of the exits' dropout
         logits = copied(images).logits
-    loss = torch.stack([F.cross_entropy(values, labels) for values in logits.values()]).sum()
+    columns = labels.view(len(labels), -1).unbind(1)
+    losses = [
+        F.cross_entropy(part, column)
+        for values in logits.values()
+        for part, column in zip(values.split([*(sizes or values.shape[1:])], 1), columns)
+    ]
+    loss = torch.stack(losses).sum()
     gradients = torch.autograd.grad(loss, list(weights.values()))
     return {
         name: (weight.detach() * gradient).abs()
