@@ -6,9 +6,10 @@
 
 Networks of one architecture learn on the same tracks, in the same weather: `both` tells sign and
 weather from one frame of features (MTL-Split, Capogrosso et al., DAC 2024), `sign` and `weather`
-one of them each. `wide` is a `both` as costly as the two others together. The epoch is chosen on
-the selection tracks, and everything is reported on the report tracks, which nothing was chosen on.
-Differences are of the same images, seeds averaged, with 95 % bootstrap intervals over tracks.
+one of them each. `wide` is a `both` as costly as the two others together, `offboard` one that is
+wider only behind the split, where it costs the robot nothing. The epoch is chosen on the selection
+tracks, and everything is reported on the report tracks, which nothing was chosen on. Differences
+are of the same images, seeds averaged, with 95 % bootstrap intervals over tracks.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
@@ -54,12 +56,14 @@ from sparse_split_ros.training.predict import predict
 from sparse_split_ros.training.recipe import Recipe, input_spec, load_split
 
 CONFIG = Path(__file__).parents[1] / 'config' / 'training' / 'gtsrb32_weather.yaml'
-WIDER = {
-    'widths': (24, 48, 80),
-    'exit_channels': (24, 48, 48),
-    'encoder_channels': (24, 48, 48),
-}
-"""Of a network with twice the multiplications of the recipe's."""
+SHARED: dict[str, dict[str, Any]] = {
+    'both': {},
+    'wide': {
+        'widths': (24, 48, 80), 'exit_channels': (24, 48, 48), 'encoder_channels': (24, 48, 48),
+    },
+    'offboard': {'widths': (16, 32, 128), 'exit_channels': (16, 32, 64)},
+}  # fmt: skip
+"""Networks for both tasks: how their arguments differ from the recipe's."""
 PUBLISHED = {
     "MTL-Split's features in float32, VGG16 or ResNet18 at 224 x 224": 100_352,
     'its raw image, 224 x 224': 150_528,
@@ -111,7 +115,8 @@ def accuracy_rows(
     found: dict[str, list[dict[int, Right]]], report: LabelledImages
 ) -> Iterator[Row]:
     """For each exit and task: one network against a network of its own, by seed and in the mean."""
-    for shared, stage in product(('both', 'wide'), found['both'][0]):
+    shared_ones = [way for way in found if way in SHARED]
+    for shared, stage in product(shared_ones, found[shared_ones[0]][0]):
         for name in report.tasks:
             both, alone = (
                 100.0 * np.stack([each[stage][name] for each in found[way]])
@@ -246,28 +251,48 @@ def main() -> None:
     parser.add_argument('--config', type=Path, default=CONFIG, help='the recipe (%(default)s)')
     parser.add_argument('--epochs', type=int, default=4)
     parser.add_argument('--seeds', type=int, nargs='+', default=[1, 2, 3])
+    parser.add_argument(
+        '--shared',
+        nargs='+',
+        choices=list(SHARED),
+        default=['both', 'wide'],
+        help='the networks for both tasks, beside one for each (%(default)s)',
+    )
+    parser.add_argument(
+        '--set',
+        type=yaml.safe_load,
+        default={},
+        metavar='YAML',
+        help="what else differs from the recipe, such as '{average: 0.998}'",
+    )
     parser.add_argument('--out', type=Path, default=Path('runs/multitask'), help='the runs')
     parser.add_argument('--json', type=Path, help='write the figures to this file too')
     options = parser.parse_args()
-    base = replace(Recipe.load(options.config), epochs=options.epochs, drawn=0, task_weights={})
+    differing = {'drawn': 0, 'task_weights': {}, **options.set, 'epochs': options.epochs}
+    base = replace(Recipe.load(options.config), **differing)
     torch.set_num_threads(base.threads)
     data = Data(*(load_split(base, options.data, split) for split in ('train', 'select', 'report')))
     names = list(data.report.tasks)
-    shared = dict.fromkeys(('both', 'wide'), data.of(names))
+    shared = dict.fromkeys(options.shared, data.of(names))
     ways = shared | {name: data.of([name]) for name in names}
     runs: dict[str, list[Path]] = {way: [] for way in ways}
     found: dict[str, list[dict[int, Right]]] = {way: [] for way in ways}
     for seed in options.seeds:
         for way, its in ways.items():
-            wider = WIDER if way == 'wide' else {}
-            arguments = {**base.network_arguments, **wider}
+            arguments = {**base.network_arguments, **SHARED.get(way, {})}
             recipe = replace(base, seed=seed, network_arguments=arguments)
+            if way in names:
+                recipe = replace(recipe, task_weights={})
             runs[way].append(trained(recipe, its, options.out / f'{way}_{seed}'))
             found[way].append(tested(runs[way][-1], its.report))
     show(accuracy_rows(found, data.report))
+    if 'both' not in ways:
+        return
     with tempfile.TemporaryDirectory() as folder:
-        bundles = {way: bundle_of(runs[way][0], ways[way], Path(folder) / way) for way in ways}
-        reports = {way: measure(bundles[way], ways[way].report) for way in ways}
+        bundles = {
+            way: bundle_of(runs[way][0], ways[way], Path(folder) / way) for way in ('both', *names)
+        }
+        reports = {way: measure(bundle, ways[way].report) for way, bundle in bundles.items()}
         print()
         show([
             cost_row('one bundle for both', [bundles['both']], [reports['both']]),
