@@ -10,16 +10,32 @@ from __future__ import annotations
 
 import atexit
 import signal
-import threading
 
-stopping = threading.Event()
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Flag:
+    """Raised by a signal.
+
+    Its handler is a method of C, which locks nothing and runs no Python that the next signal could
+    interrupt: a `threading.Event` waits for itself there, or recurses without end.
+    """
+
+    def __init__(self) -> None:
+        self._awaited = dict.fromkeys(map(int, _SIGNALS))
+        self.handler = self._awaited.pop  # of a number, which need not be there, and a frame
+
+    def is_set(self) -> bool:
+        return len(self._awaited) < len(_SIGNALS)
+
+
+stopping = _Flag()
 
 
 def listen() -> None:
     """Let SIGINT and SIGTERM raise a flag instead of an exception."""
     for number in _SIGNALS:
-        signal.signal(number, lambda *_: stopping.set())
+        signal.signal(number, stopping.handler)
     atexit.register(_end_in_peace)
 
 
