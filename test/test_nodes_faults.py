@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -291,6 +293,24 @@ def test_a_node_told_to_end_again_and_again_ends_in_order(
             time.sleep(1e-3)
         assert tail.wait() == 0
         clean(tail)
+
+
+def test_no_flood_of_signals_is_too_much() -> None:
+    # Faster than a handler in Python returns, which would recurse.
+    code = (
+        'import time; from sparse_split_ros.nodes.entry import listen, stopping; listen(); '
+        'print("up", flush=True); end = time.monotonic() + 1\n'
+        'while time.monotonic() < end: sum(range(100))\n'
+        'raise SystemExit(0 if stopping.is_set() else 3)'
+    )
+    command = [sys.executable, '-c', code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == b'up\n'
+        end = time.monotonic() + 0.7
+        while time.monotonic() < end:
+            os.kill(process.pid, signal.SIGTERM)  # faster than send_signal
+        assert (process.wait(), process.stderr.read()) == (0, b'')
 
 
 def test_a_camera_whose_images_do_not_arrive_is_shown_with_what_may_help(bundle: Bundle) -> None:
