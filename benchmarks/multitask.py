@@ -7,7 +7,8 @@
 Networks of one architecture learn on the same tracks, in the same weather: `both` tells sign and
 weather from one frame of features (MTL-Split, Capogrosso et al., DAC 2024), `sign` and `weather`
 one of them each. `wide` is a `both` as costly as the two others together, `offboard` one that is
-wider only behind the split, where it costs the robot nothing. The epoch is chosen on the selection
+wider only behind the split, where it costs the robot nothing, `exits` one whose early exits are
+wider too. The epoch is chosen on the selection
 tracks, and everything is reported on the report tracks, which nothing was chosen on. Differences
 are of the same images, seeds averaged, with 95 % bootstrap intervals over tracks.
 """
@@ -62,6 +63,7 @@ SHARED: dict[str, dict[str, Any]] = {
         'widths': (24, 48, 80), 'exit_channels': (24, 48, 48), 'encoder_channels': (24, 48, 48),
     },
     'offboard': {'widths': (16, 32, 128), 'exit_channels': (16, 32, 64)},
+    'exits': {'widths': (16, 32, 128), 'exit_channels': (32, 64, 64)},
 }  # fmt: skip
 """Networks for both tasks: how their arguments differ from the recipe's."""
 PUBLISHED = {

@@ -37,7 +37,7 @@ NETWORKS = {
     'compact': {'widths': (16, 32, 48)},
     'resnet20': {'width': 8},
 }
-BATCH = (torch.randn(12, 3, 32, 32), torch.arange(12) % 5)
+BATCH = (torch.randn(12, 3, 32, 32), torch.arange(12) % 5, (5,))
 
 
 def make(name: str = 'compact') -> StagedNetwork:
@@ -116,17 +116,17 @@ def test_snip_looks_at_the_size_of_a_change_and_draws_its_dropout_by_the_seed() 
 
 
 def test_snip_looks_at_every_task() -> None:
-    images, labels = BATCH
+    images, labels, _ = BATCH
     columns = torch.stack([labels % 2, labels % 3], 1)
-    of_both = prune_module._sensitivity(make(), images, columns, 1, (2, 3))
-    kinds = (slice(0, 2), labels % 2), (slice(2, 5), labels % 3)
+    of_both = prune_module._sensitivity(make(), images, columns, (2, 3), 1)
+    kinds = (slice(0, 2), 2), (slice(2, 5), 3)
     flows = []
-    for places, column in kinds:
+    for places, size in kinds:
         network = make()
         for last in network.last_linears().values():
             last.weight = torch.nn.Parameter(last.weight[places].clone())
             last.bias = torch.nn.Parameter(last.bias[places].clone())
-        flows.append(prune_module._sensitivity(network, images, column, 1))
+        flows.append(prune_module._sensitivity(network, images, labels % size, (size,), 1))
     for name, values in of_both.items():
         one, other = (flow[name] for flow in flows)
         assert bool((values <= one + other + 1e-6).all()), 'gradients add up, with their signs'
@@ -278,7 +278,9 @@ def test_what_cannot_be_is_refused(method: str, target: float, message: str) -> 
 @pytest.mark.parametrize('method', UNSTRUCTURED)
 def test_a_target_that_cuts_an_exit_off_is_refused_with_one_that_does_not(method: str) -> None:
     torch.manual_seed(1)
-    assert prune(build('resnet20', 10), method, 1 / 16.21, BATCH).masks
+    images, labels, _ = BATCH
+    batch = (images, labels, (10,))
+    assert prune(build('resnet20', 10), method, 1 / 16.21, batch).masks
     with pytest.raises(PruneError, match=f'target 0.0001 cannot be reached by {method}') as found:
         prune(make(), method, 1e-4, BATCH)
     nearest = float(str(found.value).rsplit('; ')[-1].split()[0])

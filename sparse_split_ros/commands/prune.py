@@ -89,19 +89,18 @@ def _prune(options: argparse.Namespace) -> int:
     plain: dict[str, Any] = {'inline': False, 'hierarchical': False}
     recipe = replace(asked, network_arguments=dense, **plain)
     batch, classes = None, options.classes
-    sizes: tuple[int, ...] = ()
     if classes is None or options.method == 'snip':
         training = load_split(recipe, options.data, 'train')
         if options.classes not in (None, len(training.classes)):
             raise UsageError(
                 f'--classes {options.classes}: the data holds {len(training.classes)}; leave it out'
             )
-        classes, sizes = len(training.classes), training.sizes
+        classes = len(training.classes)
         batch = first_batch(recipe, training) if options.method == 'snip' else None
     # The network that training will begin with.
     torch.manual_seed(recipe.seed)
     network = build_network(recipe, classes, pretrained=True)
-    found = prune(network, options.method, options.target, batch, recipe.seed, multiple, sizes)
+    found = prune(network, options.method, options.target, batch, recipe.seed, multiple)
     out = options.out or Path(f'{options.config.stem}_{options.method}.yaml')
     values = yaml.safe_load(options.config.read_text(encoding='utf-8'))
     values['name'] = f'{asked.name}_{options.method.replace("-", "_")}'

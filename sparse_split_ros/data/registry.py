@@ -25,7 +25,7 @@ from sparse_split_ros.data.images import resize_to
 from sparse_split_ros.data.public import load_caltech256, load_cifar10, load_cifar100, load_mnist
 from sparse_split_ros.data.signs import CLASSES
 
-FIRST = 'class'
+_FIRST = 'class'
 """The name of the first of several tasks of a bag, which names the others only."""
 Source = Callable[[str | os.PathLike[str] | None, str, int], LabelledImages]
 """Loads one split of what lies in a directory (SPARSE_SPLIT_DATA for None) at size x size pixels.
@@ -118,14 +118,14 @@ def load_bag(data: str | os.PathLike[str] | None, split: str, size: int) -> Labe
     for bag in _bags(root):
         for run, said, image in _labelled(bag, size):
             runs.setdefault(run, []).append((said, image))
-    further = {name for run in runs.values() for said, _ in run for name in said} - {FIRST}
-    names = [FIRST, *sorted(further)]
+    further = {name for run in runs.values() for said, _ in run for name in said} - {_FIRST}
+    names = [_FIRST, *sorted(further)]
     whole = {run: [f for f in its if len(f[0]) == len(names)] for run, its in runs.items()}
     kept = {run: its for run, its in whole.items() if its}
     tasks = {}
     for name in names:
         found = sorted({said[name] for run in kept.values() for said, _ in run})
-        topic = 'ground_truth' if name == FIRST else f'ground_truth/{name}'
+        topic = 'ground_truth' if name == _FIRST else f'ground_truth/{name}'
         if len(found) < 2:
             raise DatasetError(
                 f'{root}: images of {len(found)} labels on {topic}, expected at least two; a label '
@@ -133,21 +133,19 @@ def load_bag(data: str | os.PathLike[str] | None, split: str, size: int) -> Labe
                 + (f', and an image has one of each of {", ".join(names)}' if further else '')
             )
         tasks[name] = tuple(found)
-    frames: list[tuple[dict[str, str], Images]] = []
-    groups: list[int] = []
-    for name in tasks[FIRST]:
-        of_class = [run for run, its in kept.items() if its[0][0][FIRST] == name]
+    chosen: list[str] = []
+    for name in tasks[_FIRST]:
+        of_class = [run for run, its in kept.items() if its[0][0][_FIRST] == name]
         if len(of_class) < len(gtsrb.SPLITS):
             raise DatasetError(
                 f'{root}: the label {name!r} comes {len(of_class)} times, expected at least 3, '
                 f'one for each of {", ".join(gtsrb.SPLITS)}: record more'
             )
-        for run in divide(of_class, split):
-            groups += [groups[-1] + 1 if groups else 0] * len(kept[run])
-            frames += kept[run]
-    labels, images = zip(*frames)
+        chosen += divide(of_class, split)
+    labels, images = zip(*(frame for run in chosen for frame in kept[run]))
+    groups = np.repeat(np.arange(len(chosen)), [len(kept[run]) for run in chosen])
     try:
-        return LabelledImages.of_labels(np.stack(images), labels, np.array(groups), tasks)
+        return LabelledImages.of_labels(np.stack(images), labels, groups, tasks)
     except DatasetError as error:
         raise DatasetError(f'{root}: {error} falls to {split}: record more') from error
 
@@ -166,13 +164,13 @@ def _labelled(bag: Path, size: int) -> Iterator[tuple[str, dict[str, str], Image
     for frame in read_bag(bag):
         run += frame.label != before
         before = frame.label
-        if FIRST in frame.others:
+        if _FIRST in frame.others:
             raise DatasetError(
-                f'{bag}: holds ground_truth/{FIRST}; {FIRST} is what the task on ground_truth is '
+                f'{bag}: holds ground_truth/{_FIRST}; {_FIRST} is what the task on ground_truth is '
                 'called, so give the other another name'
             )
         if frame.label is not None:
-            said = {FIRST: frame.label, **frame.others}
+            said = {_FIRST: frame.label, **frame.others}
             yield f'{bag.name}/{run}', said, resize_to(frame.image, size, size)
 
 

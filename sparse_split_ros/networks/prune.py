@@ -50,6 +50,7 @@ _LARGEST = 30.0
 """The power of ten that the product of all layers' gains may reach."""
 
 Tensors = dict[str, Tensor]
+Batch = tuple[Tensor, Tensor, Sequence[int]]
 
 
 class PruneError(ValueError):
@@ -76,16 +77,15 @@ def prune(
     network: StagedNetwork,
     method: str,
     target: float,
-    batch: tuple[Tensor, Tensor] | None = None,
+    batch: Batch | None = None,
     seed: int = 0,
     multiple: int = 4,
-    sizes: Sequence[int] = (),
 ) -> Pruning:
     """Plan what stays of a freshly drawn `network`, which is left as it is.
 
     `target` is the share of the weights that may stay, more than 0 and less than 1. `batch` are
-    images (N, C, H, W) and labels for `snip`: (N,), or (N, T) of T tasks with `sizes` classes each;
-    `seed` is for what `random-erk` and `snip` draw.
+    images (N, C, H, W), labels (N,) or (N, T), and the number of classes of each of T tasks, for
+    `snip`; `seed` is for what `random-erk` and `snip` draw.
     Channels stay in multiples of `multiple`. Raises PruneError for what cannot be, with a target
     that can, and for a network that is masked or predefined sparse already.
     """
@@ -109,10 +109,10 @@ def prune(
         kept = widths.weights(channels)
         seconds = time.perf_counter() - start
         return Pruning(method, target, kept, total, seconds, channels=channels)
-    masks = _masks(network, method, target, batch, seed, sizes)
+    masks = _masks(network, method, target, batch, seed)
     while target < 1 and not _reaches(network, masks, target * total):
         target = min(1.0, 2 * target)
-        masks = _masks(network, method, target, batch, seed, sizes)
+        masks = _masks(network, method, target, batch, seed)
     if target > given:
         raise PruneError(
             f'target {given:g} cannot be reached by {method}, which would leave an exit without a '
@@ -250,16 +250,15 @@ def _masks(
     network: StagedNetwork,
     method: str,
     target: float,
-    batch: tuple[Tensor, Tensor] | None,
+    batch: Batch | None,
     seed: int,
-    sizes: Sequence[int],
 ) -> Tensors:
     if method == 'random-erk':
         return _random(_weights(network), target, seed)
     if method == 'snip':
         if batch is None:
             raise PruneError('snip needs a batch of labelled images')
-        return _best(_sensitivity(network, *batch, seed, sizes), target)
+        return _best(_sensitivity(network, *batch, seed), target)
     if method != 'synflow':
         raise PruneError(f'unknown method {method!r}; choose one of {", ".join(METHODS)}')
     flow = _Flow(network)
@@ -298,7 +297,7 @@ def _least(scores: Tensors, share: float, sample: int | None = None) -> float:
 
 
 def _sensitivity(
-    network: StagedNetwork, images: Tensor, labels: Tensor, seed: int, sizes: Sequence[int] = ()
+    network: StagedNetwork, images: Tensor, labels: Tensor, sizes: Sequence[int], seed: int
 ) -> Tensors:
     """|weight x gradient| of the summed cross-entropy of all exits and tasks on one batch."""
     copied = _neutral(network).train()
@@ -310,7 +309,7 @@ def _sensitivity(
     losses = [
         F.cross_entropy(part, column)
         for values in logits.values()
-        for part, column in zip(values.split([*(sizes or values.shape[1:])], 1), columns)
+        for part, column in zip(values.split([*sizes], 1), columns)
     ]
     loss = torch.stack(losses).sum()
     gradients = torch.autograd.grad(loss, list(weights.values()))

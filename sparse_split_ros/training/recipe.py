@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from torch import Tensor
 
 from sparse_split_ros.data.augment import Augmentation
 from sparse_split_ros.data.datasets import LabelledImages
 from sparse_split_ros.data.registry import SOURCES
+from sparse_split_ros.networks.prune import Batch
 from sparse_split_ros.networks.staged import StagedNetwork, inlined
 from sparse_split_ros.networks.zoo import build
 from sparse_split_ros.runtime.bundle import InputSpec
@@ -274,15 +274,13 @@ def completed(recipe: Recipe, training: LabelledImages) -> Recipe:
     return replace(recipe, mean=recipe.mean or mean, std=recipe.std or std)
 
 
-def first_batch(
-    recipe: Recipe, training: LabelledImages, count: int = 128
-) -> tuple[Tensor, Tensor]:
-    """Some training images as the network reads them (N, 3, H, W), and their labels (N,)."""
+def first_batch(recipe: Recipe, training: LabelledImages, count: int = 128) -> Batch:
+    """Some training images as the network reads them (N, 3, H, W), for `prune`."""
     recipe = completed(recipe, training)
     order = np.random.default_rng(recipe.seed).permutation(len(training))
     some = training.take(order[:count])
     spec = input_spec(recipe, build_network(recipe, len(training.classes)))
-    return normalise(torch.from_numpy(some.images), spec), torch.from_numpy(some.labels)
+    return normalise(torch.from_numpy(some.images), spec), torch.from_numpy(some.labels), some.sizes
 
 
 def input_spec(recipe: Recipe, network: StagedNetwork) -> InputSpec:
