@@ -306,8 +306,9 @@ def main() -> None:
         show(head_times(groups, data.report.images[0]))
         print()
         show(wire_rows(reports['both'], bundles['both'], data.report))
-        print()
-        show(severity_rows(bundles['both'], load_gtsrb(options.data, 'report')))
+        if weather.TASK in names:
+            print()
+            show(severity_rows(bundles['both'], load_gtsrb(options.data, 'report')))
     if options.json:
         options.json.write_text(json.dumps(reports, indent=1), encoding='utf-8')
 

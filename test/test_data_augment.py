@@ -31,6 +31,24 @@ def test_without_photometric_changes_only_pixels_move() -> None:
     assert not np.array_equal(moved, image)
 
 
+def test_without_geometric_changes_no_pixel_moves() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    still = Augmentation(geometric=0.0, photometric=0.0)
+    np.testing.assert_array_equal(augment(np.random.default_rng(1), image, still), image)
+
+
+def test_less_geometric_strength_moves_less() -> None:
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[10:22, 10:22] = 255
+
+    def share_kept(geometric: float) -> float:
+        how = Augmentation(geometric=geometric, photometric=0.0)
+        seen = [augment(np.random.default_rng(seed), image, how) for seed in range(60)]
+        return float(np.mean([(one > 127)[image > 127].mean() for one in seen]))
+
+    assert share_kept(1.0) < share_kept(0.3) < 1
+
+
 def test_less_photometric_strength_changes_less() -> None:
     weak, full = mean_change(0.3), mean_change(1.0)
     assert 0 < weak < 0.6 * full

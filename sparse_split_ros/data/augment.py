@@ -34,6 +34,8 @@ class Augmentation:
     severity: tuple[float, float] = (0.1, 0.8)
     flip: bool = False
     """Mirror every other image; not for signs or letters, which would be others."""
+    geometric: float = 1.0
+    """How strongly rotation, scale, shift and perspective are varied, 0 to 1."""
     photometric: float = 1.0
     """How strongly blur, light, colour and noise are varied, 0 to 1."""
 
@@ -155,7 +157,8 @@ def _augmented(
     """`augment`, and the weather that is on the image now; it already had what it `met`."""
     if how.flip and rng.random() < 0.5:
         image = np.ascontiguousarray(image[:, ::-1])
-    image = _warp(rng, image)
+    if how.geometric:
+        image = _warp(rng, image, how.geometric)
     if met is None and rng.random() < how.weather:
         met = how.conditions[rng.integers(len(how.conditions))]
         image = weather.apply(met, image, rng.uniform(*how.severity), rng)
@@ -168,16 +171,17 @@ def _augmented(
     return _expose(rng, image, how.photometric), None
 
 
-def _warp(rng: np.random.Generator, image: Images) -> Images:
+def _warp(rng: np.random.Generator, image: Images, strength: float) -> Images:
     """Rotation, scale, aspect, shift and a little perspective, as a detector's box jitters."""
     side = image.shape[0]
     centre = (side - 1) / 2
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float32) * centre
-    angle = rng.normal(0, np.radians(6))
-    scale = np.exp(rng.normal(0, 0.1, 2) * (0.4, 0.4) + rng.normal(0, 0.1))
+    angle = strength * rng.normal(0, np.radians(6))
+    scale = np.exp(strength * (rng.normal(0, 0.1, 2) * 0.4 + rng.normal(0, 0.1)))
     c, s = np.cos(angle), np.sin(angle)
     moved = corners @ np.array([[c, s], [-s, c]], np.float32) * scale
-    moved += rng.normal(0, 0.045 * side, 2) + rng.normal(0, 0.025 * side, (4, 2))
+    shift = rng.normal(0, 0.045 * side, 2) + rng.normal(0, 0.025 * side, (4, 2))
+    moved += strength * shift
     matrix = cv2.getPerspectiveTransform(
         (corners + centre).astype(np.float32), (moved + centre).astype(np.float32)
     )

@@ -83,6 +83,8 @@ class Recipe:
     weather: float = 0.0
     conditions: tuple[str, ...] = ()
     flip: bool = False
+    geometric: float = 1.0
+    """How strongly rotation, scale, shift and perspective are varied in training."""
     photometric: float = 1.0
     """How strongly blur, light, colour and noise are varied in training."""
     split: int = 1
@@ -132,6 +134,7 @@ class Recipe:
             'coded',
             'weather',
             'threshold',
+            'geometric',
             'photometric',
         ):
             if not 0 <= getattr(self, name) <= 1:
@@ -225,7 +228,11 @@ class Recipe:
     def augmentation(self) -> Augmentation:
         """How the training images are changed."""
         return Augmentation(
-            self.weather, self.conditions, flip=self.flip, photometric=self.photometric
+            self.weather,
+            self.conditions,
+            flip=self.flip,
+            geometric=self.geometric,
+            photometric=self.photometric,
         )
 
 
