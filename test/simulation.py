@@ -12,7 +12,7 @@ import heapq
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -346,7 +346,8 @@ class Simulation:
         assert (counts.accepted, counts.failed) == (len(self.accepted), len(failed))
         decided = sorted(decision.header for _, decision in self.decisions)
         assert decided == sorted(set(self.accepted) - set(failed)), 'exactly one decision each'
-        assert [decision for _, decision in self.decisions] == self.policy.observed
+        decided = [replace(decision, header=None) for _, decision in self.decisions]
+        assert decided == self.policy.observed
         assert len(self.head.tracker) == 0
         classes = len(self.bundle.classes)
         for moment, decision in self.decisions:

@@ -287,6 +287,27 @@ assert left == [], left
 """)
 
 
+def test_what_has_gone_is_kept_nowhere_though_nobody_looks() -> None:
+    succeeds("""
+ros.init(args=[])
+node = ros.Node('node')
+for publisher in [node.create_publisher(ros.String, f'topic_{i}', 10) for i in range(50)]:
+    node.destroy_publisher(publisher)
+executor = ros.SingleThreadedExecutor()
+executor.add_node(node)
+until = time.monotonic() + 10
+left = True
+while left and time.monotonic() < until:
+    executor.spin_once(timeout_sec=0.1)
+    # Each look would take what there is; `read` leaves it.
+    seen = node.context.transport._seen.values()
+    left = [one for reader, _ in seen for one in reader.read(100)]
+assert left == [], left
+assert not any('topic' in one.topic_name for _, known in seen for one in known.values()
+               if hasattr(one, 'topic_name'))
+""")
+
+
 def test_a_hundred_busy_topics_share_what_there_is() -> None:
     succeeds("""
 ros.init(args=[])

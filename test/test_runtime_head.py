@@ -13,7 +13,6 @@ from bundles import make_bundle
 from simulation import FakeEngine, StaticPolicy
 
 from sparse_split_ros.link.announcement import Announcement
-from sparse_split_ros.link.codec import CodecError
 from sparse_split_ros.link.estimate import TailState
 from sparse_split_ros.link.frame import FeatureFrame, Flag, ReplyFrame, Status
 from sparse_split_ros.link.tracker import Arrival
@@ -59,6 +58,11 @@ class Robot:
         scores = np.eye(5, dtype=np.float32)[4]
         frame = ReplyFrame(Status.OK, self.bundle.fingerprint, 5, sequence, scores, 2000)
         return self.head.answer(replace(frame, **changes), now)  # type: ignore[arg-type]
+
+
+def told(*decisions: Decision) -> list[Decision]:
+    """What a policy observes of these."""
+    return [replace(decision, header=None) for decision in decisions]
 
 
 @pytest.fixture
@@ -314,15 +318,43 @@ def test_a_failed_frame_is_counted_and_gone(robot: Robot) -> None:
     assert robot.head.stop(2.0) == Step()
 
 
-def test_features_that_cannot_be_coded_cost_their_frame_only(robot: Robot) -> None:
+@pytest.mark.parametrize('audit', [0.0, 1.0])
+def test_features_that_cannot_be_coded_cost_no_answer(bundle: Bundle, audit: float) -> None:
+    robot = Robot(bundle, replace(PLAN, audit_probability=audit))
+    robot.hello()
     ticket = robot.head.begin(0, None, Scene(), 1.0, 1.0)
-    computed = compute(robot.engine, ticket, robot.engine.image(0, DOUBTFUL))
-    broken = replace(computed, features=np.full_like(computed.features, np.nan))
-    with pytest.raises(CodecError, match='not finite'):
-        robot.head.computed(ticket.sequence, broken, 1.0)
-    robot.head.failed(ticket.sequence)
-    assert len(robot.head.tracker) == 0
-    assert robot.frame(1, SURE, 1.1).decisions
+    computed = compute(robot.engine, ticket, robot.engine.image(2, SURE if audit else DOUBTFUL))
+    broken = replace(computed, features=np.full(robot.bundle.split_at(1).shape, np.nan)[None])
+    step = robot.head.computed(ticket.sequence, broken, 1.0)
+    (decision,) = step.decisions
+    expected = (Route.LOCAL, Reason.CONFIDENT) if audit else (Route.FALLBACK, Reason.UNSENDABLE)
+    assert (decision.route, decision.reason) == expected
+    assert decision.label == 2 and decision.payload_bytes == 0 and step.frame is None
+    assert len(robot.head.tracker) == robot.head.counts.sent == 0
+    assert robot.head.counts.unsendable == 1
+
+
+def test_a_probe_has_no_more_time_than_a_frame_in_doubt(robot: Robot) -> None:
+    now = lose_the_tail(robot) + 2.0
+    step = robot.frame(1, DOUBTFUL, now, now=now + 0.0625)
+    assert step.frame is not None
+    frame = FeatureFrame.parse(step.frame)
+    assert (frame.flags, frame.budget_ms) == (Flag.PROBE, int(1e3 * DEADLINE - 62.5))
+    robot.head.tick(now + DEADLINE)
+    robot.reply(frame.sequence, now + 0.0625 + DEADLINE)
+    assert robot.head.tracker.state is TailState.DOWN, 'frames in doubt would come back as late'
+
+
+def test_a_frame_without_time_left_is_no_probe(robot: Robot) -> None:
+    now = lose_the_tail(robot) + 2.0
+    assert robot.frame(1, DOUBTFUL, now, now=now + DEADLINE).frame is None
+
+
+def test_a_policy_gets_no_image_to_keep(robot: Robot) -> None:
+    (decision,) = robot.frame(1, SURE, 1.0).decisions
+    robot.head.teach()
+    assert decision.header == 'header 1'
+    assert robot.policy.observed == told(decision)
 
 
 def test_stopping_answers_all_that_waits(robot: Robot) -> None:
@@ -419,14 +451,14 @@ def test_an_answer_does_not_wait_for_what_it_teaches(robot: Robot) -> None:
     assert robot.policy.observed == [], 'it is to be published first'
     robot.head.teach()
     robot.head.teach()
-    assert robot.policy.observed == [decision]
+    assert robot.policy.observed == told(decision)
 
 
 def test_what_is_decided_is_observed_before_the_next_plan(robot: Robot) -> None:
     decisions = [robot.frame(number, SURE, 1.0).decisions[0] for number in range(3)]
-    assert robot.policy.observed == decisions[:2]
+    assert robot.policy.observed == told(*decisions[:2])
     robot.head.begin(0, None, Scene(), 1.0, 1.0)
-    assert robot.policy.observed == decisions
+    assert robot.policy.observed == told(*decisions)
 
 
 def test_an_audit_is_observed_before_its_reply_teaches(bundle: Bundle) -> None:
@@ -435,7 +467,7 @@ def test_an_audit_is_observed_before_its_reply_teaches(bundle: Bundle) -> None:
     (decision,) = robot.frame(2, SURE, 1.0).decisions
     assert decision.audit and robot.policy.observed == []
     robot.reply(1, 1.05)
-    assert (robot.policy.observed, robot.policy.taught) == ([decision], [(1, False)])
+    assert (robot.policy.observed, robot.policy.taught) == (told(decision), [(1, False)])
 
 
 class Raising(StaticPolicy):
@@ -488,13 +520,13 @@ def test_a_policy_that_raises_at_observing_costs_no_frame_of_a_tick(bundle: Bund
     assert {decision.reason for decision in decisions} == {Reason.DEADLINE}
     robot.head.teach()
     assert robot.head.counts.routes[Route.FALLBACK] == robot.head.counts.policy_faults == 3
-    assert [event for event, _ in said] == ['observe'] * 3
+    assert [kind for kind, _ in said] == ['policy observe'] * 3
     place = r"KeyError: 'no observe' \(test_runtime_head.py:\d+\)"
     assert all(re.fullmatch(place, text) for _, text in said)
     policy.at = set()
     (decision,) = robot.frame(3, SURE, 2.0).decisions
     robot.head.teach()
-    assert policy.observed == [decision], 'it goes on with what comes next'
+    assert policy.observed == told(decision), 'it goes on with what comes next'
 
 
 def test_a_policy_that_raises_at_choosing_gets_the_bundles_own_plan(bundle: Bundle) -> None:
@@ -506,7 +538,7 @@ def test_a_policy_that_raises_at_choosing_gets_the_bundles_own_plan(bundle: Bund
     step = robot.frame(1, SURE, 1.0)
     assert (step.decisions[0].route, step.decisions[0].label) == (Route.LOCAL, 1)
     assert robot.frame(2, DOUBTFUL, 1.0).frame is not None
-    assert [event for event, _ in said] == ['choose'] * 3
+    assert [kind for kind, _ in said] == ['policy choose'] * 3
     place = r"KeyError: 'no choose' \(test_runtime_head.py:\d+\)"
     assert all(re.fullmatch(place, text) for _, text in said)
     policy.at = set()
@@ -530,6 +562,6 @@ def test_a_policy_that_raises_at_replies_or_diagnostics_ends_nothing(bundle: Bun
     robot.head.tick(1.0 + DEADLINE)
     assert robot.reply(1, 1.5) == Step()
     assert robot.head.diagnosed() == {}
-    assert [event for event, _ in said] == ['observe_reply', 'diagnostics']
+    assert [kind for kind, _ in said] == ['policy observe_reply', 'policy diagnostics']
     policy.at = set()
     assert robot.head.diagnosed() == {'policy': 'static'}

@@ -198,15 +198,20 @@ class DdsReader(_Port):
 class DdsWaiter:
     """A wait set. Even keys are data conditions, odd ones the events of the same port."""
 
-    def __init__(self, participant: int) -> None:
+    def __init__(self, domain: DdsTransport, participant: int) -> None:
         self._set, self._guard = _waitset(participant), _guard_condition(participant)
+        self._domain = domain
         self._ports: dict[int, DdsReader | DdsWriter] = {}
         self._conditions: dict[int, int] = {}
         self._lock = threading.Lock()
         self._next = 2
-        self._triggered = (ctypes.c_ssize_t * 1)()
+        self._own = 1 + len(domain.discovery)
+        self._triggered = (ctypes.c_ssize_t * self._own)()
         self._was_set = ctypes.c_bool()
         _attach(self._set, self._guard, 0)
+        # What comes and goes is kept by the readers of built-in topics until it is taken.
+        for reader in domain.discovery:
+            _attach(self._set, reader, 1)
 
     def attach(self, port: Any) -> None:
         with self._lock:
@@ -217,7 +222,7 @@ class DdsWaiter:
                 _attach(self._set, self._conditions[key], key)
             _attach(self._set, port.ref, key + 1)
             # A set with less room reports the same ones again and again, and starves the others.
-            self._triggered = (ctypes.c_ssize_t * (2 * len(self._ports) + 1))()
+            self._triggered = (ctypes.c_ssize_t * (2 * len(self._ports) + self._own))()
 
     def detach(self, port: Any) -> None:
         with self._lock:
@@ -235,6 +240,9 @@ class DdsWaiter:
         for key in triggered[: min(count, room)] if count > 0 else ():
             if key == 0:
                 _take_guard(self._guard, ctypes.byref(self._was_set))
+                continue
+            if key == 1:
+                self._domain.discover()
                 continue
             port = self._ports.get(key & ~1)
             if port is not None and key & 1:
@@ -298,7 +306,17 @@ class DdsTransport:
         return DdsReader(self, entity, spec, spec.node.readers)
 
     def create_waiter(self) -> DdsWaiter:
-        return DdsWaiter(self._participant._ref)
+        return DdsWaiter(self, self._participant._ref)
+
+    @property
+    def discovery(self) -> list[int]:
+        """The readers of built-in topics."""
+        return [int(reader._ref) for reader, _ in self._seen.values()]
+
+    def discover(self) -> None:
+        """Take in who and what has come and gone."""
+        for topic in self._seen:
+            self._alive(topic)
 
     def add_node(self, node: NodeInfo) -> None:
         with self._lock:

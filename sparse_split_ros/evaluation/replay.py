@@ -189,10 +189,10 @@ class HeadReplay(Replay):
         bundle = world.engine.bundle
         self.head = Head(
             bundle, policy, deadline=world.deadline, session=_SESSION, seed=world.seed,
-            complain=self._policy_raised,
+            complain=self._complained,
         )  # fmt: skip
-        # What a policy raised first.
-        self._policy_trouble = ''
+        # What went wrong first: what a policy raised, and why features were not sent.
+        self._complaints: dict[str, str] = {}
         self._named = bundle.named
         self._engine = HeadEngine(world.engine, world.robot)
         self._tail_engine = TailEngine(world.engine, world.offboard)
@@ -212,12 +212,16 @@ class HeadReplay(Replay):
         if faults := self.head.counts.policy_faults:
             found.append(
                 f"the policy raised {faults} times, and was passed over for the bundle's own split "
-                f'and threshold; first in {self._policy_trouble}'
+                f'and threshold; first {self._complaints["policy"]}'
+            )
+        if unsendable := self.head.counts.unsendable:
+            found.append(
+                f'{unsendable} frames could not be sent; first {self._complaints["features"]}'
             )
         return found
 
-    def _policy_raised(self, event: str, text: str) -> None:
-        self._policy_trouble = self._policy_trouble or f'{event}: {text}'
+    def _complained(self, kind: str, text: str) -> None:
+        self._complaints.setdefault(kind.split(maxsplit=1)[0], f'{kind}: {text}')
 
     def _happened(self) -> None:
         """Be there when the head's next deadline passes."""

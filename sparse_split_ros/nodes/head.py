@@ -72,6 +72,10 @@ from sparse_split_ros.runtime.preprocess import fit, normalise
 _LOST, _LOST_SHARE = 10, 0.1
 # What becomes of stamps that are of no use.
 _COPIED = '; answers copy them as they are'
+# The rate and the times in the diagnostics are of the last so many seconds, and answers at most.
+_RECENT_S, _RECENT = 5.0, 5000
+# A tail that comes and goes is not said to more often than this.
+_SAY_STATE_S = 1.0
 # How long a worker may take to finish its frame at shutdown, within the 2 s a node has to end.
 _LAST_FRAME_S = 1.0
 # And how long those who listen may take to get the last answers.
@@ -116,7 +120,7 @@ class HeadNode(StoppableNode):
             session=secrets.randbits(32),
             seed=settings.seed,
             max_in_flight=settings.max_in_flight,
-            complain=self._policy_raised,
+            complain=self.complain,
         )
         # Guards the state machine; the deadline thread waits on it.
         self._state = threading.Condition()
@@ -134,13 +138,16 @@ class HeadNode(StoppableNode):
         self.dropped = 0
         self.rejected = 0
         self.bad_replies = 0
-        # Of the policy, when the diagnostics last looked.
-        self._policy_faults = 0
-        self._recent: deque[tuple[float, float]] = deque(maxlen=300)
-        self._last_image = time.monotonic()
+        # When the diagnostics last looked: how often the policy raised, images got no answer, and
+        # answers were given.
+        self._looked = (0, 0, 0)
+        self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)
+        self._started = time.monotonic()
+        self._last_images = [self._started] * len(settings.cameras)
         self._warned_of: set[str] = set()
         self._last_stamps: list[tuple[int, int] | None] = [None] * len(settings.cameras)
         self._last_state = TailState.UNKNOWN
+        self._said_state = float('-inf')
         # One per camera, used by the worker alone.
         self._meters = [SceneMeter() for _ in settings.cameras]
         self._power = PowerReading()
@@ -253,7 +260,7 @@ class HeadNode(StoppableNode):
             self._mailboxes[source] = mail
         if self._arrived.empty():
             self._arrived.put(None)
-        self._last_image = mail.arrived
+        self._last_images[source] = mail.arrived
 
     def _on_lost(self, count: int) -> None:
         self.lost += count
@@ -366,10 +373,6 @@ class HeadNode(StoppableNode):
             self._emit(step)
             self._say_state()
 
-    def _policy_raised(self, event: str, text: str) -> None:
-        # A kind for each event, so that one that fails on every frame does not hide another.
-        self.complain(f'policy {event}', text)
-
     def _emit(self, step: Step, header: Header | None = None) -> None:
         """Send what a step asks for; features first, somebody waits for them, and learn last.
 
@@ -416,13 +419,14 @@ class HeadNode(StoppableNode):
             self.get_logger().warning(text)
 
     def _say_state(self) -> None:
-        """One line per change of the tail's state."""
+        """One line per change of the tail's state, as far as it lasts."""
+        now = time.monotonic()
         with self._state:
             tracker = self.head.tracker
-            state, before = tracker.state, self._last_state
-            self._last_state = state
-        if state is before:
-            return
+            state = tracker.state
+            if state is self._last_state or now - self._said_state < _SAY_STATE_S:
+                return
+            self._last_state, self._said_state = state, now
         if state is TailState.UP:
             self.get_logger().info(f'tail {tracker.tail} is up: doubtful frames are sent')
         elif state is TailState.FOREIGN:
@@ -450,6 +454,7 @@ class HeadNode(StoppableNode):
             counts, tracker = self.head.counts, self.head.tracker
             link, waiting = tracker.link(), len(tracker)
             decided = self.head.diagnosed()
+        self._say_state()
         self._say_feedback(str(decided.get('feedback', 'ok')))
         if decided.get('policy_rejected'):
             self._say_once(
@@ -463,16 +468,26 @@ class HeadNode(StoppableNode):
                 f'{self.lost} images were lost on their way here, {self.received} arrived (lost in '
                 f'/diagnostics counts on); {self._may_help()}',
             )
-        recent = [item for item in list(self._recent) if now - item[0] < 5.0]
+        recent = [item for item in list(self._recent) if now - item[0] < _RECENT_S]
         totals = sorted(total for _, total in recent)
-        silent = now - self._last_image
+        patience = self.settings.no_image_warning_s
+        silent = [n for n, last in enumerate(self._last_images) if now - last > patience]
+        looked = (
+            counts.policy_faults, self.rejected + counts.failed, sum(counts.routes.values()),
+        )  # fmt: skip
+        faults, spoilt, answers = (count - last for count, last in zip(looked, self._looked))
+        self._looked = looked
         ok, warn, error = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
-        if silent > self.settings.no_image_warning_s:
-            level, text = error, self._no_image(silent)
+        if silent:
+            level = error if len(silent) == len(self._images) else warn
+            text = self._no_image(silent, now)
             self.get_logger().warning(text, throttle_duration_sec=30.0)
+        elif spoilt:
+            level = warn if answers else error
+            text = f'{spoilt} images got no answer, {answers} did: {self.last_error}'
         elif self._feedback != 'ok':
             level, text = warn, f'the tail is not believed: {self._feedback}'
-        elif counts.policy_faults > self._policy_faults:
+        elif faults:
             level, text = warn, f'the policy raised: {self.last_error}'
         elif link.state is not TailState.UP:
             level, text = warn, tracker.objection or f'tail {link.state.value}: local answers only'
@@ -480,7 +495,6 @@ class HeadNode(StoppableNode):
             level, text = warn, 'target_disagreement cannot be kept here: coding alone changes more'
         else:
             level, text = ok, 'running'
-        self._policy_faults = counts.policy_faults
         values: dict[str, object] = {
             'received': self.received,
             'lost': self.lost,
@@ -489,7 +503,7 @@ class HeadNode(StoppableNode):
             'rejected': self.rejected,
             'failed': counts.failed,
             **{route.value: count for route, count in counts.routes.items()},
-            'frame_rate_hz': len(recent) / 5.0,
+            'frame_rate_hz': len(recent) / min(_RECENT_S, now - self._started),
             'latency_p50_ms': totals[len(totals) // 2] if totals else 0.0,
             'latency_max_ms': totals[-1] if totals else 0.0,
             'deadline_ms': self.settings.deadline_ms,
@@ -510,6 +524,7 @@ class HeadNode(StoppableNode):
             'policy': chosen(self.settings.values, self.bundle),
             **decided,
             'policy_faults': counts.policy_faults,
+            'unsendable': counts.unsendable,
             'scene_changes': sum(meter.changes for meter in self._meters),
             **({} if watts is None else {'watts': watts}),
             'simulated_slowdown': self.settings.robot_profile,
@@ -524,17 +539,18 @@ class HeadNode(StoppableNode):
             )
         )
 
-    def _no_image(self, silent: float) -> str:
-        """What a person needs to find out why nothing arrives."""
+    def _no_image(self, silent: list[int], now: float) -> str:
+        """What a person needs to find out why nothing arrives from these cameras."""
         found = []
-        for subscription in self._images:
-            topic = subscription.topic_name
+        for source in silent:
+            topic = self._images[source].topic_name
             publishers = self.get_publishers_info_by_topic(topic)
             kinds = ', '.join(
                 f'{p.topic_type} {p.qos_profile.reliability.name.lower()}' for p in publishers
             )
             found.append(f'{topic}: {len(publishers)} publishers{f" ({kinds})" if kinds else ""}')
-        text = f'no image for {silent:.0f} s; {"; ".join(found)}'
+        since = max(self._last_images[source] for source in silent)
+        text = f'no image for {now - since:.0f} s; {"; ".join(found)}'
         if not self.received and 'sensor_msgs/msg/Image ' in text:
             text += f'; {self._may_help()}'
         return text

@@ -206,7 +206,8 @@ class Parameters:
                 if spec is not None:
                     self._check(spec, parameter.value)
                     changed[parameter.name] = _plain(parameter.value)
-            self._accept(changed)
+            if changed != self._values:  # of ROS's own, which come this way too, none is ours
+                self._accept(changed)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         # Humble has no callback after the set; ours is the only one before it, so this is safe.

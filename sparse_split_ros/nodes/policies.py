@@ -19,6 +19,8 @@ from sparse_split_ros.runtime.profile import key
 
 # How much of what was learned a power cut may cost.
 _SAVE_EVERY_S = 10.0
+# How long a slow disk may take at shutdown: the file of before is whole in any case.
+_LAST_SAVE_S = 0.5
 # The parameters that make another policy of the same name; the others change it as it runs.
 _MAKES_ANOTHER = {'fixed': ('split', 'threshold', 'codec'), 'joint': ('codec',)}
 
@@ -82,7 +84,7 @@ def held_stages(values: Mapping[str, Any], bundle: Bundle) -> range | None:
 
 
 class Memory:
-    """Keeps what a policy learned in a directory, one file per node, policy and bundle.
+    """Keeps what a policy learned in a directory, one file per node, policy, variant and bundle.
 
     A thread of its own saves, because a disk may take longer than a frame has. ``lock`` guards the
     policy, and ``complain`` takes what went wrong, in words.
@@ -97,7 +99,8 @@ class Memory:
         complain: Callable[[str], None],
     ) -> None:
         self._directory = Path(directory).expanduser()
-        self._node = node.strip('/').replace('/', '_')
+        # No name in ROS 2 has two underscores in a row.
+        self._node = node.strip('/').replace('/', '__')
         self._fingerprint = bundle.fingerprint.hex()
         self._lock = lock
         self._complain = complain
@@ -114,7 +117,8 @@ class Memory:
             self._kept = None
             if not isinstance(policy, Learned):
                 return ''
-            path = self._directory / f'{self._node}-{name}-{self._fingerprint[:8]}.json'
+            parts = (self._node, name, *policy.variant, self._fingerprint[:8])
+            path = self._directory / f'{"-".join(parts)}.json'
             keeper = StateKeeper(path, name, self._fingerprint)
             well, text = keeper.restore(policy)
             self._kept = keeper, policy
@@ -142,9 +146,9 @@ class Memory:
     def _work(self) -> None:
         while not self._ended.wait(_SAVE_EVERY_S):
             self.save()
+        self.save()
 
     def close(self) -> None:
         """Save for the last time."""
         self._ended.set()
-        self._thread.join()
-        self.save()
+        self._thread.join(_LAST_SAVE_S)

@@ -65,7 +65,8 @@ class TailNode(StoppableNode):
         self._stopping = False
         self.received = 0
         self.failed = 0
-        self._troubles = 0
+        # When the diagnostics last looked: what went wrong, and what came too late.
+        self._troubles = (0, 0)
         self._connect()
         self._worker = threading.Thread(target=self._work, name='tail worker', daemon=True)
         self._worker.start()
@@ -159,10 +160,17 @@ class TailNode(StoppableNode):
 
     def _diagnose(self) -> None:
         counts = self.tail.counts
-        refused = sum(n for kind, n in counts.statuses.items() if kind is not Status.OK)
+        late = counts.overrun + counts.statuses[Status.EXPIRED]
+        wrong = self.failed + sum(
+            n for kind, n in counts.statuses.items() if kind not in (Status.OK, Status.EXPIRED)
+        )
         # Degraded is what went wrong since the last look, not once upon a time.
-        degraded = refused + self.failed > self._troubles
-        self._troubles = refused + self.failed
+        text = 'running'
+        if wrong > self._troubles[0]:
+            text = self.last_error
+        elif late > self._troubles[1]:
+            text = f'{late - self._troubles[1]} frames came too late, or more than can be answered'
+        self._troubles = wrong, late
         values: dict[str, object] = {
             'received': self.received,
             **{f'status {kind.name}': n for kind, n in counts.statuses.items()},
@@ -177,8 +185,7 @@ class TailNode(StoppableNode):
             'engine': self._engine.name,
             'last_error': self.last_error,
         }
-        level = DiagnosticStatus.WARN if degraded else DiagnosticStatus.OK
-        text = self.last_error if degraded else 'running'
+        level = DiagnosticStatus.OK if text == 'running' else DiagnosticStatus.WARN
         name = f'{self.get_fully_qualified_name()}: replies'
         self._diagnostics.publish(
             DiagnosticArray(

@@ -37,6 +37,7 @@ class Reason(str, Enum):
     TAIL_REFUSED = 'tail refused'
     NO_TIME = 'no time left to ask'
     FULL = 'too many in flight'
+    UNSENDABLE = 'features cannot be coded'
     SHUTDOWN = 'shutdown'
 
 

@@ -312,13 +312,17 @@ class JointPolicy:
         self._refresh(state)
         return state
 
-    def _refresh(self, state: SceneState) -> None:
-        """Fit the scene's risk and find each arm's thresholds anew."""
+    def _refresh(self, state: SceneState, observed: bool = True) -> None:
+        """Fit the scene's risk and find each arm's thresholds anew; what was ``observed`` counts.
+
+        Without it, as when settings change, caution stays as it is.
+        """
         risk = state.risk
         # While the tail is not believed, only the robot's own last exit teaches.
         risk.fit()
-        risk.caution = max(1.0, 0.8 * risk.caution)
-        if self.feedback.clear:
+        if observed:
+            risk.caution = max(1.0, 0.8 * risk.caution)
+        if observed and self.feedback.clear:
             state.checkpoints = [*state.checkpoints[-1:], risk.learned()]
         others = [other.risk for other in self._scenes.values() if other is not state]
         account = sum(item.answers for item in others), sum(item.spent() for item in others)
@@ -477,10 +481,13 @@ class JointPolicy:
         budget = Budget(audit_share, min(1.0, 5 * audit_share))
         if audit_share != self.budget.share:
             self.budget = budget
+        before = self.target, self.costs.weights, self.costs.deadline_ms
         self.target = target
         self.costs.weights, self.costs.deadline_ms = weights, deadline_ms
-        for state in self._scenes.values():
-            self._refresh(state)
+        # Each takes longer than an answer may wait.
+        if before != (target, weights, deadline_ms):
+            for state in self._scenes.values():
+                self._refresh(state, observed=False)
 
     def diagnostics(self) -> dict[str, object]:
         """What a person may want to know."""
@@ -502,6 +509,11 @@ class JointPolicy:
             values['thresholds_now'] = shown_thresholds(self._candidate.thresholds)
         return values
 
+    @property
+    def variant(self) -> tuple[str, ...]:
+        """None: curves hold at any setting."""
+        return ()
+
     def state(self) -> dict[str, Any]:
         """What was learned, for JSON; a copy."""
         scenes = {name: state.to_json() for name, state in self._scenes.items()}
@@ -522,7 +534,7 @@ class JointPolicy:
             scene = self._open(name)
             scene.take(item)
             scene.checkpoints = [scene.risk.learned()]
-            self._refresh(scene)
+            self._refresh(scene, observed=False)
 
 
 def _alone(facts: Facts, early: tuple[int, ...]) -> list[Candidate]:

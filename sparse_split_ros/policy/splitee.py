@@ -333,6 +333,11 @@ class SplitEEPolicy:
             return
         self._learner.learn(arm, confidences, final)
 
+    @property
+    def variant(self) -> tuple[str, ...]:
+        """The threshold: what was learned at another says nothing here."""
+        return (f'{self._learner.threshold:g}',)
+
     def _terms(self) -> dict[str, Any]:
         """What rewards depend on: those of other terms say nothing here."""
         costs = self._learner.costs

@@ -27,6 +27,10 @@ class StateError(ValueError):
 class Learned(Protocol):
     """A policy with something to keep."""
 
+    @property
+    def variant(self) -> tuple[str, ...]:
+        """Settings that what was learned depends on, in words for a file's name."""
+
     def state(self) -> dict[str, Any]:
         """What was learned, for JSON; a copy."""
 

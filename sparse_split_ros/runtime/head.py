@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_split_ros.link.announcement import Announcement
-from sparse_split_ros.link.codec import Codec, codec_id
+from sparse_split_ros.link.codec import Codec, CodecError, codec_id
 from sparse_split_ros.link.estimate import TailState
-from sparse_split_ros.link.frame import FeatureFrame, Flag, ReplyFrame, Status
+from sparse_split_ros.link.frame import FeatureFrame, Flag, FrameError, ReplyFrame, Status
 from sparse_split_ros.link.tracker import Arrival, InFlight, Tracker
 from sparse_split_ros.policy.decision import Decision, ExitAnswer, Reason, Route, Times
 from sparse_split_ros.policy.facts import Facts
@@ -122,6 +122,7 @@ class Counts:
     sent_bytes: int = 0
     replies: dict[Arrival, int] = field(default_factory=lambda: dict.fromkeys(Arrival, 0))
     refused: int = 0
+    unsendable: int = 0
     policy_faults: int = 0
 
 
@@ -146,8 +147,9 @@ class Head:
     """Decides each frame's route.
 
     ``deadline`` is in seconds from a frame's arrival, ``session`` names this start on the wire, and
-    ``max_in_flight`` bounds what waits for the tail. ``complain`` is told in which event a policy
-    raised, and what. Not safe for threads: the owner holds a lock.
+    ``max_in_flight`` bounds what waits for the tail. ``complain`` is told what went wrong: a kind,
+    such as the event in which a policy raised, and words. Not safe for threads: the owner holds a
+    lock.
     """
 
     def __init__(
@@ -226,7 +228,8 @@ class Head:
         if self._complain is not None:
             *_, (frame, line) = traceback.walk_tb(error.__traceback__)
             place = f'{Path(frame.f_code.co_filename).name}:{line}'
-            self._complain(event, f'{type(error).__name__}: {error} ({place})')
+            # A kind for each event, so that one that fails on every frame does not hide another.
+            self._complain(f'policy {event}', f'{type(error).__name__}: {error} ({place})')
 
     def failed(self, sequence: int) -> None:
         """The network failed on a frame: it is given up and counted."""
@@ -234,10 +237,7 @@ class Head:
             self.counts.failed += 1
 
     def computed(self, sequence: int, computed: Computed, now: float) -> Step:
-        """The robot's part of a frame is computed: answer, or ask the tail.
-
-        Raises CodecError when the features cannot be coded; the frame has then :meth:`failed`.
-        """
+        """The robot's part of a frame is computed: answer, or ask the tail."""
         frame = self._waiting.get(sequence)
         if frame is None:
             return Step()  # given up by stop
@@ -247,7 +247,10 @@ class Head:
         else:
             objection = self._objection(frame, now)
             if objection is None:
-                return Step((), self._send(sequence, frame, Flag.NONE, now))
+                data = self._send(sequence, frame, Flag.NONE, now)
+                if data is not None:
+                    return Step((), data)
+                objection = Reason.UNSENDABLE
             route, reason = Route.FALLBACK, objection
         data = None
         if frame.audit and route is Route.LOCAL:
@@ -274,25 +277,36 @@ class Head:
         return None
 
     def _send(self, sequence: int, frame: _Accepted, flag: Flag, now: float) -> bytes | None:
-        """Code a frame's features and enter them as in flight; audits and probes have full time."""
+        """Code a frame's features and enter them as in flight; None where that cannot be.
+
+        Audits have full time. A probe has what a frame in doubt would have: a link that is too slow
+        for those is not to be asked again.
+        """
         computed = frame.computed
+        deadline = self.deadline + (now if flag is Flag.AUDIT else frame.arrived)
         full = len(self.tracker) >= self._max_in_flight
-        if full or computed is None or computed.features is None:
+        if full or deadline <= now or computed is None or computed.features is None:
             return None
-        codec = self._codec(frame.plan, flag)
-        deadline = frame.arrived + self.deadline if flag is Flag.NONE else now + self.deadline
-        data = FeatureFrame(
-            split=frame.plan.split,
-            codec=codec.id,
-            fingerprint=self._bundle.fingerprint,
-            session=self.tracker.session,
-            sequence=sequence,
-            payload=codec.encode(computed.features),
-            source=frame.source,
-            flags=flag,
-            budget_ms=int((deadline - now) * 1e3),
-            age_ms=int((now - frame.arrived) * 1e3),
-        ).to_bytes()
+        try:
+            codec = self._codec(frame.plan, flag)
+            data = FeatureFrame(
+                split=frame.plan.split,
+                codec=codec.id,
+                fingerprint=self._bundle.fingerprint,
+                session=self.tracker.session,
+                sequence=sequence,
+                payload=codec.encode(computed.features),
+                source=frame.source,
+                flags=flag,
+                budget_ms=int((deadline - now) * 1e3),
+                age_ms=int((now - frame.arrived) * 1e3),
+            ).to_bytes()
+        except (CodecError, FrameError) as error:
+            # What the robot found stands.
+            self.counts.unsendable += 1
+            if self._complain is not None:
+                self._complain('features not sent', str(error))
+            return None
         frame.size, frame.sent = len(data), now
         self.tracker.sent(InFlight(sequence, len(data), now, deadline, flag))
         self.counts.sent += 1
@@ -425,7 +439,8 @@ class Head:
             sizes=self._bundle.sizes,
         )
         self.counts.routes[route] += 1
-        self._untaught.append(decision)
+        # A policy may keep it until a late answer comes, and an image with it.
+        self._untaught.append(replace(decision, header=None))
         return decision
 
 
