@@ -14,8 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ import numpy as np
 
 from sparse_split_ros import ros
 from sparse_split_ros.nodes import domain, qos
+from sparse_split_ros.nodes.head import HeadNode
 from sparse_split_ros.nodes.messages import image_message
 from sparse_split_ros.ros import (
     Classification,
@@ -32,9 +33,11 @@ from sparse_split_ros.ros import (
     Header,
     Image,
     Node,
+    Parameter,
     QoSProfile,
     SingleThreadedExecutor,
 )
+from sparse_split_ros.runtime.bundle import Bundle
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 20.0
@@ -166,6 +169,35 @@ def ready(process: Process) -> Process:
 def values_of(status: DiagnosticArray) -> dict[str, str]:
     """The key-value pairs of a message's first status."""
     return {pair.key: pair.value for pair in status.status[0].values}
+
+
+@contextmanager
+def running_head(bundle: Bundle, domain: int, **parameters: object) -> Iterator[HeadNode]:
+    """A head in this process, spun by a thread."""
+    context = ros.Context()
+    ros.init(args=[], context=context, domain_id=domain)
+    values = {'bundle': str(bundle.path), **parameters}
+    node = HeadNode(
+        context=context, parameter_overrides=[Parameter(k, value=v) for k, v in values.items()]
+    )
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    ended = threading.Event()
+
+    def spin() -> None:
+        while not ended.is_set():
+            executor.spin_once(timeout_sec=0.05)
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    try:
+        yield node
+    finally:
+        ended.set()
+        thread.join()
+        node.stop()
+        node.destroy_node()
+        context.try_shutdown()
 
 
 class Peer:

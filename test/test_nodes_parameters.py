@@ -67,6 +67,17 @@ def test_tuning_is_taken_at_once(head: HeadNode) -> None:
     assert head.settings.roi == [1, 2, 3, 4] and head.settings.max_results == 2
 
 
+def test_what_is_not_ours_or_stays_changes_nothing(
+    head: HeadNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(head.settings, '_accept', asked.append)
+    assert change(head, use_sim_time=False, max_results=head.settings.max_results) == ''
+    assert asked == []
+    assert change(head, max_results=head.settings.max_results + 1) == ''
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize(
     ('values', 'words'),
     [

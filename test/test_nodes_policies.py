@@ -11,16 +11,15 @@ import json
 import random
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from bundles import make_bundle, make_level_bundle
-from processes import Peer, private_domain
+from processes import Peer, private_domain, running_head
 
-from sparse_split_ros import ros
 from sparse_split_ros.link.announcement import Announcement
 from sparse_split_ros.link.estimate import Link
 from sparse_split_ros.link.frame import REPLY_FORMAT, VERSION, FeatureFrame, ReplyFrame, Status
@@ -34,11 +33,9 @@ from sparse_split_ros.policy.risk import Calibration
 from sparse_split_ros.policy.scene import Scene
 from sparse_split_ros.ros import (
     CompressedImage,
-    Context,
     Header,
     LabelInfo,
     Parameter,
-    SingleThreadedExecutor,
     String,
 )
 from sparse_split_ros.runtime.bundle import Bundle
@@ -58,33 +55,9 @@ def domain() -> Iterator[int]:
         yield number
 
 
-@contextmanager
-def running(bundle: Bundle, domain: int, **parameters: object) -> Iterator[HeadNode]:
-    """A head in this process, spun by a thread."""
-    context = Context()
-    ros.init(args=[], context=context, domain_id=domain)
-    values = {'bundle': str(bundle.path), 'policy': 'joint', 'deadline_ms': 2000.0, **parameters}
-    node = HeadNode(
-        context=context, parameter_overrides=[Parameter(k, value=v) for k, v in values.items()]
-    )
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-    ended = threading.Event()
-
-    def spin() -> None:
-        while not ended.is_set():
-            executor.spin_once(timeout_sec=0.05)
-
-    thread = threading.Thread(target=spin)
-    thread.start()
-    try:
-        yield node
-    finally:
-        ended.set()
-        thread.join()
-        node.stop()
-        node.destroy_node()
-        context.try_shutdown()
+def running(bundle: Bundle, domain: int, **parameters: object) -> AbstractContextManager[HeadNode]:
+    """A head in this process that learns."""
+    return running_head(bundle, domain, **{'policy': 'joint', 'deadline_ms': 2000.0, **parameters})
 
 
 class LyingTail:
@@ -247,6 +220,50 @@ def test_each_bundle_keeps_what_was_learned_of_it(bundle: Bundle, tmp_path: Path
         text = memory.adopt('joint', policies.policy_of(values, known, 'native'))
         memory.close()
     assert text.endswith('policy state restored') and complaints == []
+
+
+def kept(bundle: Bundle, directory: Path, node: str, **changes: object) -> str:
+    """The file that a SplitEE policy of this node is kept in."""
+    values = {spec.name: spec.default for spec in HEAD} | {'policy': 'splitee'} | changes
+    complaints: list[str] = []
+    memory = policies.Memory(str(directory), node, bundle, threading.Lock(), complaints.append)
+    before = set(directory.iterdir())
+    memory.adopt('splitee', policies.policy_of(values, bundle, 'native'))
+    memory.close()
+    assert complaints == []
+    (made,) = set(directory.iterdir()) - before
+    return made.name
+
+
+def test_each_node_and_each_threshold_has_a_memory_of_its_own(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    names = {
+        kept(bundle, tmp_path, node, threshold=threshold)
+        for node in ('/arm/left/head', '/arm_left/head')
+        for threshold in (0.5, 0.9)
+    }
+    assert len(names) == 4
+
+
+def test_a_slow_disk_does_not_hold_up_the_end(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = threading.Event()
+
+    def slow(*_: object) -> str:
+        written.wait(10.0)
+        return ''
+
+    monkeypatch.setattr(policies.StateKeeper, 'save', slow)
+    memory = policies.Memory(str(tmp_path), 'head', bundle, threading.Lock(), pytest.fail)
+    values = {spec.name: spec.default for spec in HEAD} | {'policy': 'joint'}
+    memory.adopt('joint', policies.policy_of(values, bundle, 'native'))
+    closing = threading.Thread(target=memory.close, daemon=True)
+    closing.start()
+    closing.join(5.0)
+    assert not closing.is_alive()
+    written.set()
 
 
 def test_a_policy_that_cannot_say_what_it_learned_ends_nothing(

@@ -217,6 +217,41 @@ def test_state_is_restored_and_plans_are_the_same() -> None:
     assert blank.state()['scenes'].keys() == first.state()['scenes'].keys()
 
 
+def cautious() -> JointPolicy:
+    """A policy just after an alarm."""
+    policy = joint()
+    policy.choose(DAY, UP)
+    policy._scenes[DAY.name].risk.alarm()
+    return policy
+
+
+def caution(policy: JointPolicy) -> float:
+    return policy._scenes[DAY.name].risk.caution
+
+
+def test_caution_outlives_a_restart_and_changes_of_settings() -> None:
+    policy = cautious()
+    before = caution(policy)
+    for deadline_ms in range(50, 60):
+        apply_live(policy, Settings(deadline_ms=deadline_ms))
+    restored = joint()
+    restored.restore(json.loads(json.dumps(policy.state())))
+    assert caution(restored) == caution(policy) == before > 1
+
+
+def test_settings_that_stay_cost_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, settings = cautious(), Settings(deadline_ms=70.0)
+    searched: list[str] = []
+    refresh = JointPolicy._refresh
+    monkeypatch.setattr(
+        JointPolicy, '_refresh', lambda *args, **more: (searched.append(''), refresh(*args, **more))
+    )
+    apply_live(policy, settings)
+    assert len(searched) == 1
+    apply_live(policy, settings)
+    assert len(searched) == 1
+
+
 def test_the_state_of_a_bundle_without_early_exits_is_restored() -> None:
     alone = Facts('00' * 8, 10, (1000,), {0: 10})
     first = make_policy('joint', alone, Settings())
