@@ -13,14 +13,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from replays import make_world, replayed, request
+from bundles import make_bundle
+from replays import make_world, replayed, request, write_times
 
 from sparse_split_ros.data.bags import Frame, is_bag, write_bag
 from sparse_split_ros.data.weather import WeatherError
 from sparse_split_ros.evaluation.evaluate import Result, evaluate
 from sparse_split_ros.evaluation.jobs import EvaluateError
 from sparse_split_ros.evaluation.stream import LabelError, Source, Truth, Weather, streams_in
-from sparse_split_ros.runtime.bundle import Bundle
+from sparse_split_ros.runtime.bundle import BETWEEN_TASKS, Bundle
 
 World = tuple[Bundle, Path, Path]
 FRAMES = 40
@@ -233,6 +234,21 @@ def test_weather_changes_images_and_names_the_scene(world: World) -> None:
     assert [each.confidence for each in foggy.outcomes['fixed']] != [
         each.confidence for each in clear.outcomes['fixed']
     ]
+
+
+def test_weather_put_on_leaves_the_truth_of_the_other_tasks(tmp_path: Path) -> None:
+    tasks = {'sign': ('stop', 'yield'), 'state': ('full', 'empty'), 'weather': ('day', 'fog')}
+    bundle = make_bundle(tmp_path / 'bundle', classes=tasks)
+    truths = {'state': 'empty', 'weather': 'day'}
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    write_bag(
+        tmp_path / 'bag',
+        [Frame(1 + i, 'camera', image, 'stop', others=truths) for i, image in enumerate(images)],
+    )
+    world = (bundle, tmp_path / 'bag', write_times(tmp_path / 'times.json', bundle))
+    foggy = run(world, tmp_path / 'bag', weather=Weather.parse('fog'))
+    labels = {label for label, _ in labels_and_answers(foggy)}
+    assert labels == {BETWEEN_TASKS.join(('stop', 'empty', 'fog'))}
 
 
 @pytest.mark.parametrize('text', ['storm', 'fog:0', 'fog:6', 'fog:x', ''])

@@ -14,7 +14,7 @@ import io
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -199,9 +199,13 @@ class Source:
         changed = weather.apply(
             self.weather.condition, image, weather.level(self.weather.level), rng, lasting
         )
-        severity = weather.level(self.weather.level)
-        return Frame(
-            frame.stamp_ns, frame.frame_id, changed, frame.label, self.weather.condition, severity
+        return replace(
+            frame,
+            image=changed,
+            scene=self.weather.condition,
+            severity=weather.level(self.weather.level),
+            # What shows the weather shows another now; the scene says which.
+            others={task: said for task, said in frame.others.items() if task != weather.TASK},
         )
 
     def fingerprint(self) -> str:
