@@ -195,6 +195,24 @@ def test_what_the_head_dropped_is_counted_without_a_truth(tmp_path: Path) -> Non
     }  # fmt: skip
 
 
+@pytest.mark.parametrize('task', ['room', 'scene', 'ground_truth', 'classification', 'decision'])
+def test_a_task_may_be_called_as_a_topic_of_ours(tmp_path: Path, task: str) -> None:
+    plain = {**dict.fromkeys(DECISION_KEYS, '0'), 'route': 'local', 'reason': 'confident'}
+    answers = {'class': 'stop', f'class/{task}': 'hall'}
+    header = Header(stamp=TimeMsg(sec=1), frame_id='camera')
+    with Recording(tmp_path / 'bag') as bag:
+        write(bag, '/ground_truth', named(header, 'stop'))
+        write(bag, f'/ground_truth/{task}', named(header, 'kitchen'))
+        write(bag, '/classification', named(header, 'stop'))
+        write(bag, f'/classification/{task}', named(header, 'hall'))
+        write(bag, '/scene', named(header, 'day'))
+        write(bag, '/decision', said(header, **{**plain, **answers, 'tasks': f'sign {task}'}))
+    summary = score(tmp_path / 'bag').summary
+    assert summary['accuracy_by_task'] == {'sign': 1.0, task: 0.0}
+    assert list(summary['accuracy_by_scene']) == ['day']
+    assert summary['errors'] == []
+
+
 def test_labels_of_a_live_run_can_be_named_otherwise(tmp_path: Path) -> None:
     with Recording(tmp_path / 'bag') as bag:
         header = Header(stamp=TimeMsg(sec=1), frame_id='camera')

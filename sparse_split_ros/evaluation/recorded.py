@@ -218,14 +218,15 @@ def _heard(path: Path) -> _Heard:
                     heard.head = values
         elif message.results and '/tail/classification' not in f'/{topic}':
             best = message.results[0].class_id
-            if name == 'ground_truth':
+            # A further task may be called as one of our topics is, so what it is below tells first.
+            if kind_of == 'ground_truth':
+                heard.further.setdefault(key, {})[name] = best
+            elif kind_of == 'classification':
+                heard.others.setdefault(key, {})[name] = best
+            elif name == 'ground_truth':
                 heard.truths[key] = best
             elif name == 'scene':
                 heard.scenes[key] = best
             elif name == 'classification':
                 heard.answers[key] = received, best
-            elif kind_of == 'ground_truth':
-                heard.further.setdefault(key, {})[name] = best
-            elif kind_of == 'classification':
-                heard.others.setdefault(key, {})[name] = best
     return heard
