@@ -42,11 +42,11 @@ def domain() -> Iterator[int]:
 class Head(Peer):
     """Says what a head says, without computing anything."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: str = 'classification', decision: str = 'decision') -> None:
         super().__init__()
         self.number = 0
-        self.answering = self.node.create_publisher(Classification, 'classification', qos.RESULT)
-        self.deciding = self.node.create_publisher(DiagnosticArray, 'decision', qos.RESULT)
+        self.answering = self.node.create_publisher(Classification, answer, qos.RESULT)
+        self.deciding = self.node.create_publisher(DiagnosticArray, decision, qos.RESULT)
         self.showing = self.node.create_publisher(
             CompressedImage, '/front/image_raw/compressed', qos.RESULT
         )
@@ -102,6 +102,29 @@ def test_it_ends_when_nothing_more_comes_though_ros_time_stands_still(tmp_path: 
         head.until(ended(recorder), head.say, 1.0)
         assert recorder.wait() == 0, recorder.output
     assert decisions(tmp_path / 'bag') == 1
+
+
+@pytest.mark.parametrize('end', [('--limit', 3), ('--idle', 0.2)])
+def test_it_ends_though_decisions_are_on_a_remapped_topic(
+    tmp_path: Path, end: tuple[str, object]
+) -> None:
+    remapped = ('--ros-args', '-r', 'decision:=/r1/verdicts')
+    with (
+        record(tmp_path / 'bag', *end, *remapped) as recorder,
+        Head(decision='/r1/verdicts') as head,
+    ):
+        head.until(ended(recorder), head.say, 1.0)
+        assert recorder.wait() == 0, recorder.output
+
+
+def test_the_answer_of_a_task_called_decision_is_no_decision(tmp_path: Path) -> None:
+    with (
+        record(tmp_path / 'bag', '--tasks', 'decision', '--limit', 3) as recorder,
+        Head(answer='classification/decision') as head,
+    ):
+        head.until(ended(recorder), head.say, 0.05)
+        assert recorder.wait() == 0, recorder.output
+    assert decisions(tmp_path / 'bag') == 3
 
 
 def test_compressed_images_of_a_remapped_topic_are_recorded(tmp_path: Path) -> None:

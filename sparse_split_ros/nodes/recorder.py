@@ -79,7 +79,8 @@ class RecorderNode(StoppableNode):
             self._listen(f'{prefix}scene', *_CLASSIFICATION)
             for task in options.tasks:
                 self._listen(f'{prefix}ground_truth/{task}', *_CLASSIFICATION)
-        self._awaited = {self._listen('decision', *_DIAGNOSTICS), *self._answers}
+        self._decided = self._listen('decision', *_DIAGNOSTICS)
+        self._awaited = {self._decided, *self._answers}
         self._listen('/diagnostics', *_DIAGNOSTICS)
         kind, suffix = TRANSPORTS[options.image_transport]
         image = (kind, f'sensor_msgs/msg/{kind.__name__}', _IMAGES)
@@ -110,7 +111,7 @@ class RecorderNode(StoppableNode):
         if self._awaited and self._awaited <= self._heard:
             self.get_logger().info(f'hears decisions and answers: {len(self._answers)} cameras')
             self._awaited = set()
-        if topic.endswith('/decision'):
+        if topic == self._decided:
             self.decisions += 1
             self._last = time.monotonic()
             known = len(self._cameras)
