@@ -59,6 +59,8 @@ class RecorderNode(StoppableNode):
         self.decisions = 0
         self._options = options
         self._last = 0.0
+        # Of the wall clock once: it may be set in mid-run, which would be a pause that never was.
+        self._epoch_ns = time.time_ns() - time.monotonic_ns()
         # The cameras that decisions are of, as the head numbers them, and when one was new.
         self._cameras: set[str] = set()
         self._newest = 0.0
@@ -102,8 +104,9 @@ class RecorderNode(StoppableNode):
     def _write(self, topic: str, kind: str, message: Any) -> None:
         if self.done:
             return
+        received = self._epoch_ns + time.monotonic_ns()
         try:
-            self._recording.write(topic, kind, time.time_ns(), bytes(serialize_message(message)))
+            self._recording.write(topic, kind, received, bytes(serialize_message(message)))
         except BagError as error:
             self._fail(error)
             return
