@@ -253,16 +253,23 @@ class Stream:
             yield views
 
     def _views(self) -> Iterator[View]:
-        pace, index = Pace(self._source.rate), -1
+        spec, pace, index = self._source.spec, Pace(self._source.rate), -1
         try:
             for index, frame in enumerate(self._source.frames()):
                 yield self._view(index, pace.time(frame.stamp_ns), frame)
         except (BagError, SourceError, ImageError) as error:
             if index < 0:
                 raise
-            self.problem = f'{self._source.spec}: after {index + 1} frames: {error}'
+            self.problem = f'{spec}: after {index + 1} frames: {error}'
         if index < 0:
-            raise SourceError(f'{self._source.spec} holds no frames')
+            raise SourceError(f'{spec} holds no frames')
+        if pace.guessed:
+            guessed = (
+                f'{spec}: {pace.guessed} of {index + 1} stamps stand still, run back or jump by '
+                f'more than an hour, and come at {self._source.rate:g} Hz: say by --rate how fast '
+                'they came'
+            )
+            self.problem = '; '.join(filter(None, (self.problem, guessed)))
 
     def _view(self, index: int, time: float, frame: Frame) -> View:
         image = frame.image
