@@ -24,6 +24,10 @@ USUAL = 1 / USUAL_RATE
         ([EPOCH, EPOCH + 1, 0.0, 1.0, 2.0], [0.0, 1.0, 1 + USUAL, 2 + USUAL, 3 + USUAL], 1),
         # One late stamp moves nothing.
         ([5.0, 6.0, 5.5, 8.0], [0.0, 1.0, 1 + USUAL, 3.0], 1),
+        # Two in order are of a clock that was set, be it by less than a usual pause.
+        ([5.0, 6.0, 2.0, 3.0, 4.5], [0.0, 1.0, 1 + USUAL, 2 + USUAL, 3.5 + USUAL], 1),
+        # Two in no order are late, each.
+        ([5.0, 9.0, 6.0, 5.5, 12.0], [0.0, 4.0, 4 + USUAL, 4 + 2 * USUAL, 7.0], 2),
     ],
 )
 def test_stamps_are_believed_where_they_are_times(
@@ -32,6 +36,16 @@ def test_stamps_are_believed_where_they_are_times(
     pace = Pace()
     assert [pace.time(round(s * 1e9)) for s in stamps] == pytest.approx(times, abs=1e-6)
     assert pace.guessed == guessed
+
+
+@pytest.mark.parametrize('odd', [0.5, 1.0])
+def test_a_fast_camera_keeps_its_rate_after_one_late_stamp(odd: float) -> None:
+    pace, period = Pace(), USUAL / 4
+    stamps = [EPOCH + i * period for i in range(100)]
+    stamps[50] = stamps[49] - (1 - odd) * period
+    times = [pace.time(round(s * 1e9)) for s in stamps]
+    assert times[-1] - times[51] == pytest.approx(48 * period, abs=1e-6)
+    assert pace.guessed == 1
 
 
 def test_the_step_is_the_last_one_and_a_usual_one_before_there_is_any() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -116,11 +117,40 @@ def said(header: Header, **values: object) -> DiagnosticArray:
     return DiagnosticArray(header=header, status=[DiagnosticStatus(values=held)])
 
 
-def decide(bag: Recording, header: Header, answer: str) -> None:
+def decide(bag: Recording, header: Header, answer: str, space: str = '') -> None:
     """A decision of a head and its answer."""
     plain = {**dict.fromkeys(DECISION_KEYS, '0'), 'route': 'local', 'reason': 'confident'}
-    write(bag, '/decision', said(header, **{**plain, 'class': answer}))
-    write(bag, '/classification', named(header, answer))
+    write(bag, f'{space}/decision', said(header, **{**plain, 'class': answer}))
+    write(bag, f'{space}/classification', named(header, answer))
+
+
+class Flown:
+    """Writes what heads say in a run, two images dropped for each that they decide."""
+
+    def __init__(self, bag: Recording, space: str = '') -> None:
+        self.decided = 0
+        self._bag, self._space = bag, space
+
+    def decide(self, count: int) -> None:
+        for _ in range(count):
+            header = Header(stamp=TimeMsg(sec=self.decided), frame_id=f'{self._space}/camera')
+            decide(self._bag, header, 'stop', self._space)
+            self.decided += 1
+
+    def diagnose(self, accepted: int, waiting: int = 0, **more: int) -> None:
+        """What the head counted since its own start; ``waiting`` are in the mailbox."""
+        counted = {
+            'received': 3 * accepted + waiting,
+            'accepted': accepted,
+            'dropped': 2 * accepted,
+        }
+        message = said(Header(), **counted, **more, fingerprint='00')
+        message.status[0].name = f'{self._space}/head: frames'
+        write(self._bag, '/diagnostics', message)
+
+
+def counts(summary: dict[str, Any]) -> tuple[int | None, ...]:
+    return tuple(summary[name] for name in ('received', 'accepted', 'dropped', 'missed_frames'))
 
 
 def shows(bag: Recording, camera: str, stamp: TimeMsg, colour: tuple[int, int, int]) -> None:
@@ -193,6 +223,142 @@ def test_what_the_head_dropped_is_counted_without_a_truth(tmp_path: Path) -> Non
     assert {name: summary[name] for name in ('frames', 'received', 'dropped', 'missed_frames')} == {
         'frames': 5, 'received': 5, 'dropped': 2, 'missed_frames': 2,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize('task', ['room', 'scene', 'ground_truth', 'classification', 'decision'])
+def test_a_task_may_be_called_as_a_topic_of_ours(tmp_path: Path, task: str) -> None:
+    plain = {**dict.fromkeys(DECISION_KEYS, '0'), 'route': 'local', 'reason': 'confident'}
+    answers = {'class': 'stop', f'class/{task}': 'hall'}
+    header = Header(stamp=TimeMsg(sec=1), frame_id='camera')
+    with Recording(tmp_path / 'bag') as bag:
+        write(bag, '/ground_truth', named(header, 'stop'))
+        write(bag, f'/ground_truth/{task}', named(header, 'kitchen'))
+        write(bag, '/classification', named(header, 'stop'))
+        write(bag, f'/classification/{task}', named(header, 'hall'))
+        write(bag, '/scene', named(header, 'day'))
+        write(bag, '/decision', said(header, **{**plain, **answers, 'tasks': f'sign {task}'}))
+    summary = score(tmp_path / 'bag').summary
+    assert summary['accuracy_by_task'] == {'sign': 1.0, task: 0.0}
+    assert list(summary['accuracy_by_scene']) == ['day']
+    assert summary['errors'] == []
+
+
+def test_drops_are_counted_though_the_recording_ends_after_the_last_diagnostics(
+    tmp_path: Path,
+) -> None:
+    with Recording(tmp_path / 'bag') as bag:
+        flown = Flown(bag)
+        flown.diagnose(0)
+        flown.decide(10)
+        flown.diagnose(10, waiting=1)
+        flown.decide(3)
+    summary = score(tmp_path / 'bag').summary
+    assert (counts(summary), summary['errors']) == ((20 + 13, 13, 20, 20), [])
+
+
+def test_frames_undecided_at_the_end_of_a_recording_are_left_out(tmp_path: Path) -> None:
+    with Recording(tmp_path / 'bag') as bag:
+        flown = Flown(bag)
+        flown.decide(10)
+        # Two travel, the worker has a third.
+        flown.diagnose(13, in_flight=2)
+    summary = score(tmp_path / 'bag').summary
+    assert (counts(summary), summary['errors']) == ((26 + 10, 10, 26, 26), [])
+
+
+def test_of_a_head_that_ran_before_only_what_is_recorded_counts(tmp_path: Path) -> None:
+    with Recording(tmp_path / 'bag') as bag:
+        flown = Flown(bag)
+        flown.decide(1)
+        flown.diagnose(1000)
+        flown.decide(20)
+        flown.diagnose(1020)
+        flown.decide(2)
+    summary = score(tmp_path / 'bag').summary
+    assert (counts(summary), summary['errors']) == ((40 + 23, 23, 40, 40), [])
+
+
+@pytest.mark.parametrize('before', [0, 1000])
+def test_a_head_that_is_started_anew_counts_on(tmp_path: Path, before: int) -> None:
+    with Recording(tmp_path / 'bag') as bag:
+        flown = Flown(bag)
+        flown.diagnose(before)
+        flown.decide(10)
+        flown.diagnose(before + 10)
+        for accepted in (5, 10):
+            flown.decide(5)
+            flown.diagnose(accepted)
+    summary = score(tmp_path / 'bag').summary
+    assert (counts(summary), summary['errors']) == ((40 + 20, 20, 40, 40), [])
+
+
+def test_heads_of_one_recording_are_counted_together(tmp_path: Path) -> None:
+    with Recording(tmp_path / 'bag') as bag:
+        late, whole = Flown(bag, '/r1'), Flown(bag, '/r2')
+        late.diagnose(1000)
+        for accepted in (10, 20):
+            late.decide(10)
+            whole.decide(10)
+            late.diagnose(1000 + accepted)
+            whole.diagnose(accepted)
+    summary = score(tmp_path / 'bag').summary
+    assert (counts(summary), summary['errors']) == ((80 + 40, 40, 80, 80), [])
+
+
+def test_a_head_whose_decisions_are_not_recorded_is_not_counted(tmp_path: Path) -> None:
+    with Recording(tmp_path / 'bag') as bag:
+        flown, other = Flown(bag, '/r1'), Flown(bag, '/r2')
+        flown.decide(10)
+        flown.diagnose(10)
+        other.diagnose(500)
+    assert counts(score(tmp_path / 'bag').summary) == (30, 10, 20, 20)
+
+
+def test_a_head_is_known_by_itself_where_its_decisions_are_remapped(tmp_path: Path) -> None:
+    with Recording(tmp_path / 'bag') as bag:
+        Flown(bag, '/elsewhere').decide(10)
+        Flown(bag, '/r1').diagnose(10)
+    assert counts(score(tmp_path / 'bag').summary) == (30, 10, 20, 20)
+
+
+def test_frames_that_failed_are_counted_and_an_error(tmp_path: Path) -> None:
+    with Recording(tmp_path / 'bag') as bag:
+        flown = Flown(bag)
+        flown.decide(10)
+        flown.diagnose(12, failed=2)
+        flown.decide(1)
+    summary = score(tmp_path / 'bag').summary
+    assert (summary['accepted'], summary['failed']) == (13, 2)
+    assert summary['errors'] == ['11 answers to 13 accepted frames, 2 of which failed']
+
+
+def test_images_that_a_head_lost_are_an_error(tmp_path: Path) -> None:
+    with Recording(tmp_path / 'bag') as bag:
+        flown = Flown(bag)
+        flown.decide(10)
+        flown.diagnose(10, waiting=7)
+    (error,) = score(tmp_path / 'bag').summary['errors']
+    assert error == 'the head received 37 images and accounts for 30'
+
+
+@pytest.mark.parametrize('accepted', [(), (1000,), (1000, 2000)])
+def test_drops_that_cannot_be_told_are_unknown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], accepted: tuple[int, ...]
+) -> None:
+    with Recording(tmp_path / 'bag') as bag:
+        flown = Flown(bag)
+        for count in accepted:
+            flown.decide(5)
+            flown.diagnose(count)
+        flown.decide(5)
+    out = str(tmp_path / 'out')
+    assert main(['evaluate', '--decisions', str(tmp_path / 'bag'), '--out', out]) == 0
+    told = capsys.readouterr()
+    assert 'unknown received' in told.out and 'unknown dropped' in told.out
+    assert 'dropped is not known' in told.err
+    summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
+    assert counts(summary) == (None, flown.decided, None, 0)
+    assert summary['rejected'] is None and summary['failed'] is None
 
 
 def test_labels_of_a_live_run_can_be_named_otherwise(tmp_path: Path) -> None:

@@ -13,14 +13,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from replays import make_world, replayed, request
+from bundles import make_bundle
+from replays import make_world, replayed, request, write_times
 
-from sparse_split_ros.data.bags import Frame, is_bag, write_bag
+from sparse_split_ros.data.bags import IMAGE, Frame, Recording, is_bag, write_bag
 from sparse_split_ros.data.weather import WeatherError
 from sparse_split_ros.evaluation.evaluate import Result, evaluate
 from sparse_split_ros.evaluation.jobs import EvaluateError
 from sparse_split_ros.evaluation.stream import LabelError, Source, Truth, Weather, streams_in
-from sparse_split_ros.runtime.bundle import Bundle
+from sparse_split_ros.nodes.messages import image_message, recorded_header
+from sparse_split_ros.ros import serialize_message
+from sparse_split_ros.runtime.bundle import BETWEEN_TASKS, Bundle
 
 World = tuple[Bundle, Path, Path]
 FRAMES = 40
@@ -221,8 +224,28 @@ def test_stamps_that_stand_still_are_no_reason_to_stop(
     world: World, frames: list[Frame], tmp_path: Path
 ) -> None:
     write_bag(tmp_path / 'bag', [replace(frame, stamp_ns=0, label=None) for frame in frames])
-    times = [each.time for each in run(world, tmp_path / 'bag').outcomes['fixed']]
+    result = run(world, tmp_path / 'bag')
+    times = [each.time for each in result.outcomes['fixed']]
     assert times == pytest.approx([i / 30 for i in range(FRAMES)])
+    (problem,) = result.summary['errors']
+    assert f'bag: {FRAMES - 1} of {FRAMES} stamps stand still' in problem
+    assert '30 Hz: say by --rate' in problem
+
+
+def test_a_clock_set_back_in_the_middle_costs_one_step_and_is_said(
+    world: World, frames: list[Frame], tmp_path: Path
+) -> None:
+    half, period = FRAMES // 2, 0.2
+    stamps = [1000 + i * period - (60 if i >= half else 0) for i in range(FRAMES)]
+    with Recording(tmp_path / 'bag') as bag:
+        for i, (stamp, frame) in enumerate(zip(stamps, frames)):
+            message = image_message(frame.image, recorded_header(round(stamp * 1e9), 'camera'))
+            # Received in this order, whatever the stamps say.
+            bag.write('/image', IMAGE, i + 1, bytes(serialize_message(message)))
+    result = run(world, tmp_path / 'bag')
+    steps = np.diff([each.time for each in result.outcomes['fixed']])
+    assert np.delete(steps, half - 1) == pytest.approx(period)
+    assert len(result.problems) == 1 and f'bag: 1 of {FRAMES} stamps' in result.problems[0]
 
 
 def test_weather_changes_images_and_names_the_scene(world: World) -> None:
@@ -233,6 +256,21 @@ def test_weather_changes_images_and_names_the_scene(world: World) -> None:
     assert [each.confidence for each in foggy.outcomes['fixed']] != [
         each.confidence for each in clear.outcomes['fixed']
     ]
+
+
+def test_weather_put_on_leaves_the_truth_of_the_other_tasks(tmp_path: Path) -> None:
+    tasks = {'sign': ('stop', 'yield'), 'state': ('full', 'empty'), 'weather': ('day', 'fog')}
+    bundle = make_bundle(tmp_path / 'bundle', classes=tasks)
+    truths = {'state': 'empty', 'weather': 'day'}
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    write_bag(
+        tmp_path / 'bag',
+        [Frame(1 + i, 'camera', image, 'stop', others=truths) for i, image in enumerate(images)],
+    )
+    world = (bundle, tmp_path / 'bag', write_times(tmp_path / 'times.json', bundle))
+    foggy = run(world, tmp_path / 'bag', weather=Weather.parse('fog'))
+    labels = {label for label, _ in labels_and_answers(foggy)}
+    assert labels == {BETWEEN_TASKS.join(('stop', 'empty', 'fog'))}
 
 
 @pytest.mark.parametrize('text', ['storm', 'fog:0', 'fog:6', 'fog:x', ''])

@@ -14,11 +14,11 @@ import pytest
 from processes import BLACK, PATIENCE, Peer, Process, private_domain
 
 from sparse_split_ros.cli import main
-from sparse_split_ros.data.bags import read_bag, read_messages
+from sparse_split_ros.data.bags import CLASSIFICATION, read_bag, read_messages
 from sparse_split_ros.nodes import qos
 from sparse_split_ros.nodes import recorder as recorder_module
 from sparse_split_ros.nodes.messages import named, octets
-from sparse_split_ros.nodes.recorder import RecorderOptions
+from sparse_split_ros.nodes.recorder import RecorderNode, RecorderOptions
 from sparse_split_ros.ros import (
     Classification,
     CompressedImage,
@@ -26,11 +26,13 @@ from sparse_split_ros.ros import (
     DiagnosticStatus,
     Header,
     KeyValue,
+    SingleThreadedExecutor,
     TimeMsg,
 )
 
 # In every warning of the recorder's own.
 MISSED = "of the head's"
+DECISION = 'diagnostic_msgs/msg/DiagnosticArray'
 
 
 @pytest.fixture(autouse=True, scope='module')  # a process stays in every domain it was in
@@ -42,11 +44,11 @@ def domain() -> Iterator[int]:
 class Head(Peer):
     """Says what a head says, without computing anything."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: str = 'classification', decision: str = 'decision') -> None:
         super().__init__()
         self.number = 0
-        self.answering = self.node.create_publisher(Classification, 'classification', qos.RESULT)
-        self.deciding = self.node.create_publisher(DiagnosticArray, 'decision', qos.RESULT)
+        self.answering = self.node.create_publisher(Classification, answer, qos.RESULT)
+        self.deciding = self.node.create_publisher(DiagnosticArray, decision, qos.RESULT)
         self.showing = self.node.create_publisher(
             CompressedImage, '/front/image_raw/compressed', qos.RESULT
         )
@@ -83,8 +85,7 @@ def ended(process: Process) -> Callable[[], bool]:
 
 
 def decisions(bag: Path) -> int:
-    kinds = ('diagnostic_msgs/msg/DiagnosticArray',)
-    return sum(topic == '/decision' for topic, *_ in read_messages(bag, kinds))
+    return sum(topic == '/decision' for topic, *_ in read_messages(bag, (DECISION,)))
 
 
 @pytest.mark.parametrize('clock', ['true', 'false'])
@@ -102,6 +103,29 @@ def test_it_ends_when_nothing_more_comes_though_ros_time_stands_still(tmp_path: 
         head.until(ended(recorder), head.say, 1.0)
         assert recorder.wait() == 0, recorder.output
     assert decisions(tmp_path / 'bag') == 1
+
+
+@pytest.mark.parametrize('end', [('--limit', 3), ('--idle', 0.2)])
+def test_it_ends_though_decisions_are_on_a_remapped_topic(
+    tmp_path: Path, end: tuple[str, object]
+) -> None:
+    remapped = ('--ros-args', '-r', 'decision:=/r1/verdicts')
+    with (
+        record(tmp_path / 'bag', *end, *remapped) as recorder,
+        Head(decision='/r1/verdicts') as head,
+    ):
+        head.until(ended(recorder), head.say, 1.0)
+        assert recorder.wait() == 0, recorder.output
+
+
+def test_the_answer_of_a_task_called_decision_is_no_decision(tmp_path: Path) -> None:
+    with (
+        record(tmp_path / 'bag', '--tasks', 'decision', '--limit', 3) as recorder,
+        Head(answer='classification/decision') as head,
+    ):
+        head.until(ended(recorder), head.say, 0.05)
+        assert recorder.wait() == 0, recorder.output
+    assert decisions(tmp_path / 'bag') == 3
 
 
 def test_compressed_images_of_a_remapped_topic_are_recorded(tmp_path: Path) -> None:
@@ -123,6 +147,30 @@ def test_it_says_while_it_runs_what_it_does_not_hear(tmp_path: Path) -> None:
         assert word in answers
     for word in ('images of 2 of', 'on /image:', 'image:=', '--image-transport'):
         assert word in images
+
+
+@pytest.mark.parametrize('hours', [-1, 24])
+def test_a_clock_set_in_mid_run_is_no_pause(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hours: int
+) -> None:
+    start = time.time_ns()
+    with Head() as head:
+        recorder = RecorderNode(RecorderOptions(tmp_path / 'bag', limit=2), context=head.context)
+        executor = SingleThreadedExecutor(context=head.context)
+        executor.add_node(recorder)
+
+        def say() -> None:
+            head.say()
+            executor.spin_once(timeout_sec=0.1)
+
+        head.until(lambda: recorder.decisions, say, 0.05)
+        monkeypatch.setattr(time, 'time_ns', lambda: start + hours * 3600 * 10**9)
+        head.until(lambda: recorder.done, say, 0.05)
+        recorder.stop()
+        executor.shutdown()
+        recorder.destroy_node()
+    received = [each for *_, each, _ in read_messages(tmp_path / 'bag', (CLASSIFICATION, DECISION))]
+    assert start < received[0] and received[-1] < start + 2 * PATIENCE * 1e9
 
 
 @pytest.mark.parametrize('size', [1_000, 2**20])

@@ -319,6 +319,12 @@ def _score(
             'labels are not held against the classes: name the bundle of the run by --bundle',
             file=sys.stderr,
         )
+    if live.summary['dropped'] is None:
+        print(
+            f'{bag}: what the head dropped is not known, as /diagnostics are missing or do not fit '
+            'the decisions: record both, from the start of the head',
+            file=sys.stderr,
+        )
     _tell_labels(live.summary, options.labels)
     for problem in live.summary['errors']:
         print(f'error: {problem}', file=sys.stderr)

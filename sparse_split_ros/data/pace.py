@@ -14,8 +14,9 @@ class Pace:
     """The time of each frame of a stream, in s since the first, by its stamp.
 
     A stamp that stands still, runs back or jumps by more than an hour is no time: its frame comes
-    1 / ``rate`` s after the one before. ``guessed`` counts these frames; ``step`` is the last step
-    between two frames in s, 1 / ``rate`` while there is none.
+    1 / ``rate`` s after the one before. Two that run back in order are of a clock that was set: the
+    second and what follows keep their distances. ``guessed`` counts the frames whose stamp is no
+    time; ``step`` is the last step between two frames in s, 1 / ``rate`` while there is none.
     """
 
     def __init__(self, rate: float = USUAL_RATE) -> None:
@@ -23,20 +24,33 @@ class Pace:
         self.step = self._usual = min(1 / rate, LONGEST_PAUSE_S)
         self._first: int | None = None
         self._last = 0.0
+        # The newest stamp that is a time, and the one after it while that is taken for late.
+        self._known = 0
+        self._late: int | None = None
 
     def time(self, stamp_ns: int) -> float:
         """The time of the next frame; times grow, whatever the stamps do."""
         if self._first is None:
-            self._first = stamp_ns
+            self._first = self._known = stamp_ns
             return 0.0
         time = (stamp_ns - self._first) * 1e-9
         jump = time - self._last
+        late, self._late = self._late, None
         if not 0 < jump <= LONGEST_PAUSE_S:
-            self.guessed += 1
-            time = self._last + self._usual
-            # What follows keeps its distance from here, if the clock was set. A smaller step back
-            # is one late stamp; those after it are right again.
-            if abs(jump) > LONGEST_PAUSE_S:
+            # One stamp that is behind is late; those after it are right again. A second one in
+            # order with it is of a clock that was set. What is behind a guess alone is a time, too.
+            before = self._known if stamp_ns > self._known else late
+            if jump <= 0 and before is not None and stamp_ns > before:
+                time = self._last + (stamp_ns - before) * 1e-9
+            else:
+                self.guessed += 1
+                time = self._last + self._usual
+                if abs(jump) <= LONGEST_PAUSE_S:
+                    self._late = stamp_ns
+            # What follows keeps its distance from here, if the clock was set.
+            if self._late is None:
                 self._first = stamp_ns - round(time * 1e9)
+        if self._late is None:
+            self._known = stamp_ns
         self.step, self._last = time - self._last, time
         return time

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ from sparse_split_ros.evaluation.stream import Source, Truth, class_meant, label
 from sparse_split_ros.runtime.bundle import BETWEEN_TASKS, Bundle, bundle_path
 
 _DIAGNOSTICS = 'diagnostic_msgs/msg/DiagnosticArray'
+# What a head counts, in the order of Counts.
+_COUNTED = ('received', 'accepted', 'dropped', 'rejected', 'failed')
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,10 @@ class _Heard:
     """The truths of the tasks beside the first, by name."""
     scenes: dict[Key, str]
     head: dict[str, str]
+    counted: dict[str, list[list[str]]]
+    """What each head said again and again of _COUNTED and of frames in flight, by its name."""
+    decided: Counter[str]
+    """How many decisions came in each namespace."""
     tasks: list[str]
     """Of the decisions; a single one has no name."""
     repeated: int = 0
@@ -127,18 +134,18 @@ def score(
             f'{heard.repeated} decisions have stamp and frame_id of another and are not counted: '
             'give every camera a frame_id of its own, and play a recording once'
         )
-    names = ('received', 'accepted', 'dropped', 'rejected', 'failed')
     try:
-        known = Counts(*(int(head.get(name, 0)) for name in names))
+        known = _counts(heard)
         deadline = float(head.get('deadline_ms', 100)) if deadline_ms is None else deadline_ms
         if not 0 < deadline < math.inf:
             raise ValueError(f'deadline_ms is {deadline:g}')
     except ValueError as error:
         raise BagError(f'bag {path}: the numbers in /diagnostics are none ({error})') from error
-    # A recording that began after the head cannot be held against all that the head counted.
     decided = len(heard.decisions)
-    counts = known if known.accepted == decided else Counts(decided, decided, 0)
+    counts = known or Counts(decided, decided, 0)
     figures = summarise(outcomes, counts, deadline, tasks)
+    if known is None:
+        figures |= dict.fromkeys(name for name in _COUNTED if name != 'accepted')
     # Without a truth nothing but the head's count tells of an image that was overtaken.
     figures['frames'] = max(len(order), counts.received)
     figures['missed_frames'] = figures['frames'] - figures['answered']
@@ -164,6 +171,57 @@ def score(
         'versions': versions(),
     }  # fmt: skip
     return Live(summary, outcomes, order)
+
+
+def _counts(heard: _Heard) -> Counts | None:
+    """What the heads counted, up to the last decision; None where that cannot be told.
+
+    Raises ValueError for counts that are no numbers.
+    """
+    heads = {name: np.array([[int(count) for count in each] for each in said])
+             for name, said in heard.counted.items()}  # fmt: skip
+    spaces = [name.rpartition('/')[0] for name in heads]
+    if heard.decided.keys() <= set(spaces):
+        # /diagnostics is of all robots, the recording perhaps of one.
+        parts = [
+            _counted([said for said, other in zip(heads.values(), spaces) if other == space], count)
+            for space, count in heard.decided.items()
+        ]
+    else:  # decisions were remapped
+        parts = [_counted(list(heads.values()), sum(heard.decided.values()))]
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    received, accepted, dropped, rejected, failed = np.sum(known, 0).tolist()
+    # Heads say once a second what they counted; decisions tell of the rest.
+    rest = len(heard.decisions) + failed - accepted
+    received, accepted = received + rest, accepted + rest
+    # Nothing was known yet of an image in the mailbox of its camera or in the hands of the worker.
+    handled = accepted + dropped + rejected
+    if abs(received - handled) <= len({key[2] for key in heard.decisions}) + len(heads):
+        received = handled
+    return Counts(received, accepted, dropped, rejected, failed)
+
+
+def _counted(heads: Sequence[NDArray[np.int_]], decided: int) -> NDArray[np.int_] | None:
+    """The sums of _COUNTED over heads, of the time in which they decided so many frames.
+
+    Each of ``heads`` is what one said, (N, 6): _COUNTED and the frames in flight. None where they
+    said too little, or accepted more frames than were decided.
+    """
+    whole, since = np.zeros((2, len(_COUNTED)), int)
+    undecided = 0
+    for said in heads:
+        counts = said[:, :-1]
+        # Counts that go back are of a head that was started anew.
+        ends = (np.diff(counts[:, :2], axis=0) < 0).any(1).nonzero()[0]
+        total = counts[ends].sum(0) + counts[-1]
+        whole, since = whole + total, since + total - counts[0]
+        undecided += said[-1, -1] + 1  # one is in the hands of the worker
+    # A recording that began after its head is held against what was counted since.
+    told = [whole, since] if all(len(said) > 1 for said in heads) else [whole]
+    fitting = [each for each in told if each[1] - each[4] - undecided <= decided]
+    return fitting[0] if heads and fitting else None
 
 
 def _classes(bundle: str, head: Mapping[str, str]) -> Mapping[str, tuple[str, ...]]:
@@ -194,7 +252,7 @@ def images_of(path: Path, wanted: Mapping[Key, int]) -> Iterator[tuple[int, NDAr
 
 
 def _heard(path: Path) -> _Heard:
-    heard = _Heard({}, {}, {}, {}, {}, {}, {}, [''])
+    heard = _Heard({}, {}, {}, {}, {}, {}, {}, {}, Counter(), [''])
     for topic, kind, received, message in read_messages(path, (CLASSIFICATION, _DIAGNOSTICS)):
         stamp = message.header.stamp
         key = (int(stamp.sec), int(stamp.nanosec), message.header.frame_id)
@@ -214,18 +272,23 @@ def _heard(path: Path) -> _Heard:
                     heard.tasks = values.get('tasks', '').split() or ['']
                     heard.repeated += key in heard.decisions
                     heard.decisions[key] = received, decision
+                    heard.decided[above] += 1
                 elif 'accepted' in values and 'fingerprint' in values:
                     heard.head = values
+                    heard.counted.setdefault(status.name, []).append(
+                        [values.get(each, '0') for each in (*_COUNTED, 'in_flight')]
+                    )
         elif message.results and '/tail/classification' not in f'/{topic}':
             best = message.results[0].class_id
-            if name == 'ground_truth':
+            # A further task may be called as one of our topics is, so what it is below tells first.
+            if kind_of == 'ground_truth':
+                heard.further.setdefault(key, {})[name] = best
+            elif kind_of == 'classification':
+                heard.others.setdefault(key, {})[name] = best
+            elif name == 'ground_truth':
                 heard.truths[key] = best
             elif name == 'scene':
                 heard.scenes[key] = best
             elif name == 'classification':
                 heard.answers[key] = received, best
-            elif kind_of == 'ground_truth':
-                heard.further.setdefault(key, {})[name] = best
-            elif kind_of == 'classification':
-                heard.others.setdefault(key, {})[name] = best
     return heard

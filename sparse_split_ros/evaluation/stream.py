@@ -14,7 +14,7 @@ import io
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -199,9 +199,13 @@ class Source:
         changed = weather.apply(
             self.weather.condition, image, weather.level(self.weather.level), rng, lasting
         )
-        severity = weather.level(self.weather.level)
-        return Frame(
-            frame.stamp_ns, frame.frame_id, changed, frame.label, self.weather.condition, severity
+        return replace(
+            frame,
+            image=changed,
+            scene=self.weather.condition,
+            severity=weather.level(self.weather.level),
+            # What shows the weather shows another now; the scene says which.
+            others={task: said for task, said in frame.others.items() if task != weather.TASK},
         )
 
     def fingerprint(self) -> str:
@@ -249,16 +253,23 @@ class Stream:
             yield views
 
     def _views(self) -> Iterator[View]:
-        pace, index = Pace(self._source.rate), -1
+        spec, pace, index = self._source.spec, Pace(self._source.rate), -1
         try:
             for index, frame in enumerate(self._source.frames()):
                 yield self._view(index, pace.time(frame.stamp_ns), frame)
         except (BagError, SourceError, ImageError) as error:
             if index < 0:
                 raise
-            self.problem = f'{self._source.spec}: after {index + 1} frames: {error}'
+            self.problem = f'{spec}: after {index + 1} frames: {error}'
         if index < 0:
-            raise SourceError(f'{self._source.spec} holds no frames')
+            raise SourceError(f'{spec} holds no frames')
+        if pace.guessed:
+            guessed = (
+                f'{spec}: {pace.guessed} of {index + 1} stamps stand still, run back or jump by '
+                f'more than an hour, and come at {self._source.rate:g} Hz: say by --rate how fast '
+                'they came'
+            )
+            self.problem = '; '.join(filter(None, (self.problem, guessed)))
 
     def _view(self, index: int, time: float, frame: Frame) -> View:
         image = frame.image

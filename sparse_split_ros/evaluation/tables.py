@@ -18,8 +18,8 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     """The figures of a run that matter first."""
     latency, payload = summary['latency_ms'], summary['payload_bytes']
     rows = {
-        'frames': f'{summary["frames"]} sent, {summary["received"]} received, '
-        f'{summary["accepted"]} accepted, {summary["dropped"]} dropped, '
+        'frames': f'{summary["frames"]} sent, {_count(summary["received"])} received, '
+        f'{summary["accepted"]} accepted, {_count(summary["dropped"])} dropped, '
         f'{summary["answered"]} answered',
         'accuracy': _percent(summary['accuracy']),
         **{
@@ -54,6 +54,10 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
 
 def _percent(share: float | None) -> str:
     return '–' if share is None else f'{share:.1%}'
+
+
+def _count(count: int | None) -> str:
+    return 'unknown' if count is None else str(count)
 
 
 def _number(value: float | None) -> str:

@@ -59,6 +59,8 @@ class RecorderNode(StoppableNode):
         self.decisions = 0
         self._options = options
         self._last = 0.0
+        # Of the wall clock once: it may be set in mid-run, which would be a pause that never was.
+        self._epoch_ns = time.time_ns() - time.monotonic_ns()
         # The cameras that decisions are of, as the head numbers them, and when one was new.
         self._cameras: set[str] = set()
         self._newest = 0.0
@@ -79,7 +81,8 @@ class RecorderNode(StoppableNode):
             self._listen(f'{prefix}scene', *_CLASSIFICATION)
             for task in options.tasks:
                 self._listen(f'{prefix}ground_truth/{task}', *_CLASSIFICATION)
-        self._awaited = {self._listen('decision', *_DIAGNOSTICS), *self._answers}
+        self._decided = self._listen('decision', *_DIAGNOSTICS)
+        self._awaited = {self._decided, *self._answers}
         self._listen('/diagnostics', *_DIAGNOSTICS)
         kind, suffix = TRANSPORTS[options.image_transport]
         image = (kind, f'sensor_msgs/msg/{kind.__name__}', _IMAGES)
@@ -101,8 +104,9 @@ class RecorderNode(StoppableNode):
     def _write(self, topic: str, kind: str, message: Any) -> None:
         if self.done:
             return
+        received = self._epoch_ns + time.monotonic_ns()
         try:
-            self._recording.write(topic, kind, time.time_ns(), bytes(serialize_message(message)))
+            self._recording.write(topic, kind, received, bytes(serialize_message(message)))
         except BagError as error:
             self._fail(error)
             return
@@ -110,7 +114,7 @@ class RecorderNode(StoppableNode):
         if self._awaited and self._awaited <= self._heard:
             self.get_logger().info(f'hears decisions and answers: {len(self._answers)} cameras')
             self._awaited = set()
-        if topic.endswith('/decision'):
+        if topic == self._decided:
             self.decisions += 1
             self._last = time.monotonic()
             known = len(self._cameras)
