@@ -232,6 +232,27 @@ def test_stamps_that_stand_still_are_no_reason_to_stop(
     assert '30 Hz: say by --rate' in problem
 
 
+def test_who_says_a_rate_is_told_of_no_stamps(
+    world: World, frames: list[Frame], tmp_path: Path
+) -> None:
+    write_bag(tmp_path / 'bag', [replace(frame, stamp_ns=0, label=None) for frame in frames])
+    result = run(world, tmp_path / 'bag', rate=10.0)
+    times = [each.time for each in result.outcomes['fixed']]
+    assert times == pytest.approx([i / 10 for i in range(FRAMES)])
+    assert result.summary['errors'] == []
+
+
+def test_one_late_stamp_of_many_is_nobodys_trouble(
+    world: World, frames: list[Frame], tmp_path: Path
+) -> None:
+    many = [
+        replace(frames[0], stamp_ns=round((n if n != 50 else 48.5) * 1e8), label=None)
+        for n in range(120)
+    ]
+    write_bag(tmp_path / 'bag', many)
+    assert run(world, tmp_path / 'bag').summary['errors'] == []
+
+
 def test_a_clock_set_back_in_the_middle_costs_one_step_and_is_said(
     world: World, frames: list[Frame], tmp_path: Path
 ) -> None:

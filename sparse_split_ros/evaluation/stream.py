@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from sparse_split_ros.data import weather
 from sparse_split_ros.data.bags import BagError, Frame, bags_in, count_images, is_bag
 from sparse_split_ros.data.images import ImageError
-from sparse_split_ros.data.pace import Pace
+from sparse_split_ros.data.pace import USUAL_RATE, Pace
 from sparse_split_ros.data.sources import SourceError, files_in, open_source
 from sparse_split_ros.policy.facts import NEVER
 from sparse_split_ros.runtime.bundle import BETWEEN_TASKS, Bundle
@@ -34,6 +34,8 @@ from sparse_split_ros.runtime.preprocess import fit, normalise
 
 # Frames whose full network is computed in one batch. A constant: another batch rounds otherwise.
 CHUNK = 32
+# The share of stamps that may be no times before it is said: rates and times hardly change by it.
+_LATE = 0.01
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class Source:
 
     spec: str
     topic: str | None = None
-    rate: float = 30.0
+    rate: float = USUAL_RATE
     limit: int | None = None
     weather: Weather | None = None
     truth: Truth = field(default_factory=Truth)
@@ -263,7 +265,8 @@ class Stream:
             self.problem = f'{spec}: after {index + 1} frames: {error}'
         if index < 0:
             raise SourceError(f'{spec} holds no frames')
-        if pace.guessed:
+        # A few late stamps are every camera's, and who says a rate knows.
+        if pace.guessed > _LATE * (index + 1) and self._source.rate == USUAL_RATE:
             guessed = (
                 f'{spec}: {pace.guessed} of {index + 1} stamps stand still, run back or jump by '
                 f'more than an hour, and come at {self._source.rate:g} Hz: say by --rate how fast '
