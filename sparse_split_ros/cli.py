@@ -92,9 +92,11 @@ def _missing(error: ModuleNotFoundError) -> str:
         'torchvision': 'vision', 'matplotlib': 'report', 'jinja2': 'report', 'joblib': 'report',
         'cyclonedds': 'embedded', 'zenoh': 'embedded',
     }  # fmt: skip
-    extra = extras.get((error.name or '').partition('.')[0])
-    how = f'pip install {error.name}'
-    if extra:
+    # Distributions that are called otherwise than what they bring; cv2 and yaml are strangers'.
+    called = {'cv2': 'opencv-python-headless', 'yaml': 'PyYAML'}
+    module = (error.name or '').partition('.')[0]
+    how = f'pip install {called.get(module, module)}'
+    if extra := extras.get(module):
         how = f"pip install '.[{extra}]' in the source tree of sparse_split_ros"
     return f'{error.name} is not installed and this command needs it: {how}'
 

@@ -18,7 +18,7 @@ import pytest
 from bundles import make_bundle
 
 from sparse_split_ros import __version__
-from sparse_split_ros.cli import main
+from sparse_split_ros.cli import _missing, main
 
 MODELS = Path(__file__).parents[1] / 'models'
 COMMANDS = ('demo', 'make-bag', 'inspect', 'profile', 'classify', 'train', 'export',
@@ -136,6 +136,21 @@ def test_a_missing_package_is_named_with_the_way_to_get_it() -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert "pip install '.[train]' in the source tree" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ('module', 'distribution'),
+    [
+        ('cv2', 'opencv-python-headless'),
+        ('yaml', 'PyYAML'),
+        ('cv2.aruco', 'opencv-python-headless'),
+    ],
+)
+def test_a_missing_module_is_asked_for_by_the_name_of_its_distribution(
+    module: str, distribution: str
+) -> None:
+    missing = ModuleNotFoundError(f'No module named {module!r}', name=module)
+    assert _missing(missing).endswith(f': pip install {distribution}')
 
 
 def test_inspect_prints_the_stage_table(bundle: Path, capsys, monkeypatch) -> None:

@@ -18,6 +18,7 @@ import pytest
 from replays import make_world
 
 from sparse_split_ros.cli import main
+from sparse_split_ros.evaluation.contestants import NAMES
 from sparse_split_ros.link.codec import CodecError
 from sparse_split_ros.runtime.bundle import Bundle
 from sparse_split_ros.runtime.head import Head
@@ -44,6 +45,14 @@ def written(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ('--policy', 'fixed', '--baselines', '--link', 'wifi-bad', '--out', str(out))
     assert main(arguments(world, *options)) == 0
     return out
+
+
+def test_help_names_every_policy(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(['evaluate', '--help'])
+    shown = capsys.readouterr().out.replace(',', ' ').split()
+    missing = [name for name in NAMES if name not in shown]
+    assert missing == [], 'add them to the help of --policies'
 
 
 def test_json_is_all_that_is_printed(world: World, capsys: pytest.CaptureFixture[str]) -> None:

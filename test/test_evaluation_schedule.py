@@ -219,7 +219,8 @@ def test_help_names_every_policy_and_every_weighting(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         cli.main(['simulate', '--help'])
     shown = capsys.readouterr().out
-    assert all(name in shown for name in (*POLICIES, *WEIGHTS, *PRESETS, *INDICES))
+    missing = [n for n in (*POLICIES, *WEIGHTS, *PRESETS, *INDICES) if n not in shown]
+    assert missing == [], 'add them to the help in commands/simulate.py'
 
 
 def test_the_index_of_a_bandit_can_be_chosen(tmp_path: Path) -> None:

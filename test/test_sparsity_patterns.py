@@ -253,6 +253,22 @@ def test_a_seed_gives_the_same_pattern_on_every_machine(spec, digest):
     assert spec.draw().digest == digest
 
 
+@pytest.mark.parametrize('kind', Kind)
+def test_each_kind_is_drawn_in_its_own_way(kind):
+    """A kind that `draw` does not know would be another's."""
+
+    def drawn(kind):
+        block = kind in (Kind.BLOCK_REGULAR, Kind.TAP_REGULAR)
+        width = 4 if block or kind is Kind.N_OF_M else 1
+        parallelism = 8 if kind in CLASH_FREE else 1
+        taps = 9 if kind is Kind.TAP_REGULAR else 1
+        spec = PatternSpec(kind, 64, 64, 16, 7, width=width, parallelism=parallelism, taps=taps)
+        return spec.draw().sources.tolist()
+
+    mine = drawn(kind)
+    assert [other for other in Kind if drawn(other) == mine] == [kind]
+
+
 @settings(max_examples=30, deadline=None)
 @given(single([*CLASH_FREE, Kind.RANDOM_REGULAR]))
 def test_a_spec_survives_json(spec):

@@ -20,7 +20,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from sparse_split_ros.networks.bottleneck import UnitClip  # noqa: E402
 from sparse_split_ros.networks.torch_engine import _Graph  # noqa: E402
-from sparse_split_ros.networks.zoo import build  # noqa: E402
+from sparse_split_ros.networks.zoo import NETWORKS, build  # noqa: E402
 from sparse_split_ros.sparsity.layers import SparseConv2d, SparseLinear  # noqa: E402
 from sparse_split_ros.sparsity.patterns import Kind, PatternSpec  # noqa: E402
 from sparse_split_ros.training.graph import write_graph  # noqa: E402
@@ -220,6 +220,21 @@ def test_weights_file_holds_little_but_the_existing_weights(tmp_path: Path) -> N
         if op.weight is not None
     )
     assert (tmp_path / 'weights.safetensors').stat().st_size <= 1.1 * 4 * existing + 4096
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_every_network_of_ours_can_be_split_and_exported(name: str) -> None:
+    network = build(name, 7).eval()
+    assert network.split_stages, 'a network without a bottleneck is never split'
+    x = torch.zeros(2, *network.input_shape)
+    for index, stage in enumerate(network.stages):
+        x = trace(stage, x).answer
+        if index in network.exit_stages:
+            assert trace(network.exit_at(index), x).answer.shape == (2, 7)
+        if index in network.split_stages:
+            bottleneck = network.bottleneck_at(index)
+            codes = trace(bottleneck.encoder, x).answer
+            assert trace(bottleneck.decoder, codes).answer.shape == x.shape
 
 
 @pytest.mark.parametrize(

@@ -200,15 +200,12 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
 def _request(options: argparse.Namespace, asked: Collection[str]) -> Request:
     from sparse_split_ros.evaluation.contestants import BASELINES
     from sparse_split_ros.evaluation.jobs import Request
-    from sparse_split_ros.policy.factory import POLICIES, Settings
-    from sparse_split_ros.policy.splitee import LEARNERS
+    from sparse_split_ros.policy.factory import Settings, readers
 
     others = [*options.policies, *(BASELINES if options.baselines else ())]
     names = tuple(dict.fromkeys((options.policy, *others)))
-    refuse_for(asked, names, {
-        'split': ('fixed',), 'threshold': ('fixed', *LEARNERS), 'codec': POLICIES,
-        'target_disagreement': ('joint',),
-    })  # fmt: skip
+    told = ('split', 'threshold', 'codec', 'target_disagreement')
+    refuse_for(asked, names, {setting: readers(setting) for setting in told})
     settings = Settings(
         split=options.split,
         threshold=options.threshold,

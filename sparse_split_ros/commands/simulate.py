@@ -118,7 +118,7 @@ def add(commands: Commands) -> None:
 
 
 def _simulate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    from sparse_split_ros.policy.splitee import LEARNERS
+    from sparse_split_ros.policy.factory import readers
 
     asked = given(parser, options)
     if options.table == 'synthetic':
@@ -132,10 +132,8 @@ def _simulate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
             raise UsageError(f'--{name.replace("_", "-")} {value:g} is outside {low:g} to {high:g}')
     study = _study(options)
     policies = _policies(options, study)
-    refuse_for(asked, policies, {
-        'split': ('fixed',), 'threshold': ('fixed', *LEARNERS), 'index': tuple(LEARNERS),
-        'audit_budget': ('joint',),
-    })  # fmt: skip
+    told = ('split', 'threshold', 'index', 'audit_budget')
+    refuse_for(asked, policies, {setting: readers(setting) for setting in told})
     if options.out is not None:
         # Before minutes of work whose result could not be drawn or written.
         import_module('matplotlib')

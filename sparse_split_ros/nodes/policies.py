@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from sparse_split_ros.policy.factory import Settings, bundle_calibration, make_policy
+from sparse_split_ros.policy.factory import READS, Settings, bundle_calibration, make_policy
 from sparse_split_ros.policy.facts import Facts
 from sparse_split_ros.policy.plan import Policy
 from sparse_split_ros.policy.state import Learned, StateKeeper
@@ -21,8 +21,8 @@ from sparse_split_ros.runtime.profile import key
 _SAVE_EVERY_S = 10.0
 # How long a slow disk may take at shutdown: the file of before is whole in any case.
 _LAST_SAVE_S = 0.5
-# The parameters that make another policy of the same name; the others change it as it runs.
-_MAKES_ANOTHER = {'fixed': ('split', 'threshold', 'codec'), 'joint': ('codec',)}
+# What makes another policy of the same name, if it reads that; the rest changes it as it runs.
+_MAKES_ANOTHER = ('split', 'threshold', 'codec')
 
 
 def chosen(values: Mapping[str, Any], bundle: Bundle) -> str:
@@ -72,8 +72,9 @@ def policy_of(values: Mapping[str, Any], bundle: Bundle, engine: str) -> Policy:
 def another(before: Mapping[str, Any], after: Mapping[str, Any], bundle: Bundle) -> bool:
     """Whether a change of parameters needs a new policy, which knows only what is kept for it."""
     name = chosen(after, bundle)
-    parameters = _MAKES_ANOTHER.get(name, ('threshold', 'codec'))
-    return name != chosen(before, bundle) or any(before[p] != after[p] for p in parameters)
+    return name != chosen(before, bundle) or any(
+        before[setting] != after[setting] for setting in _MAKES_ANOTHER if setting in READS[name]
+    )
 
 
 def held_stages(values: Mapping[str, Any], bundle: Bundle) -> range | None:

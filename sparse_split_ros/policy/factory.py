@@ -18,7 +18,13 @@ from sparse_split_ros.policy.risk import Calibration
 from sparse_split_ros.policy.splitee import LEARNERS, SplitEEPolicy, make_learner, splits_and_final
 
 _POWER_GAIN = 0.1
-POLICIES = ('joint', 'fixed', *LEARNERS)
+READS: dict[str, tuple[str, ...]] = {
+    'joint': ('codec', 'target_disagreement', 'audit_budget'),
+    'fixed': ('split', 'threshold', 'codec'),
+    **dict.fromkeys(LEARNERS, ('threshold', 'codec', 'index')),
+}
+"""The policies by name, and which settings each takes notice of; others are refused with it."""
+POLICIES = tuple(READS)
 
 
 @dataclass(frozen=True)
@@ -100,9 +106,16 @@ def make_policy(
     threshold = None if settings.threshold < 0 else settings.threshold
     if threshold is None and name != 'isplitee':
         threshold = facts.default[1]
+    if name not in LEARNERS:
+        raise PolicyError(f'policy {name!r} is in READS, and make_policy has no branch for it')
     arms = splits_and_final(facts)
     learner = make_learner(name, len(arms), threshold=threshold, index=settings.index)
     return SplitEEPolicy(facts, learner)
+
+
+def readers(setting: str) -> tuple[str, ...]:
+    """The policies that take notice of a setting."""
+    return tuple(name for name, read in READS.items() if setting in read)
 
 
 def _with_codec(facts: Facts, codec: str) -> Facts:

@@ -191,8 +191,10 @@ class PatternSpec:
             sources = chosen.swapaxes(0, 1).reshape(self.outputs, self.fan_in)
         elif self.kind is Kind.RANDOM_REGULAR:
             sources = _regular(self.inputs, self.outputs, self.fan_in, random)[0]
-        else:
+        elif self.kind in CLASH_FREE:
             sources = _clash_free(self, random).reshape(self.outputs, self.fan_in)
+        else:
+            raise SparsityError(f'no way to draw a {self.kind.value} pattern: add it to draw')
         listed = sources.astype(np.int32)
         listed.flags.writeable = False
         return Pattern(self, listed)
