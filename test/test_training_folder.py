@@ -5,7 +5,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -25,7 +29,7 @@ from sparse_split_ros.training.checkpoint import load_checkpoint  # noqa: E402
 from sparse_split_ros.training.export import export  # noqa: E402
 from sparse_split_ros.training.program import ExportError  # noqa: E402
 from sparse_split_ros.training.recipe import Recipe, TrainingError, load_split  # noqa: E402
-from sparse_split_ros.training.train import train  # noqa: E402
+from sparse_split_ros.training.train import alone, train  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -206,6 +210,58 @@ def test_a_second_training_does_not_take_the_place_of_the_first(trained: Path) -
     with pytest.raises(TrainingError, match='go on with it by --resume'):
         train(trained / 'recipe.yaml', trained / 'run', trained / 'photos')
     assert (trained / 'run' / 'best.safetensors').read_bytes() == before
+
+
+def test_two_trainings_do_not_write_to_one_directory(trained: Path, tmp_path: Path) -> None:
+    given = (trained / 'recipe.yaml', tmp_path, trained / 'photos')
+    code = (
+        'import sys; from sparse_split_ros.training.train import alone\n'
+        'with alone(sys.argv[1], cloud=True): print("held", flush=True); sys.stdin.read()'
+    )
+    command = [sys.executable, '-c', code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b'held\n'
+        with pytest.raises(TrainingError, match=f'{tmp_path}: another training is at work there'):
+            train(*given)
+        assert {path.name for path in tmp_path.iterdir()} == {'.cloud.lock', '.edge.lock'}
+        other.kill()
+    train(*given)
+
+
+def test_edge_and_cloud_and_processes_of_one_training_may_share_a_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with alone(tmp_path, edge=True), alone(tmp_path, cloud=True):
+        monkeypatch.setenv('RANK', '1')
+        with alone(tmp_path, edge=True, cloud=True):
+            pass
+    assert free(tmp_path, 'edge') and free(tmp_path, 'cloud')
+
+
+def free(directory: Path, side: str) -> bool:
+    """Whether a training could lock the directory now."""
+    with alone(directory, **{side: True}):
+        return True
+
+
+def test_a_killed_training_leaves_no_worker_that_holds_its_lock(tmp_path: Path) -> None:
+    worker = (
+        'import os, sys, time; from sparse_split_ros.training.train import alone\n'
+        'with alone(sys.argv[1], cloud=True):\n'
+        '    worker = os.fork()\n'
+        '    if worker: print(worker, flush=True)\n'
+        '    time.sleep(60)'
+    )
+    command = [sys.executable, '-c', worker, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as training:
+        assert training.stdout is not None
+        left = int(training.stdout.readline())
+        training.kill()
+        training.wait()
+        try:
+            assert free(tmp_path, 'cloud')
+        finally:
+            os.kill(left, signal.SIGKILL)
 
 
 def test_a_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
