@@ -272,6 +272,24 @@ def test_a_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == f'error: {nowhere}: no such data directory\n'
 
 
+def test_a_file_name_that_is_not_utf_8_is_divided_like_any_other(photos: Path) -> None:
+    before = {split: names(photos, split) for split in ('train', 'select', 'report')}
+    odd = photos / os.fsdecode(b'blue cup/lat\xfc.png')
+    shutil.copy(photos / 'blue cup' / '0.png', odd)
+    parts = {split: scan(photos).files(split) for split in before}
+    assert [path for part in parts.values() for path, _, _ in part].count(odd) == 1
+    for split, part in parts.items():
+        assert len(load_folder(photos, split, 32)) == len(part)
+    odd.unlink()
+    assert {split: names(photos, split) for split in before} == before
+
+
+def test_a_class_whose_name_is_no_text_is_refused(photos: Path) -> None:
+    shutil.copytree(photos / CLASSES[0], photos / os.fsdecode(b'lat\xfc'))
+    with pytest.raises(FolderError, match=r"class folder b'lat.xfc' is not UTF-8, .* rename it"):
+        scan(photos)
+
+
 def test_one_class_is_too_few(photos: Path) -> None:
     shutil.rmtree(photos / CLASSES[1])
     with pytest.raises(FolderError, match="at least two class folders in it, found 'blue cup'"):

@@ -148,7 +148,11 @@ def divide(names: Iterable[str], split: str, report_share: float = REPORT_SHARE)
 
     A `report_share` of 0 is for what has a test set of its own.
     """
-    ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+    ordered = sorted(
+        names,
+        # Names of files that are not UTF-8 hold surrogates in place of what is not.
+        key=lambda name: hashlib.sha256(name.encode(errors='surrogateescape')).digest(),
+    )
     report = max(1, round(report_share * len(ordered))) if report_share else 0
     train = report + max(1, round(SELECT_SHARE * len(ordered)))
     return {
@@ -210,6 +214,14 @@ def _classes(folder: Path) -> list[Path]:
     if len(classes) < 2:
         names = ', '.join(repr(path.name) for path in classes) or 'none'
         raise FolderError(f'{folder}: expected at least two class folders in it, found {names}')
+    for path in classes:
+        try:
+            path.name.encode()
+        except UnicodeEncodeError as error:
+            raise FolderError(
+                f'{folder}: the name of the class folder {os.fsencode(path.name)!r} is not UTF-8, '
+                'and the name of a class has to be text: rename it'
+            ) from error
     return classes
 
 
