@@ -212,6 +212,14 @@ def test_a_second_training_does_not_take_the_place_of_the_first(trained: Path) -
     assert (trained / 'run' / 'best.safetensors').read_bytes() == before
 
 
+def test_what_was_learned_is_not_overwritten_where_the_rest_of_the_run_is_gone(
+    trained: Path, tmp_path: Path
+) -> None:
+    shutil.copy(trained / 'run' / 'best.safetensors', tmp_path)
+    with pytest.raises(TrainingError, match='holds a run, which would be lost'):
+        train(trained / 'recipe.yaml', tmp_path, trained / 'photos')
+
+
 def test_two_trainings_do_not_write_to_one_directory(trained: Path, tmp_path: Path) -> None:
     given = (trained / 'recipe.yaml', tmp_path, trained / 'photos')
     code = (

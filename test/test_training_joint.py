@@ -117,6 +117,26 @@ def test_a_killed_run_resumes_to_the_same_weights(
         torch.testing.assert_close(killed[name], tensor, rtol=0, atol=0, msg=name)
 
 
+def test_a_run_that_ended_no_epoch_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = dataclasses.replace(RECIPE, epochs=1)
+    best = fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path, resume=True)
+    assert load_checkpoint(best)[2]['epoch'] == 1
+    assert 'holds no whole epoch yet; the training begins' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('gone', 'left'), [('best', 'last'), ('last', 'best')])
+def test_half_a_run_is_not_gone_on_with(tmp_path: Path, gone: str, left: str) -> None:
+    one = dataclasses.replace(RECIPE, epochs=1)
+    fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
+    (tmp_path / f'{gone}.safetensors').unlink()
+    kept = (tmp_path / f'{left}.safetensors').read_bytes()
+    with pytest.raises(TrainingError, match=rf'holds {left}\.safetensors, but no {gone}\.'):
+        fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path, resume=True)
+    assert (tmp_path / f'{left}.safetensors').read_bytes() == kept
+
+
 def test_a_checkpoint_from_before_a_setting_existed_resumes(tmp_path: Path) -> None:
     one = dataclasses.replace(RECIPE, epochs=1)
     fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from sparse_split_ros.networks.prune import masks_of
 from sparse_split_ros.networks.staged import StagedNetwork
@@ -56,6 +57,22 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[StagedNetwork, Recipe
             f'{stem}.safetensors is not of network {recipe.network!r}: {reason}'
         ) from error
     return network.eval(), recipe, meta
+
+
+def begun(directory: Path) -> bool:
+    """Whether `directory` holds what a run goes on from; says so where it holds nothing yet.
+
+    Raises TrainingError where what was learned would be lost, as the rest of the run is gone.
+    """
+    if (directory / 'last.safetensors').exists():
+        return True
+    if (directory / 'best.safetensors').exists():
+        raise TrainingError(
+            f'{directory}: holds best.safetensors, but no last.safetensors to go on from: put that '
+            'back, or give another --out without --resume'
+        )
+    tqdm.write(f'{directory}: holds no whole epoch yet; the training begins')
+    return False
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:

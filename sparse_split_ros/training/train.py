@@ -91,7 +91,7 @@ def _first() -> bool:
 
 def check_blank(out: str | os.PathLike[str], resume: bool) -> None:
     """Raise TrainingError where a run would overwrite another."""
-    held = [name for name in ('last', *hierarchical.EDGE_FILES)
+    held = [name for name in ('last', 'best', *hierarchical.EDGE_FILES)
             if (Path(out) / f'{name}.safetensors').exists()]  # fmt: skip
     if held and not resume:
         raise TrainingError(
