@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -178,19 +179,44 @@ def test_the_curves_mark_the_epoch_that_is_kept(
     assert marked[-1] == load_checkpoint(best)[2]['epoch']
 
 
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """To a process, a file that may not grow is a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_keeps_nothing_where_nothing_was(tmp_path: Path) -> None:
+    with full_disk(), pytest.raises(TrainingError, match=r'new\.safetensors: cannot be') as raised:
+        save(tmp_path / 'new', {}, {'weight': torch.zeros(10_000)})
+    assert 'older' not in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_is_for_whom_the_umask_lets_read(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        for _ in range(2):
+            save(tmp_path / 'last', {}, {'weight': torch.zeros(1)})
+    finally:
+        os.umask(before)
+    assert (tmp_path / 'last.safetensors').stat().st_mode & 0o777 == 0o640
+
+
 def test_a_full_disk_is_one_error_and_keeps_what_was_good(tmp_path: Path) -> None:
     one = dataclasses.replace(RECIPE, epochs=1)
     selection = {'blobs': blobs(12, 1)}
     fit(one, blobs(32, 0), selection, tmp_path)
     kept = {name: (tmp_path / name).read_bytes() for name in ('best.safetensors', 'log.csv')}
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # To a process, a file that may not grow is a disk that is full.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    try:
-        with pytest.raises(TrainingError, match=r'cannot be written .* the older one is kept'):
-            fit(one, blobs(32, 0), selection, tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with (
+        full_disk(),
+        pytest.raises(TrainingError, match=r'cannot be written .* the older one is kept'),
+    ):
+        fit(one, blobs(32, 0), selection, tmp_path)
     assert all((tmp_path / name).read_bytes() == data for name, data in kept.items())
     assert not list(tmp_path.glob('*.partial'))
     load_checkpoint(tmp_path)

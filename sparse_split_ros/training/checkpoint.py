@@ -97,20 +97,24 @@ def save(path: Path, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
 
     Raises TrainingError, on a full disk for example.
     """
-    partial = path.with_suffix('.partial')
+    partial, file = path.with_suffix('.partial'), path.with_suffix('.safetensors')
     try:
         contiguous = {k: v.contiguous() for k, v in tensors.items()}
+        # save_file makes a file only its owner can read; this one is as the umask has it.
+        partial.unlink(missing_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file(
             contiguous,
             partial,
             metadata={'meta': json.dumps({'format': CHECKPOINT_FORMAT, **meta})},
         )
-        partial.replace(path.with_suffix('.safetensors'))
+        partial.chmod(mode)
+        partial.replace(file)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
-        raise TrainingError(
-            f'{path}: cannot be written ({error}); the older one is kept'
-        ) from error
+        kept = '; the older one is kept' if file.exists() else ''
+        raise TrainingError(f'{file}: cannot be written ({error}){kept}') from error
 
 
 def load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
