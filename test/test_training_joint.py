@@ -304,7 +304,7 @@ def test_the_teacher_gets_no_gradient_from_its_pupils() -> None:
         ({'weather': 1.5}, 'weather is 1.5, expected 0 to 1'),
         ({'precision': 'int3'}, "precision 'int3'"),
         ({'dataset': ['a']}, r"dataset is \('a',\), expected a text"),
-        ({'epochz': 3}, r"unknown \['epochz'\]"),
+        ({'epochz': 3, 'x': 1}, r"unknown 'epochz' \(is it 'epochs'\?\), 'x'; known are name, "),
     ],
 )
 def test_a_wrong_recipe_is_named(values: dict[str, object], message: str) -> None:
@@ -346,6 +346,27 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(TrainingError, match=r'recipe\.yaml'):
         Recipe.load(path)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('seed: 1\nflip: true\nseed: 2', r"recipe\.yaml.* 'seed' stands in line 3 and in line 5"),
+        ('network_arguments: {size: 32, "size": 64}', "'size' stands in line 3 and in line 3"),
+    ],
+)
+def test_a_key_that_comes_twice_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / 'recipe.yaml'
+    path.write_text(f'name: x\ndataset: folder\n{text}')
+    with pytest.raises(TrainingError, match=message):
+        Recipe.load(path)
+
+
+def test_keys_may_be_merged_from_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / 'recipe.yaml'
+    arguments = '{<<: {size: 32, stem: 8}, size: 64}'
+    path.write_text(f'name: x\ndataset: folder\nnetwork_arguments: {arguments}')
+    assert Recipe.load(path).network_arguments == {'size': 64, 'stem': 8}
 
 
 def test_the_committed_recipe_is_valid() -> None:
