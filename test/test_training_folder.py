@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -23,12 +24,13 @@ pytest.importorskip('onnx')
 from sparse_split_ros.cli import main  # noqa: E402
 from sparse_split_ros.data.augment import Augmentation, augment  # noqa: E402
 from sparse_split_ros.data.folder import FolderError, load_folder, scan  # noqa: E402
+from sparse_split_ros.networks.staged import StagedNetwork  # noqa: E402
 from sparse_split_ros.policy.factory import bundle_calibration  # noqa: E402
 from sparse_split_ros.runtime.bundle import Bundle  # noqa: E402
 from sparse_split_ros.training.checkpoint import load_checkpoint  # noqa: E402
 from sparse_split_ros.training.export import export  # noqa: E402
 from sparse_split_ros.training.program import ExportError  # noqa: E402
-from sparse_split_ros.training.recipe import Recipe, TrainingError, load_split  # noqa: E402
+from sparse_split_ros.training.recipe import Recipe, TrainingError, build_network, load_split  # noqa: E402
 from sparse_split_ros.training.train import alone, train  # noqa: E402
 
 torch.set_num_threads(1)
@@ -236,6 +238,17 @@ def test_two_trainings_do_not_write_to_one_directory(trained: Path, tmp_path: Pa
     train(*given)
 
 
+def test_where_nothing_can_be_locked_a_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unknown(*_: object) -> None:
+        raise OSError(errno.ENOLCK, 'No locks available')
+
+    monkeypatch.setattr('fcntl.flock', unknown)
+    assert free(tmp_path, 'cloud')
+    assert 'cannot be locked (No locks available): start no other training' in caplog.text
+
+
 def test_edge_and_cloud_and_processes_of_one_training_may_share_a_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +283,27 @@ def test_a_killed_training_leaves_no_worker_that_holds_its_lock(tmp_path: Path) 
             assert free(tmp_path, 'cloud')
         finally:
             os.kill(left, signal.SIGKILL)
+
+
+def test_a_network_that_export_would_refuse_is_said_before_it_is_trained(
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def odd(recipe: Recipe, classes: int) -> StagedNetwork:
+        network = build_network(recipe, classes)
+        network.stages[2].append(torch.nn.GELU())
+        return network
+
+    given = (trained / 'recipe.yaml', tmp_path / 'run', trained / 'photos')
+    monkeypatch.setattr('sparse_split_ros.training.train.build_network', odd)
+    train(*given)
+    assert 'refuse to make a bundle of it: stage 2, layer 1: cannot export GELU' in caplog.text
+    monkeypatch.undo()
+    caplog.clear()
+    train(*given, resume=True)
+    assert not caplog.records
 
 
 def test_a_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

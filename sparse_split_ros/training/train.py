@@ -5,20 +5,21 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tqdm import tqdm
-
 from sparse_split_ros.data.datasets import LabelledImages, join
 from sparse_split_ros.data.drawn import load_drawn
 from sparse_split_ros.training import hierarchical, joint, remote
-from sparse_split_ros.training.recipe import Recipe, TrainingError, load_split
+from sparse_split_ros.training.program import ExportError, check_exportable
+from sparse_split_ros.training.recipe import Recipe, TrainingError, build_network, load_split
 
 DRAWN_SELECTION = 20
 """Drawn signs per class that help to choose the epoch and the temperatures."""
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -41,6 +42,8 @@ def train(
         raise TrainingError(
             f'{config_path}: two machines train a recipe that says hierarchical: true'
         )
+    if _first():
+        warn_of_export(recipe)
     # Edge and cloud write different files, and may have one directory that both machines see.
     with alone(out, edge=not cloud, cloud=not edge):
         check_blank(out, resume)
@@ -52,6 +55,20 @@ def train(
             return None
         fit = hierarchical.fit if recipe.hierarchical else joint.fit
         return fit(recipe, training, selection, out, resume, device)
+
+
+def warn_of_export(recipe: Recipe) -> None:
+    """Say before the training what export would only say after it. Raises TrainingError."""
+    try:
+        # How many classes there are is no matter.
+        check_exportable(build_network(recipe, 2))
+    except ExportError as error:
+        _log.warning(
+            'network %r can be trained, but "sparse-split export" will refuse to make a '
+            'bundle of it: %s',
+            recipe.network,
+            error,
+        )
 
 
 @contextmanager
@@ -75,8 +92,8 @@ def alone(out: str | os.PathLike[str], **sides: bool) -> Iterator[None]:
                     '--out'
                 ) from error
             except OSError as error:  # some network file systems have no locks
-                tqdm.write(
-                    f'{path}: cannot be locked ({error.strerror}): start no other training there'
+                _log.warning(
+                    '%s: cannot be locked (%s): start no other training there', path, error.strerror
                 )
                 continue
             # A worker, which outlives us by seconds where we are killed, would hold the lock too.
