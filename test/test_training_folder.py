@@ -361,12 +361,39 @@ def test_a_class_that_cannot_be_divided_is_named(photos: Path) -> None:
         scan(photos)
 
 
-@pytest.mark.parametrize('content', [b'', b'no image', b'\x89PNG\r\n\x1a\n'])
-def test_an_unreadable_image_is_named(photos: Path, content: bytes) -> None:
-    for path in (photos / CLASSES[0]).iterdir():
-        path.write_bytes(content)
-    with pytest.raises(FolderError, match=r'blue cup.*not a readable image'):
+@pytest.mark.parametrize(
+    ('content', 'what'),
+    [(b'', 'an empty file'), (b'no image', 'not a readable image'),
+     (b'\x89PNG\r\n\x1a\n', 'not a readable image')],
+)  # fmt: skip
+def test_an_unreadable_image_is_named(photos: Path, content: bytes, what: str) -> None:
+    broken, *_ = scan(photos).files('train')[0]
+    broken.write_bytes(content)
+    with pytest.raises(FolderError) as raised:
         load_folder(photos, 'train', 32)
+    assert str(raised.value) == f'{broken}: {what}; mend it or take it away'
+
+
+@pytest.mark.parametrize(('count', 'told'), [(3, '3'), (10, '10 or more'), (28, '10 or more')])
+def test_unreadable_images_are_named_together(photos: Path, count: int, told: str) -> None:
+    broken = [path for path, _, _ in scan(photos).files('train')][:count]
+    for path in broken:
+        path.write_bytes(b'')
+    with pytest.raises(FolderError, match=f'^{told} files are not readable images') as raised:
+        load_folder(photos, 'train', 32)
+    assert str(raised.value).endswith(': ' + ', '.join(map(str, broken[:10])))
+
+
+def test_files_that_are_passed_over_are_counted(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'recipe.yaml').write_text(yaml.safe_dump(RECIPE | {'epochs': 1}))
+    (photos / 'notes.txt').write_text('of no class')
+    for name, told in (('a.GIF', '1 file passed over (.gif)'),
+                       ('b.heic', '2 files passed over (.gif, .heic)')):  # fmt: skip
+        (photos / CLASSES[0] / name).write_bytes(b'')
+        train(tmp_path / 'recipe.yaml', tmp_path / name, photos)
+        assert f'4 to choose the epoch on; {told}\n' in capsys.readouterr().out
 
 
 def test_hidden_files_and_notes_are_passed_over(photos: Path) -> None:

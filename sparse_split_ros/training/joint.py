@@ -90,6 +90,7 @@ def fit(
             tqdm.write(
                 f'{len(training)} images of {len(training.classes)} classes to learn from, '
                 f'{sum(map(len, selection.values()))} to choose the epoch on'
+                f'{_passed_over(training.passed_over)}'
             )
         while group.share(lambda: state.log.goes_on):
             start = time.monotonic()
@@ -104,6 +105,13 @@ def fit(
             state.save(directory)
             state.log.show(directory)
     return directory / 'best.safetensors'
+
+
+def _passed_over(counts: Mapping[str, int]) -> str:
+    """What to say of the files that were passed over, which a person may have taken for images."""
+    if not (total := sum(counts.values())):
+        return ''
+    return f'; {total} {"file" if total == 1 else "files"} passed over ({", ".join(counts)})'
 
 
 def check_weights(training: LabelledImages, recipe: Recipe) -> None:
