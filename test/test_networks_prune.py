@@ -344,6 +344,24 @@ def test_the_command_writes_a_recipe_that_trains_the_rest(
     )
 
 
+def test_the_command_replaces_a_recipe_that_was_edited_only_where_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path('mine.yaml').write_text('{name: mine, dataset: folder}')
+    arguments = ['prune', 'mine.yaml', '--method', 'precrop', '--target', '0.5', '--classes', '5']
+    out = Path('mine_precrop.yaml')
+    for _ in range(2):
+        assert main(arguments) == 0
+    written = out.read_text()
+    out.write_text(f'{written}flip: true\n')
+    assert main(arguments) == 2
+    assert f'{out} exists and says something else' in capsys.readouterr().err
+    assert out.read_text() != written
+    assert main([*arguments, '--out', str(out)]) == 0
+    assert out.read_text() == written
+
+
 def test_the_command_names_a_target_that_cannot_be(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

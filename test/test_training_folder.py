@@ -4,8 +4,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -19,13 +24,14 @@ pytest.importorskip('onnx')
 from sparse_split_ros.cli import main  # noqa: E402
 from sparse_split_ros.data.augment import Augmentation, augment  # noqa: E402
 from sparse_split_ros.data.folder import FolderError, load_folder, scan  # noqa: E402
+from sparse_split_ros.networks.staged import StagedNetwork  # noqa: E402
 from sparse_split_ros.policy.factory import bundle_calibration  # noqa: E402
 from sparse_split_ros.runtime.bundle import Bundle  # noqa: E402
 from sparse_split_ros.training.checkpoint import load_checkpoint  # noqa: E402
 from sparse_split_ros.training.export import export  # noqa: E402
 from sparse_split_ros.training.program import ExportError  # noqa: E402
-from sparse_split_ros.training.recipe import Recipe, TrainingError, load_split  # noqa: E402
-from sparse_split_ros.training.train import train  # noqa: E402
+from sparse_split_ros.training.recipe import Recipe, TrainingError, build_network, load_split  # noqa: E402
+from sparse_split_ros.training.train import alone, train  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -208,12 +214,122 @@ def test_a_second_training_does_not_take_the_place_of_the_first(trained: Path) -
     assert (trained / 'run' / 'best.safetensors').read_bytes() == before
 
 
+def test_what_was_learned_is_not_overwritten_where_the_rest_of_the_run_is_gone(
+    trained: Path, tmp_path: Path
+) -> None:
+    shutil.copy(trained / 'run' / 'best.safetensors', tmp_path)
+    with pytest.raises(TrainingError, match='holds a run, which would be lost'):
+        train(trained / 'recipe.yaml', tmp_path, trained / 'photos')
+
+
+def test_two_trainings_do_not_write_to_one_directory(trained: Path, tmp_path: Path) -> None:
+    given = (trained / 'recipe.yaml', tmp_path, trained / 'photos')
+    code = (
+        'import sys; from sparse_split_ros.training.train import alone\n'
+        'with alone(sys.argv[1], cloud=True): print("held", flush=True); sys.stdin.read()'
+    )
+    command = [sys.executable, '-c', code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b'held\n'
+        with pytest.raises(TrainingError, match=f'{tmp_path}: another training is at work there'):
+            train(*given)
+        assert {path.name for path in tmp_path.iterdir()} == {'.cloud.lock', '.edge.lock'}
+        other.kill()
+    train(*given)
+
+
+def test_where_nothing_can_be_locked_a_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unknown(*_: object) -> None:
+        raise OSError(errno.ENOLCK, 'No locks available')
+
+    monkeypatch.setattr('fcntl.flock', unknown)
+    assert free(tmp_path, 'cloud')
+    assert 'cannot be locked (No locks available): start no other training' in caplog.text
+
+
+def test_edge_and_cloud_and_processes_of_one_training_may_share_a_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with alone(tmp_path, edge=True), alone(tmp_path, cloud=True):
+        monkeypatch.setenv('RANK', '1')
+        with alone(tmp_path, edge=True, cloud=True):
+            pass
+    assert free(tmp_path, 'edge') and free(tmp_path, 'cloud')
+
+
+def free(directory: Path, side: str) -> bool:
+    """Whether a training could lock the directory now."""
+    with alone(directory, **{side: True}):
+        return True
+
+
+def test_a_killed_training_leaves_no_worker_that_holds_its_lock(tmp_path: Path) -> None:
+    worker = (
+        'import os, sys, time; from sparse_split_ros.training.train import alone\n'
+        'with alone(sys.argv[1], cloud=True):\n'
+        '    worker = os.fork()\n'
+        '    if worker: print(worker, flush=True)\n'
+        '    time.sleep(60)'
+    )
+    command = [sys.executable, '-c', worker, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as training:
+        assert training.stdout is not None
+        left = int(training.stdout.readline())
+        training.kill()
+        training.wait()
+        try:
+            assert free(tmp_path, 'cloud')
+        finally:
+            os.kill(left, signal.SIGKILL)
+
+
+def test_a_network_that_export_would_refuse_is_said_before_it_is_trained(
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def odd(recipe: Recipe, classes: int) -> StagedNetwork:
+        network = build_network(recipe, classes)
+        network.stages[2].append(torch.nn.GELU())
+        return network
+
+    given = (trained / 'recipe.yaml', tmp_path / 'run', trained / 'photos')
+    monkeypatch.setattr('sparse_split_ros.training.train.build_network', odd)
+    train(*given)
+    assert 'refuse to make a bundle of it: stage 2, layer 1: cannot export GELU' in caplog.text
+    monkeypatch.undo()
+    caplog.clear()
+    train(*given, resume=True)
+    assert not caplog.records
+
+
 def test_a_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / 'recipe.yaml'
     recipe.write_text(yaml.safe_dump(RECIPE))
     nowhere = str(tmp_path / 'nowhere')
     assert main(['train', str(recipe), '--data', nowhere, '--out', str(tmp_path / 'run')]) == 2
     assert capsys.readouterr().err == f'error: {nowhere}: no such data directory\n'
+
+
+def test_a_file_name_that_is_not_utf_8_is_divided_like_any_other(photos: Path) -> None:
+    before = {split: names(photos, split) for split in ('train', 'select', 'report')}
+    odd = photos / os.fsdecode(b'blue cup/lat\xfc.png')
+    shutil.copy(photos / 'blue cup' / '0.png', odd)
+    parts = {split: scan(photos).files(split) for split in before}
+    assert [path for part in parts.values() for path, _, _ in part].count(odd) == 1
+    for split, part in parts.items():
+        assert len(load_folder(photos, split, 32)) == len(part)
+    odd.unlink()
+    assert {split: names(photos, split) for split in before} == before
+
+
+def test_a_class_whose_name_is_no_text_is_refused(photos: Path) -> None:
+    shutil.copytree(photos / CLASSES[0], photos / os.fsdecode(b'lat\xfc'))
+    with pytest.raises(FolderError, match=r"class folder b'lat.xfc' is not UTF-8, .* rename it"):
+        scan(photos)
 
 
 def test_one_class_is_too_few(photos: Path) -> None:
@@ -245,12 +361,39 @@ def test_a_class_that_cannot_be_divided_is_named(photos: Path) -> None:
         scan(photos)
 
 
-@pytest.mark.parametrize('content', [b'', b'no image', b'\x89PNG\r\n\x1a\n'])
-def test_an_unreadable_image_is_named(photos: Path, content: bytes) -> None:
-    for path in (photos / CLASSES[0]).iterdir():
-        path.write_bytes(content)
-    with pytest.raises(FolderError, match=r'blue cup.*not a readable image'):
+@pytest.mark.parametrize(
+    ('content', 'what'),
+    [(b'', 'an empty file'), (b'no image', 'not a readable image'),
+     (b'\x89PNG\r\n\x1a\n', 'not a readable image')],
+)  # fmt: skip
+def test_an_unreadable_image_is_named(photos: Path, content: bytes, what: str) -> None:
+    broken, *_ = scan(photos).files('train')[0]
+    broken.write_bytes(content)
+    with pytest.raises(FolderError) as raised:
         load_folder(photos, 'train', 32)
+    assert str(raised.value) == f'{broken}: {what}; mend it or take it away'
+
+
+@pytest.mark.parametrize(('count', 'told'), [(3, '3'), (10, '10 or more'), (28, '10 or more')])
+def test_unreadable_images_are_named_together(photos: Path, count: int, told: str) -> None:
+    broken = [path for path, _, _ in scan(photos).files('train')][:count]
+    for path in broken:
+        path.write_bytes(b'')
+    with pytest.raises(FolderError, match=f'^{told} files are not readable images') as raised:
+        load_folder(photos, 'train', 32)
+    assert str(raised.value).endswith(': ' + ', '.join(map(str, broken[:10])))
+
+
+def test_files_that_are_passed_over_are_counted(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'recipe.yaml').write_text(yaml.safe_dump(RECIPE | {'epochs': 1}))
+    (photos / 'notes.txt').write_text('of no class')
+    for name, told in (('a.GIF', '1 file passed over (.gif)'),
+                       ('b.heic', '2 files passed over (.gif, .heic)')):  # fmt: skip
+        (photos / CLASSES[0] / name).write_bytes(b'')
+        train(tmp_path / 'recipe.yaml', tmp_path / name, photos)
+        assert f'4 to choose the epoch on; {told}\n' in capsys.readouterr().out
 
 
 def test_hidden_files_and_notes_are_passed_over(photos: Path) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from sparse_split_ros.sparsity.layers import SparseConv2d, SparseLinear  # noqa:
 from sparse_split_ros.sparsity.patterns import Kind, PatternSpec  # noqa: E402
 from sparse_split_ros.training.graph import write_graph  # noqa: E402
 from sparse_split_ros.training.onnx_graph import to_onnx  # noqa: E402
-from sparse_split_ros.training.program import ExportError, trace  # noqa: E402
+from sparse_split_ros.training.program import ExportError, check_exportable, trace  # noqa: E402
 
 
 def answer(model: dict[str, Any], tensors: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -240,7 +241,7 @@ def test_every_network_of_ours_can_be_split_and_exported(name: str) -> None:
 @pytest.mark.parametrize(
     ('module', 'message'),
     [
-        (nn.Softplus(), 'no counterpart of Softplus'),
+        (nn.Softplus(), 'cannot export Softplus: no counterpart'),
         (nn.BatchNorm2d(3), 'BatchNorm without a layer to fold into'),
         (nn.Conv2d(3, 3, 3, padding='same'), "padding 'same'"),
         (nn.Conv2d(3, 3, 3, padding=1, padding_mode='circular'), "padding with 'circular'"),
@@ -252,3 +253,23 @@ def test_every_network_of_ours_can_be_split_and_exported(name: str) -> None:
 def test_what_cannot_be_written_is_named(module: nn.Module, message: str) -> None:
     with pytest.raises(ExportError, match=message):
         trace(module, torch.zeros(1, 3, 4, 4))
+
+
+class _Root(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sqrt()
+
+
+@pytest.mark.parametrize('module', [nn.GELU(), _Root()])
+@pytest.mark.parametrize('part', ['stages', 'exits', 'encoder', 'decoder'])
+def test_the_part_and_the_layer_that_cannot_be_written_are_named(
+    module: nn.Module, part: str
+) -> None:
+    network = build('compact', 3)
+    check_exportable(network)
+    body = getattr(network.bottlenecks['1'] if part.endswith('coder') else network, part)
+    last = body[1] if part == 'stages' else body['1'] if part == 'exits' else body
+    last.append(nn.Sequential(nn.Identity(), module))
+    named = f'{part.removesuffix("s")} 1, layer {len(last) - 1}.1: cannot export '
+    with pytest.raises(ExportError, match=re.escape(named)):
+        check_exportable(network)

@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,26 @@ def test_a_killed_run_resumes_to_the_same_weights(
         torch.testing.assert_close(killed[name], tensor, rtol=0, atol=0, msg=name)
 
 
+def test_a_run_that_ended_no_epoch_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = dataclasses.replace(RECIPE, epochs=1)
+    best = fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path, resume=True)
+    assert load_checkpoint(best)[2]['epoch'] == 1
+    assert 'holds no whole epoch yet; the training begins' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('gone', 'left'), [('best', 'last'), ('last', 'best')])
+def test_half_a_run_is_not_gone_on_with(tmp_path: Path, gone: str, left: str) -> None:
+    one = dataclasses.replace(RECIPE, epochs=1)
+    fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
+    (tmp_path / f'{gone}.safetensors').unlink()
+    kept = (tmp_path / f'{left}.safetensors').read_bytes()
+    with pytest.raises(TrainingError, match=rf'holds {left}\.safetensors, but no {gone}\.'):
+        fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path, resume=True)
+    assert (tmp_path / f'{left}.safetensors').read_bytes() == kept
+
+
 def test_a_checkpoint_from_before_a_setting_existed_resumes(tmp_path: Path) -> None:
     one = dataclasses.replace(RECIPE, epochs=1)
     fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
@@ -158,19 +179,44 @@ def test_the_curves_mark_the_epoch_that_is_kept(
     assert marked[-1] == load_checkpoint(best)[2]['epoch']
 
 
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """To a process, a file that may not grow is a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_keeps_nothing_where_nothing_was(tmp_path: Path) -> None:
+    with full_disk(), pytest.raises(TrainingError, match=r'new\.safetensors: cannot be') as raised:
+        save(tmp_path / 'new', {}, {'weight': torch.zeros(10_000)})
+    assert 'older' not in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_is_for_whom_the_umask_lets_read(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        for _ in range(2):
+            save(tmp_path / 'last', {}, {'weight': torch.zeros(1)})
+    finally:
+        os.umask(before)
+    assert (tmp_path / 'last.safetensors').stat().st_mode & 0o777 == 0o640
+
+
 def test_a_full_disk_is_one_error_and_keeps_what_was_good(tmp_path: Path) -> None:
     one = dataclasses.replace(RECIPE, epochs=1)
     selection = {'blobs': blobs(12, 1)}
     fit(one, blobs(32, 0), selection, tmp_path)
     kept = {name: (tmp_path / name).read_bytes() for name in ('best.safetensors', 'log.csv')}
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # To a process, a file that may not grow is a disk that is full.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    try:
-        with pytest.raises(TrainingError, match=r'cannot be written .* the older one is kept'):
-            fit(one, blobs(32, 0), selection, tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with (
+        full_disk(),
+        pytest.raises(TrainingError, match=r'cannot be written .* the older one is kept'),
+    ):
+        fit(one, blobs(32, 0), selection, tmp_path)
     assert all((tmp_path / name).read_bytes() == data for name, data in kept.items())
     assert not list(tmp_path.glob('*.partial'))
     load_checkpoint(tmp_path)
@@ -258,7 +304,7 @@ def test_the_teacher_gets_no_gradient_from_its_pupils() -> None:
         ({'weather': 1.5}, 'weather is 1.5, expected 0 to 1'),
         ({'precision': 'int3'}, "precision 'int3'"),
         ({'dataset': ['a']}, r"dataset is \('a',\), expected a text"),
-        ({'epochz': 3}, r"unknown \['epochz'\]"),
+        ({'epochz': 3, 'x': 1}, r"unknown 'epochz' \(is it 'epochs'\?\), 'x'; known are name, "),
     ],
 )
 def test_a_wrong_recipe_is_named(values: dict[str, object], message: str) -> None:
@@ -300,6 +346,27 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(TrainingError, match=r'recipe\.yaml'):
         Recipe.load(path)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('seed: 1\nflip: true\nseed: 2', r"recipe\.yaml.* 'seed' stands in line 3 and in line 5"),
+        ('network_arguments: {size: 32, "size": 64}', "'size' stands in line 3 and in line 3"),
+    ],
+)
+def test_a_key_that_comes_twice_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / 'recipe.yaml'
+    path.write_text(f'name: x\ndataset: folder\n{text}')
+    with pytest.raises(TrainingError, match=message):
+        Recipe.load(path)
+
+
+def test_keys_may_be_merged_from_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / 'recipe.yaml'
+    arguments = '{<<: {size: 32, stem: 8}, size: 64}'
+    path.write_text(f'name: x\ndataset: folder\nnetwork_arguments: {arguments}')
+    assert Recipe.load(path).network_arguments == {'size': 64, 'stem': 8}
 
 
 def test_the_committed_recipe_is_valid() -> None:

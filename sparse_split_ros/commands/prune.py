@@ -105,18 +105,25 @@ def _prune(options: argparse.Namespace) -> int:
     values = yaml.safe_load(options.config.read_text(encoding='utf-8'))
     values['name'] = f'{asked.name}_{options.method.replace("-", "_")}'
     arguments = values.setdefault('network_arguments', {})
+    masks = out.with_name(f'{out.name}.masks.safetensors').resolve()
     if found.masks:
-        masks = out.with_name(f'{out.name}.masks.safetensors').resolve()
-        save_masks(masks, found.masks)
         arguments['masks'] = str(masks)
     else:
         arguments['channels'] = {**(arguments.get('channels') or {}), **found.channels}
-    built = build_network(replace(Recipe.from_mapping(values), **plain), classes)
     command = (
         f'sparse-split prune {options.config} --method {options.method} --target '
         f'{options.target:g} --multiple {multiple} --classes {classes}'
     )
-    out.write_text(f'# {command}\n{yaml.safe_dump(values, sort_keys=False)}', encoding='utf-8')
+    text = f'# {command}\n{yaml.safe_dump(values, sort_keys=False)}'
+    if options.out is None and out.exists() and out.read_bytes() != text.encode():
+        raise UsageError(
+            f'{out} exists and says something else, which would be lost: give --out {out} to '
+            'replace it, or another --out'
+        )
+    if found.masks:
+        save_masks(masks, found.masks)
+    built = build_network(replace(Recipe.from_mapping(values), **plain), classes)
+    out.write_text(text, encoding='utf-8')
     _show(network, built, found)
     console().out(f'recipe: {out}', highlight=False)
     return 0

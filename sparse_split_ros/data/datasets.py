@@ -27,7 +27,8 @@ class LabelledImages:
     """Images (N, H, W, 3) uint8 RGB with their labels (N,) and groups (N,) int64.
 
     A group is what must not be torn apart when data is divided or resampled, such as the frames of
-    one physical sign. `origin` says where the images come from, where a name does not.
+    one physical sign. `origin` says where the images come from, where a name does not, and
+    `passed_over` counts the files beside them, by their endings, that were not read.
 
     Of several tasks, labels are (N, T), `tasks` the classes of each by its name, and `classes` all
     of them, side by side. A single task has no name.
@@ -39,6 +40,7 @@ class LabelledImages:
     classes: tuple[str, ...]
     origin: str = ''
     tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.shape[3] != 3 or self.images.dtype != np.uint8:
@@ -152,6 +154,7 @@ def join(first: LabelledImages, second: LabelledImages) -> LabelledImages:
         first.classes,
         first.origin,
         first.tasks,
+        first.passed_over,
     )
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from sparse_split_ros.data.datasets import DatasetError, LabelledImages, find_da
 from sparse_split_ros.data.gtsrb import REPORT_SHARE, SELECT_SHARE, SPLITS
 from sparse_split_ros.data.images import resize_to
 from sparse_split_ros.data.labels import LABELS, read_labels
-from sparse_split_ros.data.sources import IMAGE_SUFFIXES, images_in
+from sparse_split_ros.data.sources import IMAGE_SUFFIXES, files_in, images_in
 
 _GIVEN = {'train': 'train', 'select': 'val', 'report': 'test'}
 """The folder of each split, in a folder that is divided already."""
@@ -37,6 +38,9 @@ _PARTS = {
     'dev', 'eval', 'test', 'testing', 'train', 'training', 'val', 'valid', 'validation',
 }  # fmt: skip
 """What the parts of a divided folder are called elsewhere."""
+
+_NAMED = 10
+"""How many broken images one error names."""
 
 Groups = dict[str, list[Path]]
 
@@ -116,7 +120,7 @@ def _load_table(root: Path, split: str, size: int) -> LabelledImages:
         _check_count(f'{root / LABELS}: {names[0]} {name!r}', len(found), len(SPLITS))
         for group in divide(found, split):
             rows += [(path, list(classes_of).index(group)) for path in found[group]]
-    images = np.stack([resize_to(read_rgb(path), size, size) for path, _ in rows])
+    images = read_images((path for path, _ in rows), size)
     labels = [labelled[path] for path, _ in rows]
     numbers = np.array([number for _, number in rows], np.int64)
     try:
@@ -138,9 +142,12 @@ def load_folder(data: str | os.PathLike[str] | None, split: str, size: int) -> L
         return _load_table(root, split, size)
     folder = scan(root)
     files = folder.files(split)
-    images = np.stack([resize_to(read_rgb(path), size, size) for path, _, _ in files])
+    images = read_images((path for path, _, _ in files), size)
     labels, groups = np.array([row[1:] for row in files], np.int64).T
-    return LabelledImages(images, labels, groups, folder.classes)
+    inside = (path for path in files_in(root) if path.parent != root)
+    others = Counter(path.suffix.lower() or path.name for path in inside)
+    passed_over = {name: others[name] for name in sorted(others.keys() - IMAGE_SUFFIXES)}
+    return LabelledImages(images, labels, groups, folder.classes, passed_over=passed_over)
 
 
 def divide(names: Iterable[str], split: str, report_share: float = REPORT_SHARE) -> list[str]:
@@ -148,7 +155,11 @@ def divide(names: Iterable[str], split: str, report_share: float = REPORT_SHARE)
 
     A `report_share` of 0 is for what has a test set of its own.
     """
-    ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+    ordered = sorted(
+        names,
+        # Names of files that are not UTF-8 hold surrogates in place of what is not.
+        key=lambda name: hashlib.sha256(name.encode(errors='surrogateescape')).digest(),
+    )
     report = max(1, round(report_share * len(ordered))) if report_share else 0
     train = report + max(1, round(SELECT_SHARE * len(ordered)))
     return {
@@ -158,22 +169,48 @@ def divide(names: Iterable[str], split: str, report_share: float = REPORT_SHARE)
     }[split]
 
 
+def read_images(paths: Iterable[Path], size: int) -> npt.NDArray[np.uint8]:
+    """The images (N, size, size, 3) uint8 RGB, resized as the robot resizes.
+
+    Raises FolderError with the names of those that cannot be read, the first `_NAMED` of them.
+    """
+    images: list[npt.NDArray[np.uint8]] = []
+    broken: dict[Path, FolderError] = {}
+    for path in paths:
+        try:
+            images.append(resize_to(read_rgb(path), size, size))
+        except FolderError as error:
+            broken[path] = error
+            if len(broken) == _NAMED:
+                break
+    if len(broken) == 1:
+        raise next(iter(broken.values()))
+    if broken:
+        more = ' or more' if len(broken) == _NAMED else ''
+        raise FolderError(
+            f'{len(broken)}{more} files are not readable images; mend them or take them away: '
+            f'{", ".join(map(str, broken))}'
+        )
+    return np.stack(images)
+
+
 def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
     """Any image that OpenCV decodes, as (H, W, 3) uint8 RGB. Raises FolderError."""
     try:
         return decode_rgb(np.fromfile(path, np.uint8), str(path))
     except OSError as error:
-        raise FolderError(f'{path}: not a readable image: {_line(error)}') from error
+        raise FolderError(f'{path}: not a readable image: {error.strerror or error}') from error
 
 
 def decode_rgb(data: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.uint8]:
     """The bytes of an image file as (H, W, 3) uint8 RGB. Raises FolderError with its `name`."""
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     except cv2.error as error:
-        raise FolderError(f'{name}: not a readable image: {_line(error)}') from error
+        raise FolderError(f'{name}: not a readable image: {error.err}') from error
     if image is None:
-        raise FolderError(f'{name}: not a readable image; mend it or take it away')
+        what = 'not a readable image' if data.size else 'an empty file'
+        raise FolderError(f'{name}: {what}; mend it or take it away')
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
 
@@ -210,6 +247,14 @@ def _classes(folder: Path) -> list[Path]:
     if len(classes) < 2:
         names = ', '.join(repr(path.name) for path in classes) or 'none'
         raise FolderError(f'{folder}: expected at least two class folders in it, found {names}')
+    for path in classes:
+        try:
+            path.name.encode()
+        except UnicodeEncodeError as error:
+            raise FolderError(
+                f'{folder}: the name of the class folder {os.fsencode(path.name)!r} is not UTF-8, '
+                'and the name of a class has to be text: rename it'
+            ) from error
     return classes
 
 
@@ -239,7 +284,3 @@ def _check_count(what: str, count: int, least: int) -> None:
             f'{what}: {count} to divide into {", ".join(SPLITS[:least])}, expected at least '
             f'{least} images, or folders of images that belong together'
         )
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

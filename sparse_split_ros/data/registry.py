@@ -20,7 +20,7 @@ from sparse_split_ros.data import gtsrb, weather
 from sparse_split_ros.data.bags import BagError, bags_in, read_bag
 from sparse_split_ros.data.datasets import DatasetError, Images, LabelledImages, find_data
 from sparse_split_ros.data.drive import SCENES
-from sparse_split_ros.data.folder import divide, load_folder, read_rgb
+from sparse_split_ros.data.folder import divide, load_folder, read_images
 from sparse_split_ros.data.images import resize_to
 from sparse_split_ros.data.public import load_caltech256, load_cifar10, load_cifar100, load_mnist
 from sparse_split_ros.data.signs import CLASSES
@@ -69,7 +69,7 @@ def _original_gtsrb(folder: Path, split: str, size: int) -> LabelledImages:
         chosen = gtsrb.divide_tracks(labels, tracks) == gtsrb.checked(split)
         files = [file for file, wanted in zip(files, chosen) if wanted]
         labels, tracks = labels[chosen], tracks[chosen]
-    images = np.stack([resize_to(read_rgb(file), size, size) for file in files])
+    images = read_images(files, size)
     return LabelledImages(images, labels, _track_groups(labels, tracks), CLASSES)
 
 

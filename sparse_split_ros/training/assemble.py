@@ -123,7 +123,7 @@ class _Models:
 
     def write(self, name: str, module: nn.Module, x: Tensor) -> tuple[dict[str, Any], Tensor]:
         """The manifest's record of `module` and its answer to the calibration values x."""
-        program = trace(module, x)
+        program = trace(module, x, name.replace('_', ' '))
         self._programs[name] = replace(program, answer=program.answer[:0])
         data = to_onnx(program, name)
         (self._directory / f'{name}.onnx').write_bytes(data)

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from sparse_split_ros.networks.prune import masks_of
 from sparse_split_ros.networks.staged import StagedNetwork
@@ -58,6 +59,22 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[StagedNetwork, Recipe
     return network.eval(), recipe, meta
 
 
+def begun(directory: Path) -> bool:
+    """Whether `directory` holds what a run goes on from; says so where it holds nothing yet.
+
+    Raises TrainingError where what was learned would be lost, as the rest of the run is gone.
+    """
+    if (directory / 'last.safetensors').exists():
+        return True
+    if (directory / 'best.safetensors').exists():
+        raise TrainingError(
+            f'{directory}: holds best.safetensors, but no last.safetensors to go on from: put that '
+            'back, or give another --out without --resume'
+        )
+    tqdm.write(f'{directory}: holds no whole epoch yet; the training begins')
+    return False
+
+
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
     """Raise TrainingError unless the JSON parts of two checkpoints are of one run.
 
@@ -80,20 +97,24 @@ def save(path: Path, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
 
     Raises TrainingError, on a full disk for example.
     """
-    partial = path.with_suffix('.partial')
+    partial, file = path.with_suffix('.partial'), path.with_suffix('.safetensors')
     try:
         contiguous = {k: v.contiguous() for k, v in tensors.items()}
+        # save_file makes a file only its owner can read; this one is as the umask has it.
+        partial.unlink(missing_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file(
             contiguous,
             partial,
             metadata={'meta': json.dumps({'format': CHECKPOINT_FORMAT, **meta})},
         )
-        partial.replace(path.with_suffix('.safetensors'))
+        partial.chmod(mode)
+        partial.replace(file)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
-        raise TrainingError(
-            f'{path}: cannot be written ({error}); the older one is kept'
-        ) from error
+        kept = '; the older one is kept' if file.exists() else ''
+        raise TrainingError(f'{file}: cannot be written ({error}){kept}') from error
 
 
 def load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

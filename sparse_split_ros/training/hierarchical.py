@@ -37,7 +37,7 @@ from sparse_split_ros.data.augment import AugmentedBatches, batches
 from sparse_split_ros.data.datasets import LabelledImages
 from sparse_split_ros.networks.cut import measure
 from sparse_split_ros.networks.staged import StagedNetwork
-from sparse_split_ros.training.checkpoint import check_same, load, save, save_checkpoint
+from sparse_split_ros.training.checkpoint import begun, check_same, load, save, save_checkpoint
 from sparse_split_ros.training.joint import check_weights, tasks_loss
 from sparse_split_ros.training.learner import Learner, finite, under
 from sparse_split_ros.training.log import Log, Row
@@ -241,8 +241,7 @@ class Cloud:
 
     def restore(self) -> None:
         """Go on after the last whole epoch, or begin where there is none. Raises TrainingError."""
-        if not (self._directory / 'last.safetensors').exists():
-            tqdm.write(f'{self._directory}: holds no whole epoch yet; the training begins')
+        if not begun(self._directory):
             return
         meta, tensors = load(self._directory / 'last')
         check_same(meta, self._facts.meta(), self._directory)

@@ -32,7 +32,7 @@ from sparse_split_ros.data.augment import AugmentedBatches, batches
 from sparse_split_ros.data.datasets import LabelledImages
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.runtime.bundle import InputSpec, check_tasks
-from sparse_split_ros.training.checkpoint import check_same, load, save, save_checkpoint
+from sparse_split_ros.training.checkpoint import begun, check_same, load, save, save_checkpoint
 from sparse_split_ros.training.learner import Learner, finite
 from sparse_split_ros.training.log import Log
 from sparse_split_ros.training.predict import accuracies, normalise, predict, scored
@@ -90,6 +90,7 @@ def fit(
             tqdm.write(
                 f'{len(training)} images of {len(training.classes)} classes to learn from, '
                 f'{sum(map(len, selection.values()))} to choose the epoch on'
+                f'{_passed_over(training.passed_over)}'
             )
         while group.share(lambda: state.log.goes_on):
             start = time.monotonic()
@@ -104,6 +105,13 @@ def fit(
             state.save(directory)
             state.log.show(directory)
     return directory / 'best.safetensors'
+
+
+def _passed_over(counts: Mapping[str, int]) -> str:
+    """What to say of the files that were passed over, which a person may have taken for images."""
+    if not (total := sum(counts.values())):
+        return ''
+    return f'; {total} {"file" if total == 1 else "files"} passed over ({", ".join(counts)})'
 
 
 def check_weights(training: LabelledImages, recipe: Recipe) -> None:
@@ -166,13 +174,28 @@ class _State:
         self.log.write(directory)
 
     def restore(self, directory: Path) -> None:
-        """Go on from the last whole epoch in `directory`. Raises TrainingError."""
+        """Go on after the last whole epoch, or begin where there is none. Raises TrainingError."""
         # Only the first process is sure to see the directory.
-        meta, tensors = self.group.share(lambda: load(directory / 'last'))
+        kept = self.group.share(lambda: _kept(directory))
+        if kept is None:
+            return
+        meta, tensors = kept
         check_same(meta, self.meta(), directory)
         self.learner.restore(tensors, meta['steps'])
         self.epoch = meta['epoch']
         self.log.rows = meta['history']
+
+
+def _kept(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """What a run in `directory` goes on from, if it has ended an epoch. Raises TrainingError."""
+    if not begun(directory):
+        return None
+    if not (directory / 'best.safetensors').exists():
+        raise TrainingError(
+            f'{directory}: holds last.safetensors, but no best.safetensors, the weights of the '
+            'best epoch so far: put that back, or train again with another --out'
+        )
+    return load(directory / 'last')
 
 
 def _epoch(state: _State, dataset: AugmentedBatches, epoch: int) -> float:

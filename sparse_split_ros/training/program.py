@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from sparse_split_ros.networks.bottleneck import UnitClip
+from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.sparsity.layers import SparseConv2d, SparseLayer, SparseLinear
 
 _WEIGHTED = (nn.Conv2d, nn.Linear, SparseConv2d, SparseLinear)
@@ -59,10 +60,11 @@ class Program:
 
 
 @torch.inference_mode()
-def trace(module: nn.Module, x: Tensor) -> Program:
+def trace(module: nn.Module, x: Tensor, part: str = '') -> Program:
     """The program of `module`, with the ranges of all values observed on x (N, C, H, W) or (N, C).
 
-    Raises ExportError for an operation that has no counterpart here.
+    Raises ExportError for an operation that has no counterpart here, with the name of the `part`
+    that the module is of a network.
     """
     module = nn.Sequential(module.eval())  # a single layer would be traced into
     graph = _Tracer().trace(module)
@@ -70,7 +72,11 @@ def trace(module: nn.Module, x: Tensor) -> Program:
     answer = observer.run(x)
     builder = _Builder(dict(module.named_modules()), observer)
     for node in graph.nodes:
-        builder.visit(node)
+        try:
+            builder.visit(node)
+        except ExportError as error:
+            where = ', '.join(filter(None, (part, _layer(node))))
+            raise ExportError(f'{where}: {error}' if where else str(error)) from error
     return Program(
         builder.finished(),
         tuple(x.shape[1:]),
@@ -78,6 +84,26 @@ def trace(module: nn.Module, x: Tensor) -> Program:
         float(x.abs().max()),
         answer,
     )
+
+
+def check_exportable(network: StagedNetwork) -> None:
+    """Raise ExportError for the first part of a network that no bundle can be written of."""
+    x = torch.zeros(1, *network.input_shape)
+    for index, stage in enumerate(network.stages):
+        x = trace(stage, x, f'stage {index}').answer
+        if index in network.exit_stages:
+            trace(network.exit_at(index), x, f'exit {index}')
+        if index in network.split_stages:
+            bottleneck = network.bottleneck_at(index)
+            codes = trace(bottleneck.encoder, x, f'encoder {index}').answer
+            trace(bottleneck.decoder, codes, f'decoder {index}')
+
+
+def _layer(node: fx.Node) -> str:
+    """The layer that a node is of, by its name within the module that is traced."""
+    around: list[str] = list(node.meta.get('nn_module_stack', {}))
+    inside = around[-1].partition('.')[2] if around else ''  # of the Sequential of `trace`
+    return f'layer {inside}' if inside else ''
 
 
 class _Tracer(fx.Tracer):
@@ -163,16 +189,12 @@ class _Builder:
         if isinstance(module, _NORMS):
             if self._norm_after(source) is module:
                 return self.name(source)  # folded when the layer before it was written
-            raise ExportError(
-                f'cannot export {node.target}: BatchNorm without a layer to fold into'
-            )
+            raise ExportError('cannot export BatchNorm without a layer to fold into')
         if isinstance(module, _WEIGHTED):
             return self._weighted(node, module, self.name(source))
         writer = _MODULES.get(type(module))
         if writer is None:
-            raise ExportError(
-                f'cannot export {node.target}: no counterpart of {type(module).__name__}'
-            )
+            raise ExportError(f'cannot export {type(module).__name__}: no counterpart here')
         return writer(self, node, module, self.name(source))
 
     def _weighted(self, node: fx.Node, module: nn.Module, x: str) -> str:

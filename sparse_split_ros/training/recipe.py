@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import os
@@ -39,6 +40,23 @@ _KINDS: dict[Any, tuple[type | tuple[type, ...], str]] = {
 
 class TrainingError(Exception):
     """A recipe, a checkpoint or a training run that cannot go on."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that comes twice, of which YAML's own would take the last and say nothing."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """As the SafeLoader's. Raises ComposerError."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, Any], int] = {}
+        for key, _ in node.value:
+            name, line = (key.tag, str(key.value)), key.start_mark.line + 1
+            if first := lines.get(name):
+                raise yaml.composer.ComposerError(
+                    problem=f'{key.value!r} stands in line {first} and in line {line}: leave one'
+                )
+            lines[name] = line
+        return node
 
 
 @dataclass(frozen=True)
@@ -178,11 +196,12 @@ class Recipe:
     def from_mapping(cls, values: Mapping[str, Any]) -> Recipe:
         """A recipe from parsed YAML or JSON. Raises TrainingError for an unknown or missing key."""
         known = {item.name: item for item in fields(cls)}
-        unknown = set(values) - set(known)
-        if unknown:
-            raise TrainingError(
-                f'recipe: unknown {sorted(map(str, unknown))}; known are {", ".join(known)}'
+        if unknown := [key for key in values if key not in known]:
+            close = {key: difflib.get_close_matches(str(key), known, 1) for key in unknown}
+            named = (
+                f'{key!r}' + ''.join(f' (is it {k!r}?)' for k in close[key]) for key in unknown
             )
+            raise TrainingError(f'recipe: unknown {", ".join(named)}; known are {", ".join(known)}')
         if missing := [name for name in ('name', 'dataset') if name not in values]:
             raise TrainingError(
                 f'recipe: has no {" and no ".join(missing)}; examples are under config/training'
@@ -204,7 +223,7 @@ class Recipe:
     def load(cls, path: str | os.PathLike[str]) -> Recipe:
         """Read a recipe from YAML. Raises TrainingError."""
         try:
-            values = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+            values = yaml.load(Path(path).read_text(encoding='utf-8'), _Loader)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             reason = ' '.join(str(error).split())
             raise TrainingError(f'{path}: not a readable recipe: {reason}') from error
