@@ -28,6 +28,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -145,10 +146,11 @@ def apply_masks(network: StagedNetwork, masks: Mapping[str, Tensor]) -> None:
 def save_masks(path: str | os.PathLike[str], masks: Mapping[str, Tensor]) -> None:
     """Write masks to a .safetensors file. Raises PruneError."""
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     try:
-        save_file({name: mask.contiguous() for name, mask in masks.items()}, path)
+        # Not by save_file, whose files only their owner can read.
+        Path(path).write_bytes(save({name: mask.contiguous() for name, mask in masks.items()}))
     except (OSError, SafetensorError) as error:
         raise PruneError(f'{path}: the masks cannot be written: {error}') from error
 
