@@ -210,10 +210,15 @@ def _neutral(network: StagedNetwork) -> StagedNetwork:
 
 
 class _Flow:
-    """SynFlow's linear network: magnitudes only, no biases, every BatchNorm the identity."""
+    """SynFlow's linear network: magnitudes only, no biases, norms and activations the identity."""
 
     def __init__(self, network: StagedNetwork) -> None:
         self._network = _neutral(network).eval()
+        for layer in list(self._network.modules()):
+            for name, inner in layer.named_children():
+                # All values are positive, which ReLU leaves alone; these would bend or cut them.
+                if isinstance(inner, (nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish)):
+                    setattr(layer, name, nn.Identity())
         self.weights = _weights(self._network)
         with torch.no_grad():
             for name, parameter in self._network.named_parameters():
