@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from glob import iglob
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,7 @@ from sparse_split_ros.data.bags import BAG_SUFFIXES, Frame, is_bag, read_bag, wr
 from sparse_split_ros.data.drive import Drive, render_drive
 from sparse_split_ros.data.gtsrb import (
     NPZ_DAMAGE,
+    SPLITS,
     GtsrbError,
     checked,
     divide_tracks,
@@ -50,7 +51,7 @@ def open_source(
     spec: str | os.PathLike[str],
     image_topic: str | None = None,
     *,
-    split: str = 'report',
+    split: str | None = None,
     rate: float = 30.0,
     limit: int | None = None,
     seed: int = 1,
@@ -61,8 +62,9 @@ def open_source(
     labels.csv, or the folders inside), an image, a video, a camera ('0' or '/dev/video0'), the
     GTSRB as its original images (a data directory, or gtsrb/GTSRB in it) or packed as an .npz
     (tracks one after the other, each in time order), or the word 'drive' for the drawn drive.
-    `image_topic` matters to bags, `split` (train, select, report, all) to GTSRB, `seed` to the
-    drive; `rate` in Hz stamps what has no stamps. At most `limit` frames are given.
+    `image_topic` matters to bags, `seed` to the drive; `rate` in Hz stamps what has no stamps. At
+    most `limit` frames are given. `split` (train, select, report, all) is a part of the GTSRB, by
+    itself report, or of a folder that training would divide, by itself all; nothing else has parts.
 
     Raises SourceError, or BagError for a bag: at once for a source that does not exist or is of no
     known kind, while reading for what is wrong inside.
@@ -79,7 +81,7 @@ def make_bag(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    split: str = 'report',
+    split: str | None = None,
     rate: float = 30.0,
     limit: int | None = None,
     seed: int = 1,
@@ -101,14 +103,16 @@ def make_bag(
 
 
 def _frames(
-    spec: str, image_topic: str | None, split: str, rate: float, seed: int
+    spec: str, image_topic: str | None, split: str | None, rate: float, seed: int
 ) -> Iterator[Frame]:
     """Choose by what the source is; choosing fails here and not at the first frame."""
     if spec == 'drive':
+        _refuse_part(spec, split)
         if seed < 0:
             raise SourceError(f'seed {seed} is negative')
         return render_drive(Drive(seed=seed, rate=rate))
     if _is_camera(spec):
+        _refuse_part(spec, split)
         return _camera(spec)
     path = Path(spec).expanduser()
     if not path.exists():
@@ -118,20 +122,31 @@ def _frames(
         )
     suffix = path.suffix.lower()
     if is_bag(path):
+        _refuse_part(spec, split)
         return read_bag(path, image_topic)
     if path.is_dir():
         for originals in (path / 'gtsrb' / 'GTSRB', path):
             if originals.name == 'GTSRB' and (originals / 'Training').is_dir():
-                return _original_tracks(originals, split, rate)
-        return _folder(path, rate)
+                return _original_tracks(originals, split or 'report', rate)
+        return _folder(path, split, rate)
     if suffix == '.npz':
         return _arrays(path, split, rate)
+    _refuse_part(spec, split)
     if suffix in VIDEO_SUFFIXES:
         return _video(path, rate)
     if suffix in IMAGE_SUFFIXES:
         return iter([Frame(_START_NS, 'camera', _load(path))])
     known = sorted(BAG_SUFFIXES | VIDEO_SUFFIXES | IMAGE_SUFFIXES | {'.npz'})
     raise SourceError(f"source '{spec}' is of no known kind: expected one of {', '.join(known)}")
+
+
+def _refuse_part(spec: str, split: str | None) -> None:
+    """Of what has no parts, all or nothing is asked."""
+    if split not in (None, 'all'):
+        raise SourceError(
+            f"source '{spec}' has no part '{split}': only the GTSRB and folders of labelled images "
+            'have'
+        )
 
 
 def _is_camera(spec: str) -> bool:
@@ -176,25 +191,42 @@ def images_in(folder: Path) -> list[Path]:
     return [file for file in files_in(folder) if file.suffix.lower() in IMAGE_SUFFIXES]
 
 
-def _folder(path: Path, rate: float) -> Iterator[Frame]:
+def _folder(path: Path, split: str | None, rate: float) -> Iterator[Frame]:
+    chosen = None if split in (None, 'all') else _part(path, split or '')
     if (path / LABELS).is_file():
-        return _labelled(path, rate)
+        return _labelled(path, chosen, rate)
     files = sorted(images_in(path), key=_natural)
     if not files:
         raise SourceError(
             f'folder {path} holds no images ({", ".join(sorted(IMAGE_SUFFIXES))}) and no bag'
         )
-    labels = [_folder_label(path, file) for file in files]
+    if chosen is None:
+        rows = [(file, _folder_label(path, file)) for file in files]
+    else:
+        rows = [(file, chosen[file]) for file in files if file in chosen]
     return (
         Frame(_stamp(index, rate), 'camera', _load(file), label)
-        for index, (file, label) in enumerate(zip(files, labels))
+        for index, (file, label) in enumerate(rows)
     )
 
 
-def _labelled(path: Path, rate: float) -> Iterator[Frame]:
-    """The images of a folder with a `labels.csv`, in the order in which it names them."""
+def _part(path: Path, split: str) -> dict[Path, str]:
+    """The images of one part of a folder, with their classes."""
+    from sparse_split_ros.data.parts import parts_of  # which builds on this module
+
+    if split not in SPLITS:
+        raise SourceError(f"unknown split '{split}': expected one of {', '.join(SPLITS)}, all")
+    return {file: label for file, (part, label) in parts_of(path).items() if part == split}
+
+
+def _labelled(path: Path, chosen: Container[Path] | None, rate: float) -> Iterator[Frame]:
+    """The images of a folder with a `labels.csv`, or the chosen ones, in the order of its lines."""
     try:
-        rows = [(file, list(said.items())) for file, said in read_labels(path).items()]
+        rows = [
+            (file, list(said.items()))
+            for file, said in read_labels(path).items()
+            if chosen is None or file in chosen
+        ]
     except LabelsError as error:
         raise SourceError(str(error)) from error
     return (
@@ -219,7 +251,7 @@ def _is_utf_8(name: str) -> bool:
     return name.encode(errors='replace').decode() == name
 
 
-def _arrays(path: Path, split: str, rate: float) -> Iterator[Frame]:
+def _arrays(path: Path, split: str | None, rate: float) -> Iterator[Frame]:
     """The packed GTSRB, or `images` (N, H, W[, 3]) uint8, RGB or grey, with `labels` (N,) or none.
 
     Labels are class numbers, or names; `classes`, if it is there, names the numbers.
@@ -227,11 +259,12 @@ def _arrays(path: Path, split: str, rate: float) -> Iterator[Frame]:
     try:
         with np.load(path, allow_pickle=False) as packed:
             if 'track' in packed:
-                return _tracks(path, split, rate)
+                return _tracks(path, split or 'report', rate)
             columns = {name: packed[name] for name in ('images', 'labels', 'classes')
                        if name in packed}  # fmt: skip
     except NPZ_DAMAGE as error:
         raise SourceError(f'{path} is not a readable .npz of arrays: {error}') from error
+    _refuse_part(str(path), split)
     images, labels = columns.get('images'), columns.get('labels')
     if images is None or images.dtype != np.uint8 or not images.size or not (
         images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
