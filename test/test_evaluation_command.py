@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -15,7 +16,7 @@ from unittest.mock import Mock
 import cv2
 import numpy as np
 import pytest
-from replays import make_world
+from replays import make_world, write_times
 
 from sparse_split_ros.cli import main
 from sparse_split_ros.evaluation.contestants import NAMES
@@ -210,6 +211,54 @@ def test_a_run_in_which_every_frame_failed_has_a_report_too(
     assert main(command) == 1
     assert '60 frames failed, first: features of no shape' in capsys.readouterr().err
     assert 'No frame was decided.' in (tmp_path / 'index.html').read_text('utf-8')
+
+
+def folder_of(world: World, root: Path, count: int = 10) -> Path:
+    """So many images in a folder for each of two classes."""
+    with np.load(world[1]) as packed:
+        for number, image in enumerate(packed['images'][: 2 * count]):
+            file = root / f'class {number % 2}' / f'{number}.png'
+            file.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(file), image)
+    return root
+
+
+def trained_on(world: World, folder: Path, dataset: str) -> World:
+    """That world, with a bundle that says which data set it was trained on."""
+    bundle = shutil.copytree(world[0].path, folder / 'bundle')
+    manifest = json.loads((bundle / 'manifest.json').read_text())
+    manifest['training'] = {'recipe': {'dataset': dataset}}
+    (bundle / 'manifest.json').write_text(json.dumps(manifest))
+    loaded = Bundle.load(bundle)
+    return loaded, folder_of(world, folder / 'photos'), write_times(folder / 'times.json', loaded)
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'options', 'frames', 'part'),
+    [
+        ('folder', [], 4, 'report'), ('folder', ['--part', 'all'], 20, 'all'),
+        ('gtsrb', [], 20, None), ('gtsrb', ['--part', 'report'], 4, 'report'),
+    ],
+)  # fmt: skip
+def test_what_a_bundle_was_trained_on_is_no_test_of_it(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], dataset: str,
+    options: list[str], frames: int, part: str | None,
+) -> None:  # fmt: skip
+    own = trained_on(world, tmp_path, dataset)
+    assert main(arguments(own, '--json', *options)) == 0
+    said = capsys.readouterr()
+    summary = json.loads(said.out)
+    assert summary['frames'] == summary['labelled'] == frames
+    assert summary['sources'][0]['part'] == part
+    assert ('4 of 20 images; the others' in said.err) == (dataset == 'folder' and not options)
+
+
+def test_a_folder_that_training_would_refuse_is_taken_whole(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, photos, times = trained_on(world, tmp_path, 'folder')
+    assert main(arguments((bundle, photos / 'class 0', times), '--json')) == 0
+    assert json.loads(capsys.readouterr().out)['frames'] == 10
 
 
 def test_labels_of_no_class_are_named(

@@ -117,6 +117,11 @@ def _add_evaluate(commands: Commands) -> None:
     )
     data = parser.add_argument_group('the data')
     data.add_argument('--limit', type=int, metavar='N', help='the first N frames of each source')
+    data.add_argument(
+        '--part', choices=('report', 'all'), help='of the GTSRB and of folders of labelled images: '
+        'what training holds out, or all (report for the GTSRB, and for folders if the bundle was '
+        'trained on one)',
+    )  # fmt: skip
     data.add_argument('--topic', help='image topic of a bag with several')
     data.add_argument('--rate', type=float, default=30.0, help='Hz of what has no stamps')
     data.add_argument(
@@ -171,7 +176,7 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
         raise UsageError(f'--jobs {options.jobs} is less than 1')
     if out is None:
         refuse(asked & {'resume', 'table'}, 'needs the --out where that file or run is')
-    request = _request(options, asked)
+    request = _request(options, asked, console)
     report = out is not None and not options.no_report
     if report:
         # Before minutes of work of which no report could be drawn.
@@ -197,7 +202,7 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
     return 1 if result.problems else 0
 
 
-def _request(options: argparse.Namespace, asked: Collection[str]) -> Request:
+def _request(options: argparse.Namespace, asked: Collection[str], console: Console) -> Request:
     from sparse_split_ros.evaluation.contestants import BASELINES
     from sparse_split_ros.evaluation.jobs import Request
     from sparse_split_ros.policy.factory import Settings, readers
@@ -215,12 +220,12 @@ def _request(options: argparse.Namespace, asked: Collection[str]) -> Request:
         deadline_ms=options.deadline,
     )
     return Request(
-        _sources(options), names, options.bundle, options.engine, options.link, options.robot,
-        options.profile, settings, options.seed,
+        _sources(options, console), names, options.bundle, options.engine, options.link,
+        options.robot, options.profile, settings, options.seed,
     )  # fmt: skip
 
 
-def _sources(options: argparse.Namespace) -> tuple[Source, ...]:
+def _sources(options: argparse.Namespace, console: Console) -> tuple[Source, ...]:
     from sparse_split_ros.data.bags import is_bag
     from sparse_split_ros.evaluation.stream import Source, Weather, streams_in
 
@@ -233,10 +238,36 @@ def _sources(options: argparse.Namespace) -> tuple[Source, ...]:
         Source(
             spec, options.topic, options.rate, options.limit, weather, truth,
             # The drawn drive of seed 0 is that of the demo.
-            options.seed + 1,
+            options.seed + 1, _part(spec, options, console),
         )
         for spec in specs
     )  # fmt: skip
+
+
+def _part(spec: str, options: argparse.Namespace, console: Console) -> str | None:
+    """The part of a source to take: of a folder that training divides, what it holds out."""
+    from sparse_split_ros.data.bags import is_bag
+    from sparse_split_ros.data.parts import parts_of
+    from sparse_split_ros.data.sources import SourceError
+    from sparse_split_ros.runtime.bundle import Bundle, bundle_path
+
+    part: str | None = options.part
+    path = Path(spec).expanduser()
+    if part is not None or not path.is_dir() or is_bag(path):
+        return part
+    recipe = Bundle.load(bundle_path(options.bundle)).training.get('recipe', {})
+    if recipe.get('dataset') != 'folder':
+        return None
+    try:
+        splits = [split for split, _ in parts_of(path).values()]
+    except SourceError:  # nothing was trained on it as it is
+        return None
+    console.out(
+        f'{spec}: {splits.count("report")} of {len(splits)} images; the others are for training '
+        'and choosing (--part all takes them too)',
+        highlight=False,
+    )
+    return 'report'
 
 
 def _truth(options: argparse.Namespace) -> Truth:

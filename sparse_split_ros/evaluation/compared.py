@@ -206,6 +206,7 @@ def _provenance(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = {
         'sources': '; '.join(
             f'{source["name"]}, {source["frames"]:,} frames, SHA-256 {source["sha256"]}…'
+            + (f', part {source["part"]}' if source['part'] else '')
             + (f', weather {source["weather"]}' if source['weather'] else '')
             for source in summary['sources']
         ),

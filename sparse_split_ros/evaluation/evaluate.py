@@ -287,6 +287,7 @@ def _sources(request: Request, plan: Sequence[Job], done: Sequence[Done]) -> lis
             'name': request.names[number],
             'sha256': source.fingerprint(),
             'frames': frames[number],
+            'part': source.part,
             'weather': None if source.weather is None else str(source.weather),
         }
         for number, source in enumerate(request.sources)

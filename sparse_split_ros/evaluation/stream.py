@@ -145,8 +145,8 @@ def streams_in(spec: str) -> list[str]:
 class Source:
     """Where the frames of one stream come from, and what is done to them.
 
-    ``rate`` in Hz paces what has no stamps. Raises SourceError for a rate or limit that is not
-    positive.
+    ``rate`` in Hz paces what has no stamps, ``part`` is the split of ``open_source``. Raises
+    SourceError for a rate or limit that is not positive.
     """
 
     spec: str
@@ -156,6 +156,7 @@ class Source:
     weather: Weather | None = None
     truth: Truth = field(default_factory=Truth)
     seed: int = 1
+    part: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.rate < math.inf:
@@ -188,8 +189,9 @@ class Source:
     def frames(self) -> Iterator[Frame]:
         """The frames as a camera would give them. Raises SourceError or BagError."""
         frames = open_source(
-            self.spec, self.topic, rate=self.rate, limit=self.limit, seed=self.seed
-        )
+            self.spec, self.topic, split=self.part, rate=self.rate, limit=self.limit,
+            seed=self.seed,
+        )  # fmt: skip
         return frames if self.weather is None else map(self._weathered, itertools.count(), frames)
 
     def _weathered(self, index: int, frame: Frame) -> Frame:
