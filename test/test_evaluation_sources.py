@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -86,6 +87,16 @@ def test_the_hash_of_a_source_is_of_what_is_read(tmp_path: Path, frames: list[Fr
         cv2.imwrite(str(tmp_path / 'elsewhere' / name), frames[0].image)
         seen.append(source.fingerprint())
     assert seen[0] == seen[1] != seen[2]
+
+
+def test_a_name_that_is_not_utf_8_costs_no_run(
+    world: World, tmp_path: Path, frames: list[Frame]
+) -> None:
+    (tmp_path / 'photos').mkdir()
+    cv2.imwrite(str(tmp_path / '0.png'), frames[0].image)
+    (tmp_path / '0.png').rename(tmp_path / 'photos' / os.fsdecode(b'lat\xfc.png'))
+    result = run(world, tmp_path / 'photos')
+    assert result.summary['answered'] == 1 and result.problems == []
 
 
 def test_sources_of_one_name_are_told_apart(

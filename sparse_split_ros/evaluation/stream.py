@@ -220,7 +220,8 @@ class Source:
             digest.update(f'{self.spec}/{self.seed}/{self.rate}'.encode())
             return digest.hexdigest()[:16]
         for file in sorted(files_in(path)) if path.is_dir() else [path]:
-            digest.update(str(file.relative_to(path)).encode())
+            # The bytes of a name that is not UTF-8 as they are.
+            digest.update(str(file.relative_to(path)).encode(errors='surrogateescape'))
             with file.open('rb') as data:
                 while block := data.read(1 << 20):
                     digest.update(block)
