@@ -261,6 +261,20 @@ def test_a_folder_that_training_would_refuse_is_taken_whole(
     assert json.loads(capsys.readouterr().out)['frames'] == 10
 
 
+def test_a_picture_that_is_damaged_is_told_in_the_report(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('matplotlib')
+    bundle, _, times = world
+    photos = folder_of(world, tmp_path / 'photos')
+    (photos / 'class 0' / '0.png').write_bytes(b'no picture')
+    command = arguments((bundle, photos, times), '--out', str(tmp_path / 'out'))
+    assert main(command) == 1
+    assert '1 of 20 images are rejected' in capsys.readouterr().err
+    page = (tmp_path / 'out' / 'index.html').read_text('utf-8')
+    assert '1 frame could not be decoded' in page and 'overtaken' not in page
+
+
 def test_labels_of_no_class_are_named(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

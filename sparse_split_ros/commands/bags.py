@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from sparse_split_ros.commands.parser import Commands, console
@@ -61,6 +62,7 @@ def _make_bag(options: argparse.Namespace) -> int:
             seed=options.seed,
             image_topic=options.topic,
             storage=options.storage,
+            broken=lambda error: print(f'{error}: passed over', file=sys.stderr),
             progress=lambda done: status.update(f'writing {options.out}: {done} frames'),
         )
     out.out(f'{options.out}: {count} frames', highlight=False)

@@ -98,7 +98,7 @@ class Frame:
 
     `image` is (H, W, 3) uint8 RGB, or (H, W) uint8 when a source gives grey images. `stamp_ns` is
     the header's stamp. `severity` of `scene` is in [0, 1]. `others` are the labels of further
-    tasks, by their names.
+    tasks, by their names. `error` says why an image cannot be decoded, which then has no pixels.
     """
 
     stamp_ns: int
@@ -108,6 +108,7 @@ class Frame:
     scene: str | None = None
     severity: float = 0.0
     others: Mapping[str, str] = field(default_factory=dict)
+    error: str = ''
 
     @property
     def truths(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from glob import iglob
 from pathlib import Path
 from typing import Literal
@@ -55,6 +55,7 @@ def open_source(
     rate: float = 30.0,
     limit: int | None = None,
     seed: int = 1,
+    broken: bool = False,
 ) -> Iterator[Frame]:
     """Stream the frames of a source, images as (H, W, 3) uint8 RGB.
 
@@ -65,6 +66,7 @@ def open_source(
     `image_topic` matters to bags, `seed` to the drive; `rate` in Hz stamps what has no stamps. At
     most `limit` frames are given. `split` (train, select, report, all) is a part of the GTSRB, by
     itself report, or of a folder that training would divide, by itself all; nothing else has parts.
+    Files that cannot be decoded are given as frames with an `error` if `broken` ones are wanted.
 
     Raises SourceError, or BagError for a bag: at once for a source that does not exist or is of no
     known kind, while reading for what is wrong inside.
@@ -74,6 +76,8 @@ def open_source(
     if limit is not None and limit < 0:
         raise SourceError(f'limit {limit} is negative')
     frames = _frames(os.fspath(spec), image_topic, split, rate, seed)
+    if not broken:
+        frames = map(_decoded, frames)
     return itertools.islice(frames, limit if limit is None else min(limit, sys.maxsize))
 
 
@@ -88,18 +92,39 @@ def make_bag(
     image_topic: str | None = None,
     storage: Literal['mcap', 'sqlite3'] = 'mcap',
     progress: Callable[[int], None] | None = None,
+    broken: Callable[[str], None] | None = None,
 ) -> int:
     """Write any source but an endless camera into a labelled bag; returns the number of frames.
 
-    Options are those of `open_source`; a camera needs a `limit`. Raises SourceError or BagError,
-    and then leaves no bag.
+    Options are those of `open_source`; a camera needs a `limit`. Files that cannot be decoded are
+    passed over if `broken` is there to be told why of each. Raises SourceError or BagError, and
+    then leaves no bag.
     """
     if limit is None and _is_camera(os.fspath(source)):
         raise SourceError(f'camera {source} never ends: give a limit of frames')
     if limit == 0:
         raise SourceError('a limit of 0 frames leaves nothing to write')
-    frames = open_source(source, image_topic, split=split, rate=rate, limit=limit, seed=seed)
+    frames = open_source(
+        source, image_topic, split=split, rate=rate, limit=limit, seed=seed,
+        broken=broken is not None,
+    )  # fmt: skip
+    if broken is not None:
+        frames = _passing_over(frames, broken)
     return write_bag(out, frames, storage, progress)
+
+
+def _passing_over(frames: Iterator[Frame], told: Callable[[str], None]) -> Iterator[Frame]:
+    for frame in frames:
+        if frame.error:
+            told(frame.error)
+        else:
+            yield frame
+
+
+def _decoded(frame: Frame) -> Frame:
+    if frame.error:
+        raise SourceError(frame.error)
+    return frame
 
 
 def _frames(
@@ -168,6 +193,17 @@ def _load(path: Path) -> npt.NDArray[np.uint8]:
         raise SourceError(f'image {path} cannot be read: {error}') from error
 
 
+def _picture(
+    index: int, rate: float, file: Path, label: str | None, others: Mapping[str, str] | None = None
+) -> Frame:
+    """A file as the frame of a camera. One that cannot be decoded costs none of the others."""
+    try:
+        image, error = _load(file), ''
+    except SourceError as reason:
+        image, error = np.empty((0, 0, 3), np.uint8), str(reason)
+    return Frame(_stamp(index, rate), 'camera', image, label, others=others or {}, error=error)
+
+
 def _natural(path: Path) -> list[tuple[int, str]]:
     """Sort 2.png before 10.png."""
     return [
@@ -204,10 +240,7 @@ def _folder(path: Path, split: str | None, rate: float) -> Iterator[Frame]:
         rows = [(file, _folder_label(path, file)) for file in files]
     else:
         rows = [(file, chosen[file]) for file in files if file in chosen]
-    return (
-        Frame(_stamp(index, rate), 'camera', _load(file), label)
-        for index, (file, label) in enumerate(rows)
-    )
+    return (_picture(index, rate, file, label) for index, (file, label) in enumerate(rows))
 
 
 def _part(path: Path, split: str) -> dict[Path, str]:
@@ -230,7 +263,7 @@ def _labelled(path: Path, chosen: Container[Path] | None, rate: float) -> Iterat
     except LabelsError as error:
         raise SourceError(str(error)) from error
     return (
-        Frame(_stamp(index, rate), 'camera', _load(file), first[1], others=dict(others))
+        _picture(index, rate, file, first[1], dict(others))
         for index, (file, (first, *others)) in enumerate(rows)
     )
 
@@ -311,7 +344,7 @@ def _original_tracks(path: Path, split: str, rate: float) -> Iterator[Frame]:
     if not chosen.any():
         raise SourceError(f"{path} has no frames in its split '{split}'")
     return (
-        Frame(_stamp(index, rate), 'camera', _load(files[at]), CLASSES[labels[at]])
+        _picture(index, rate, files[at], CLASSES[labels[at]])
         for index, at in enumerate(np.flatnonzero(chosen))
     )
 

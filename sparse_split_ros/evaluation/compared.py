@@ -122,7 +122,7 @@ def _images(
         last = max((index for index in wanted if first <= index < end), default=first - 1)
         try:
             for index, frame in enumerate(itertools.islice(source.frames(), last - first + 1)):
-                if first + index in wanted:
+                if first + index in wanted and not frame.error:
                     found[first + index] = pictures.reduced(frame.image)
         except (BagError, SourceError):
             pass  # Said when it was evaluated; what came before is shown.

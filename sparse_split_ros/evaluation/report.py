@@ -183,7 +183,8 @@ def _routes(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _routes_text(summary: Mapping[str, Any]) -> str:
     share = summary['route_share']
     asked = share['offboard'] + share['fallback']
-    lost = summary['frames'] - summary['accepted']
+    rejected = summary['rejected'] or 0  # None of a recording that does not tell
+    lost = summary['frames'] - summary['accepted'] - rejected
     if not asked and not share['local']:
         return 'No frame was decided.'
     text = (
@@ -198,6 +199,8 @@ def _routes_text(summary: Mapping[str, Any]) -> str:
             f' Of {summary["frames"]:,} images {lost:,} were overtaken by a newer one before the '
             'head took them up, and have no part in this.'
         )
+    if rejected:
+        text += f' {_frames(rejected)} could not be decoded.'
     return text
 
 
