@@ -20,6 +20,7 @@ from replays import make_world, write_times
 
 from sparse_split_ros.cli import main
 from sparse_split_ros.evaluation.contestants import NAMES
+from sparse_split_ros.evaluation.output import PICTURES, reserved
 from sparse_split_ros.link.codec import CodecError
 from sparse_split_ros.runtime.bundle import Bundle
 from sparse_split_ros.runtime.head import Head
@@ -88,10 +89,7 @@ def test_the_page_loads_nothing_and_says_what_is_simulated(written: Path) -> Non
 
 def test_every_picture_of_the_report_is_drawn(written: Path) -> None:
     names = {path.stem for path in written.glob('*.png')}
-    assert names == {
-        'tradeoff', 'drive', 'exits', 'accuracy', 'latency', 'bytes', 'confusion', 'learning',
-        'link', 'reliability',
-    }  # fmt: skip
+    assert names == PICTURES
     for path in written.glob('*.png'):
         picture = cv2.imread(str(path))
         assert picture.shape[1] > 500 and picture.std() > 1, f'{path.name} is empty'
@@ -273,6 +271,42 @@ def test_a_picture_that_is_damaged_is_told_in_the_report(
     assert '1 of 20 images are rejected' in capsys.readouterr().err
     page = (tmp_path / 'out' / 'index.html').read_text('utf-8')
     assert '1 frame could not be decoded' in page and 'overtaken' not in page
+
+
+def test_a_folder_is_of_one_run_at_a_time(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'out'
+    command = arguments(world, '--no-report', '--out', str(out))
+    with reserved(out):
+        (out / '.parts').mkdir()
+        assert main(command) == 2
+        assert 'out: another run is writing there' in capsys.readouterr().err
+        (out / '.parts').rmdir()
+    assert not out.exists(), 'nothing came into it'
+    assert main(command) == 0
+
+
+@pytest.mark.parametrize('file', ['index.html', 'summary.json', 'notes.txt'])
+def test_what_is_no_evaluation_is_not_written_over(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    (tmp_path / file).write_text('{}')
+    assert main(arguments(world, '--out', str(tmp_path))) == 2
+    assert 'holds files and no summary.json of an evaluation' in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [file]
+    assert (tmp_path / file).read_text() == '{}'
+
+
+def test_what_an_earlier_run_wrote_goes_with_it(
+    world: World, written: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(written, tmp_path / 'out')
+    (out / 'notes.txt').write_text('mine')
+    assert main(arguments(world, '--no-report', '--table', 'rows.csv', '--out', str(out))) == 0
+    assert {path.name for path in out.iterdir()} == {
+        'summary.json', 'profile.json', 'rows.csv', 'notes.txt',
+    }  # fmt: skip
 
 
 def test_labels_of_no_class_are_named(

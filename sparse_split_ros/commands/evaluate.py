@@ -176,26 +176,31 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
         raise UsageError(f'--jobs {options.jobs} is less than 1')
     if out is None:
         refuse(asked & {'resume', 'table'}, 'needs the --out where that file or run is')
+    from sparse_split_ros.evaluation.output import PARTS, PLAN, clear, reserved
+
     request = _request(options, asked, console)
     report = out is not None and not options.no_report
     if report:
         # Before minutes of work of which no report could be drawn.
         from sparse_split_ros.evaluation.compared import write_evaluation
-    with writing(out, '.parts/plan.json'):
-        result = _replay(request, options, out, console)
-    if options.json:
-        print(json.dumps(result.summary, indent=1, allow_nan=False, ensure_ascii=False))
-    else:
-        from sparse_split_ros.evaluation.tables import rivals_table, summary_table
+    with reserved(out):
+        with writing(out, f'{PARTS}/{PLAN}'):
+            result = _replay(request, options, out, console)
+        if out is not None:
+            clear(out, {options.table, 'profile.json', 'summary.json'})
+        if options.json:
+            print(json.dumps(result.summary, indent=1, allow_nan=False, ensure_ascii=False))
+        else:
+            from sparse_split_ros.evaluation.tables import rivals_table, summary_table
 
-        console.print(summary_table(result.summary))
-        console.print()
-        console.print(rivals_table(result.summary))
-        console.print(f'{result.fps:,.0f} frames a second', highlight=False)
-    if out is not None and report:
-        with console.status('drawing the report'), writing(out):
-            page = write_evaluation(result, request.sources, out)
-        console.out(f'report: {page}', highlight=False)
+            console.print(summary_table(result.summary))
+            console.print()
+            console.print(rivals_table(result.summary))
+            console.print(f'{result.fps:,.0f} frames a second', highlight=False)
+        if out is not None and report:
+            with console.status('drawing the report'), writing(out):
+                page = write_evaluation(result, request.sources, out)
+            console.out(f'report: {page}', highlight=False)
     _tell_labels(result.summary, options.labels)
     for problem in result.problems:
         print(f'error: {problem}', file=sys.stderr)
@@ -322,6 +327,7 @@ def _score(
     options: argparse.Namespace, new_deadline: bool, out: Path | None, console: Console
 ) -> int:
     from sparse_split_ros.evaluation.jobs import to_json
+    from sparse_split_ros.evaluation.output import clear, reserved
     from sparse_split_ros.evaluation.recorded import score
     from sparse_split_ros.evaluation.tables import summary_table
 
@@ -333,15 +339,14 @@ def _score(
     else:
         console.print(summary_table(live.summary))
     if out is not None:
-        with writing(out):
-            out.mkdir(parents=True, exist_ok=True)
+        with reserved(out), writing(out):
+            clear(out, ())
             (out / 'summary.json').write_text(to_json(live.summary), encoding='utf-8')
-    if out is not None and not options.no_report:
-        from sparse_split_ros.evaluation.compared import write_recorded
+            if not options.no_report:
+                from sparse_split_ros.evaluation.compared import write_recorded
 
-        with writing(out):
-            page = write_recorded(live, bag, out)
-        console.out(f'report: {page}', highlight=False)
+                page = write_recorded(live, bag, out)
+                console.out(f'report: {page}', highlight=False)
     if live.summary['unknown_labels'] is None and live.summary['labelled']:
         print(
             'labels are not held against the classes: name the bundle of the run by --bundle',
