@@ -252,3 +252,11 @@ def test_an_exit_that_always_answers_is_not_said_to_be_sure(
     page = words(write_report(report(frames, policy=policy), tmp_path).read_text('utf-8'))
     assert words_of_it in page
     assert ('by an exit that always answers' in page) == ('were' in words_of_it)
+
+
+def test_the_worst_frames_lead_back_to_their_files(tmp_path: Path) -> None:
+    frames = [replace(frame, file=f'<a>/{frame.index}.png') for frame in run(12)]
+    page = write_report(report(frames), tmp_path).read_text('utf-8')
+    assert '&lt;a&gt;/0.png</span>' in page
+    bare = write_report(report(run(12)), tmp_path).read_text('utf-8')
+    assert '.png</span>' not in bare

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -115,6 +116,9 @@ def test_one_picture_that_is_damaged_costs_none_of_the_others(
     assert result.outcomes['fixed'][2].route is None
     (problem,) = result.summary['errors']
     assert '1 of 6 images are rejected, first image' in problem and '2.png' in problem
+    assert [each.file for each in result.outcomes['fixed']] == [
+        f'class 0/{index}.png' for index in range(6)
+    ]
 
 
 def test_a_name_that_is_not_utf_8_costs_no_run(
@@ -123,8 +127,11 @@ def test_a_name_that_is_not_utf_8_costs_no_run(
     (tmp_path / 'photos').mkdir()
     cv2.imwrite(str(tmp_path / '0.png'), frames[0].image)
     (tmp_path / '0.png').rename(tmp_path / 'photos' / os.fsdecode(b'lat\xfc.png'))
-    result = run(world, tmp_path / 'photos')
+    asked = request(world, sources=(Source(str(tmp_path / 'photos')),))
+    result = evaluate(asked, tmp_path / 'out')
     assert result.summary['answered'] == 1 and result.problems == []
+    with (tmp_path / 'out' / 'decisions.csv').open(encoding='utf-8') as table:
+        assert [row['file'] for row in csv.DictReader(table)] == [r'lat\udcfc.png']
 
 
 def test_sources_of_one_name_are_told_apart(

@@ -160,7 +160,7 @@ def _frames(
     if suffix in VIDEO_SUFFIXES:
         return _video(path, rate)
     if suffix in IMAGE_SUFFIXES:
-        return iter([Frame(_START_NS, 'camera', _load(path))])
+        return iter([_decoded(_picture(path.parent, path, _START_NS))])
     known = sorted(BAG_SUFFIXES | VIDEO_SUFFIXES | IMAGE_SUFFIXES | {'.npz'})
     raise SourceError(f"source '{spec}' is of no known kind: expected one of {', '.join(known)}")
 
@@ -190,18 +190,28 @@ def _load(path: Path) -> npt.NDArray[np.uint8]:
     try:
         return decode_file(path.read_bytes())
     except (OSError, ImageError) as error:
-        raise SourceError(f'image {path} cannot be read: {error}') from error
+        raise SourceError(f'image {_printable(path)} cannot be read: {error}') from error
 
 
 def _picture(
-    index: int, rate: float, file: Path, label: str | None, others: Mapping[str, str] | None = None
+    root: Path,
+    file: Path,
+    stamp: int,
+    label: str | None = None,
+    others: Mapping[str, str] | None = None,
 ) -> Frame:
-    """A file as the frame of a camera. One that cannot be decoded costs none of the others."""
+    """A file below `root` as a frame. One that cannot be decoded costs none of the others."""
     try:
         image, error = _load(file), ''
     except SourceError as reason:
         image, error = np.empty((0, 0, 3), np.uint8), str(reason)
-    return Frame(_stamp(index, rate), 'camera', image, label, others=others or {}, error=error)
+    name = _printable(file.relative_to(root) if file.is_relative_to(root) else file)
+    return Frame(stamp, 'camera', image, label, others=others or {}, file=name, error=error)
+
+
+def _printable(path: Path) -> str:
+    """A name as no line, table or file in UTF-8 takes harm of."""
+    return ''.join(each if each.isprintable() else ascii(each)[1:-1] for each in str(path))
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -240,7 +250,9 @@ def _folder(path: Path, split: str | None, rate: float) -> Iterator[Frame]:
         rows = [(file, _folder_label(path, file)) for file in files]
     else:
         rows = [(file, chosen[file]) for file in files if file in chosen]
-    return (_picture(index, rate, file, label) for index, (file, label) in enumerate(rows))
+    return (
+        _picture(path, file, _stamp(index, rate), label) for index, (file, label) in enumerate(rows)
+    )
 
 
 def _part(path: Path, split: str) -> dict[Path, str]:
@@ -263,7 +275,7 @@ def _labelled(path: Path, chosen: Container[Path] | None, rate: float) -> Iterat
     except LabelsError as error:
         raise SourceError(str(error)) from error
     return (
-        _picture(index, rate, file, first[1], dict(others))
+        _picture(path, file, _stamp(index, rate), first[1], dict(others))
         for index, (file, (first, *others)) in enumerate(rows)
     )
 
@@ -344,7 +356,7 @@ def _original_tracks(path: Path, split: str, rate: float) -> Iterator[Frame]:
     if not chosen.any():
         raise SourceError(f"{path} has no frames in its split '{split}'")
     return (
-        _picture(index, rate, files[at], CLASSES[labels[at]])
+        _picture(path, files[at], _stamp(index, rate), CLASSES[labels[at]])
         for index, at in enumerate(np.flatnonzero(chosen))
     )
 

@@ -164,7 +164,7 @@ class Replay(ABC):
     @staticmethod
     def _known(view: View) -> Outcome:
         """What is known of a frame without an answer."""
-        return Outcome(view.index, view.time, view.time, view.label, view.scene)
+        return Outcome(view.index, view.time, view.time, view.label, view.scene, file=view.file)
 
     def _close(self, outcome: Outcome) -> None:
         """The last word on a frame."""

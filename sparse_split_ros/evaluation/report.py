@@ -354,6 +354,7 @@ def _worst(report: Report) -> list[dict[str, str]]:
             'truth': each.label or '',
             'confidence': f'{each.confidence:.0%}',
             'route': each.route.value if each.route else '',
+            'file': each.file,
             'where': f'{each.route.value if each.route else ""}, exit {each.exit}, '
             f'{each.where or "scene unknown"}, frame {each.index}',
         }

@@ -67,8 +67,8 @@ class View:
 
     ``time`` in s since the first one; ``shown`` (H, W, 3) uint8 RGB at the network's size, ``x``
     (1, 3, H, W) float32; ``label`` as ``Bundle.named`` has it, '' standing for a task of which no
-    truth is known. ``rejected`` is an image that cannot be decoded, ``full`` the full network's
-    answer. The rest remembers what was computed, by stage.
+    truth is known. ``file`` is that of the frame, ``rejected`` an image that cannot be decoded,
+    ``full`` the full network's answer. The rest remembers what was computed, by stage.
     """
 
     index: int
@@ -77,6 +77,7 @@ class View:
     scene: str | None
     shown: NDArray[np.uint8]
     x: Array
+    file: str = ''
     rejected: bool = False
     full: int = -1
     features: dict[int, Array] = field(default_factory=dict)
@@ -297,7 +298,9 @@ class Stream:
         shown = fit(image, self._bundle.input)
         x = normalise(shown, self._bundle.input)
         label = self._label(frame, index)
-        return View(index, time, label, frame.scene, shown, x, rejected=bool(frame.error))
+        return View(
+            index, time, label, frame.scene, shown, x, frame.file, rejected=bool(frame.error)
+        )
 
     def _label(self, frame: Frame, index: int) -> str | None:
         """The class of the bundle that a source means; what is none is counted."""
