@@ -229,6 +229,17 @@ def test_make_bag_writes_a_bag_that_reads_back(picture: Path, tmp_path: Path, ca
     assert [frame.label for frame in read_bag(tmp_path / 'bag.mcap')] == ['stop']
 
 
+def test_make_bag_passes_over_what_is_no_picture_and_names_it(
+    picture: Path, tmp_path: Path, capsys
+) -> None:
+    (picture.parent / 'broken.png').write_bytes(b'no picture')
+    assert run('make-bag', picture.parent, tmp_path / 'bag') == 0
+    said = capsys.readouterr()
+    assert '1 frames' in said.out and 'broken.png cannot be read' in said.err
+    picture.unlink()
+    assert run('make-bag', picture.parent, tmp_path / 'none') == 2
+
+
 def test_output_cut_short_by_its_reader_says_nothing(bundle: Path) -> None:
     command = f'"{sys.executable}" -m sparse_split_ros.cli inspect "{bundle}" | head -n 0'
     root = str(Path(__file__).resolve().parents[1])

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -15,10 +16,11 @@ from unittest.mock import Mock
 import cv2
 import numpy as np
 import pytest
-from replays import make_world
+from replays import make_world, write_times
 
 from sparse_split_ros.cli import main
 from sparse_split_ros.evaluation.contestants import NAMES
+from sparse_split_ros.evaluation.output import PICTURES, reserved
 from sparse_split_ros.link.codec import CodecError
 from sparse_split_ros.runtime.bundle import Bundle
 from sparse_split_ros.runtime.head import Head
@@ -87,10 +89,7 @@ def test_the_page_loads_nothing_and_says_what_is_simulated(written: Path) -> Non
 
 def test_every_picture_of_the_report_is_drawn(written: Path) -> None:
     names = {path.stem for path in written.glob('*.png')}
-    assert names == {
-        'tradeoff', 'drive', 'exits', 'accuracy', 'latency', 'bytes', 'confusion', 'learning',
-        'link', 'reliability',
-    }  # fmt: skip
+    assert names == PICTURES
     for path in written.glob('*.png'):
         picture = cv2.imread(str(path))
         assert picture.shape[1] > 500 and picture.std() > 1, f'{path.name} is empty'
@@ -210,6 +209,104 @@ def test_a_run_in_which_every_frame_failed_has_a_report_too(
     assert main(command) == 1
     assert '60 frames failed, first: features of no shape' in capsys.readouterr().err
     assert 'No frame was decided.' in (tmp_path / 'index.html').read_text('utf-8')
+
+
+def folder_of(world: World, root: Path, count: int = 10) -> Path:
+    """So many images in a folder for each of two classes."""
+    with np.load(world[1]) as packed:
+        for number, image in enumerate(packed['images'][: 2 * count]):
+            file = root / f'class {number % 2}' / f'{number}.png'
+            file.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(file), image)
+    return root
+
+
+def trained_on(world: World, folder: Path, dataset: str) -> World:
+    """That world, with a bundle that says which data set it was trained on."""
+    bundle = shutil.copytree(world[0].path, folder / 'bundle')
+    manifest = json.loads((bundle / 'manifest.json').read_text())
+    manifest['training'] = {'recipe': {'dataset': dataset}}
+    (bundle / 'manifest.json').write_text(json.dumps(manifest))
+    loaded = Bundle.load(bundle)
+    return loaded, folder_of(world, folder / 'photos'), write_times(folder / 'times.json', loaded)
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'options', 'frames', 'part'),
+    [
+        ('folder', [], 4, 'report'), ('folder', ['--part', 'all'], 20, 'all'),
+        ('gtsrb', [], 20, None), ('gtsrb', ['--part', 'report'], 4, 'report'),
+    ],
+)  # fmt: skip
+def test_what_a_bundle_was_trained_on_is_no_test_of_it(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], dataset: str,
+    options: list[str], frames: int, part: str | None,
+) -> None:  # fmt: skip
+    own = trained_on(world, tmp_path, dataset)
+    assert main(arguments(own, '--json', *options)) == 0
+    said = capsys.readouterr()
+    summary = json.loads(said.out)
+    assert summary['frames'] == summary['labelled'] == frames
+    assert summary['sources'][0]['part'] == part
+    assert ('4 of 20 images; the others' in said.err) == (dataset == 'folder' and not options)
+
+
+def test_a_folder_that_training_would_refuse_is_taken_whole(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, photos, times = trained_on(world, tmp_path, 'folder')
+    assert main(arguments((bundle, photos / 'class 0', times), '--json')) == 0
+    assert json.loads(capsys.readouterr().out)['frames'] == 10
+
+
+def test_a_picture_that_is_damaged_is_told_in_the_report(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('matplotlib')
+    bundle, _, times = world
+    photos = folder_of(world, tmp_path / 'photos')
+    (photos / 'class 0' / '0.png').write_bytes(b'no picture')
+    command = arguments((bundle, photos, times), '--out', str(tmp_path / 'out'))
+    assert main(command) == 1
+    assert '1 of 20 images are rejected' in capsys.readouterr().err
+    page = (tmp_path / 'out' / 'index.html').read_text('utf-8')
+    assert '1 frame could not be decoded' in page and 'overtaken' not in page
+
+
+def test_a_folder_is_of_one_run_at_a_time(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'out'
+    command = arguments(world, '--no-report', '--out', str(out))
+    with reserved(out):
+        (out / '.parts').mkdir()
+        assert main(command) == 2
+        assert 'out: another run is writing there' in capsys.readouterr().err
+        (out / '.parts').rmdir()
+    assert not out.exists(), 'nothing came into it'
+    assert main(command) == 0
+
+
+@pytest.mark.parametrize('file', ['index.html', 'summary.json', 'notes.txt'])
+def test_what_is_no_evaluation_is_not_written_over(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    (tmp_path / file).write_text('{}')
+    assert main(arguments(world, '--out', str(tmp_path))) == 2
+    assert 'holds files and no summary.json of an evaluation' in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [file]
+    assert (tmp_path / file).read_text() == '{}'
+
+
+def test_what_an_earlier_run_wrote_goes_with_it(
+    world: World, written: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(written, tmp_path / 'out')
+    (out / 'notes.txt').write_text('mine')
+    assert main(arguments(world, '--no-report', '--table', 'rows.csv', '--out', str(out))) == 0
+    assert {path.name for path in out.iterdir()} == {
+        'summary.json', 'profile.json', 'rows.csv', 'notes.txt',
+    }  # fmt: skip
 
 
 def test_labels_of_no_class_are_named(

@@ -228,3 +228,35 @@ def test_thumbnails_keep_the_shape(shape: tuple[int, ...]) -> None:
     height, width = cv2.imdecode(data, cv2.IMREAD_COLOR).shape[:2]
     assert max(height, width) == 64
     assert (height > width) == (shape[0] > shape[1])
+
+
+@pytest.mark.parametrize(
+    ('policy', 'early', 'words_of_it'),
+    [
+        ('joint', 0, 'Who answered 100.0 % were answered on the robot by an exit that always'),
+        ('joint', 3, 'sure of 25.0 % of the frames and answered them by itself. 75.0 % were'),
+        ('joint', 12, 'The robot was sure of every frame'),
+        ('branchynet', 0, 'The robot was sure of every frame'),
+    ],
+)
+def test_an_exit_that_always_answers_is_not_said_to_be_sure(
+    tmp_path: Path, policy: str, early: int, words_of_it: str
+) -> None:
+    frames = [
+        replace(
+            frame, route=Route.LOCAL, answer='stop', latency=1.0,
+            threshold=0.9 if frame.index < early else 0.0,
+        )
+        for frame in run(12)
+    ]  # fmt: skip
+    page = words(write_report(report(frames, policy=policy), tmp_path).read_text('utf-8'))
+    assert words_of_it in page
+    assert ('by an exit that always answers' in page) == ('were' in words_of_it)
+
+
+def test_the_worst_frames_lead_back_to_their_files(tmp_path: Path) -> None:
+    frames = [replace(frame, file=f'<a>/{frame.index}.png') for frame in run(12)]
+    page = write_report(report(frames), tmp_path).read_text('utf-8')
+    assert '&lt;a&gt;/0.png</span>' in page
+    bare = write_report(report(run(12)), tmp_path).read_text('utf-8')
+    assert '.png</span>' not in bare

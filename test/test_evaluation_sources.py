@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -86,6 +88,50 @@ def test_the_hash_of_a_source_is_of_what_is_read(tmp_path: Path, frames: list[Fr
         cv2.imwrite(str(tmp_path / 'elsewhere' / name), frames[0].image)
         seen.append(source.fingerprint())
     assert seen[0] == seen[1] != seen[2]
+
+
+@pytest.mark.parametrize('kind', ['folders', 'table'])
+def test_one_picture_that_is_damaged_costs_none_of_the_others(
+    world: World, tmp_path: Path, frames: list[Frame], kind: str
+) -> None:
+    photos = tmp_path / 'class 0'
+    photos.mkdir()
+    for index, frame in enumerate(frames[:6]):
+        cv2.imwrite(str(photos / f'{index}.png'), frame.image[..., ::-1])
+    if kind == 'table':
+        lines = ['file,kind', *(f'class 0/{index}.png,class 0' for index in range(6))]
+        (tmp_path / 'labels.csv').write_text('\n'.join(lines))
+    whole = run(world, tmp_path, weather=Weather.parse('fog')).outcomes
+    (photos / '2.png').write_bytes(b'no picture')
+    policies = ('fixed', 'oracle', 'jpeg-offload')
+    source = Source(str(tmp_path), weather=Weather.parse('fog'))
+    result = replayed(world, *policies, sources=(source,))
+    for summary in (result.summary, *result.summary['baselines'].values()):
+        assert {name: summary[name] for name in ('frames', 'received', 'rejected', 'accepted')} == {
+            'frames': 6, 'received': 6, 'rejected': 1, 'accepted': 5,
+        }  # fmt: skip
+    assert [e.answer for e in result.outcomes['fixed'] if e.index != 2] == [
+        e.answer for e in whole['fixed'] if e.index != 2
+    ]
+    assert result.outcomes['fixed'][2].route is None
+    (problem,) = result.summary['errors']
+    assert '1 of 6 images are rejected, first image' in problem and '2.png' in problem
+    assert [each.file for each in result.outcomes['fixed']] == [
+        f'class 0/{index}.png' for index in range(6)
+    ]
+
+
+def test_a_name_that_is_not_utf_8_costs_no_run(
+    world: World, tmp_path: Path, frames: list[Frame]
+) -> None:
+    (tmp_path / 'photos').mkdir()
+    cv2.imwrite(str(tmp_path / '0.png'), frames[0].image)
+    (tmp_path / '0.png').rename(tmp_path / 'photos' / os.fsdecode(b'lat\xfc.png'))
+    asked = request(world, sources=(Source(str(tmp_path / 'photos')),))
+    result = evaluate(asked, tmp_path / 'out')
+    assert result.summary['answered'] == 1 and result.problems == []
+    with (tmp_path / 'out' / 'decisions.csv').open(encoding='utf-8') as table:
+        assert [row['file'] for row in csv.DictReader(table)] == [r'lat\udcfc.png']
 
 
 def test_sources_of_one_name_are_told_apart(

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from sparse_split_ros.commands.parser import Commands, console
@@ -25,6 +26,7 @@ def add(commands: Commands) -> None:
         epilog=(
             'examples:\n'
             '  sparse-split make-bag photos/ my_bag\n'
+            '  sparse-split make-bag photos/ unseen --split report\n'
             '  sparse-split make-bag DATA/gtsrb/GTSRB tracks --split report\n'
             '  sparse-split make-bag drive my_drive --seed 7\n'
             '  sparse-split make-bag /dev/video0 flight --limit 900'
@@ -37,8 +39,8 @@ def add(commands: Commands) -> None:
         '--rate', type=float, default=30.0, help='Hz of what has no stamps of its own (%(default)g)'
     )
     bag.add_argument(
-        '--split', default='report', choices=('train', 'select', 'report', 'all'),
-        help='tracks of GTSRB (%(default)s)',
+        '--split', choices=('train', 'select', 'report', 'all'),
+        help='part of the GTSRB (report), or of a folder as training divides it (all)',
     )  # fmt: skip
     bag.add_argument('--seed', type=int, default=1, help='seed of the drive (%(default)s)')
     bag.add_argument('--topic', help='image topic of a bag with several')
@@ -60,6 +62,7 @@ def _make_bag(options: argparse.Namespace) -> int:
             seed=options.seed,
             image_topic=options.topic,
             storage=options.storage,
+            broken=lambda error: print(f'{error}: passed over', file=sys.stderr),
             progress=lambda done: status.update(f'writing {options.out}: {done} frames'),
         )
     out.out(f'{options.out}: {count} frames', highlight=False)

@@ -117,6 +117,11 @@ def _add_evaluate(commands: Commands) -> None:
     )
     data = parser.add_argument_group('the data')
     data.add_argument('--limit', type=int, metavar='N', help='the first N frames of each source')
+    data.add_argument(
+        '--part', choices=('report', 'all'), help='of the GTSRB and of folders of labelled images: '
+        'what training holds out, or all (report for the GTSRB, and for folders if the bundle was '
+        'trained on one)',
+    )  # fmt: skip
     data.add_argument('--topic', help='image topic of a bag with several')
     data.add_argument('--rate', type=float, default=30.0, help='Hz of what has no stamps')
     data.add_argument(
@@ -171,33 +176,38 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
         raise UsageError(f'--jobs {options.jobs} is less than 1')
     if out is None:
         refuse(asked & {'resume', 'table'}, 'needs the --out where that file or run is')
-    request = _request(options, asked)
+    from sparse_split_ros.evaluation.output import PARTS, PLAN, clear, reserved
+
+    request = _request(options, asked, console)
     report = out is not None and not options.no_report
     if report:
         # Before minutes of work of which no report could be drawn.
         from sparse_split_ros.evaluation.compared import write_evaluation
-    with writing(out, '.parts/plan.json'):
-        result = _replay(request, options, out, console)
-    if options.json:
-        print(json.dumps(result.summary, indent=1, allow_nan=False, ensure_ascii=False))
-    else:
-        from sparse_split_ros.evaluation.tables import rivals_table, summary_table
+    with reserved(out):
+        with writing(out, f'{PARTS}/{PLAN}'):
+            result = _replay(request, options, out, console)
+        if out is not None:
+            clear(out, {options.table, 'profile.json', 'summary.json'})
+        if options.json:
+            print(json.dumps(result.summary, indent=1, allow_nan=False, ensure_ascii=False))
+        else:
+            from sparse_split_ros.evaluation.tables import rivals_table, summary_table
 
-        console.print(summary_table(result.summary))
-        console.print()
-        console.print(rivals_table(result.summary))
-        console.print(f'{result.fps:,.0f} frames a second', highlight=False)
-    if out is not None and report:
-        with console.status('drawing the report'), writing(out):
-            page = write_evaluation(result, request.sources, out)
-        console.out(f'report: {page}', highlight=False)
+            console.print(summary_table(result.summary))
+            console.print()
+            console.print(rivals_table(result.summary))
+            console.print(f'{result.fps:,.0f} frames a second', highlight=False)
+        if out is not None and report:
+            with console.status('drawing the report'), writing(out):
+                page = write_evaluation(result, request.sources, out)
+            console.out(f'report: {page}', highlight=False)
     _tell_labels(result.summary, options.labels)
     for problem in result.problems:
         print(f'error: {problem}', file=sys.stderr)
     return 1 if result.problems else 0
 
 
-def _request(options: argparse.Namespace, asked: Collection[str]) -> Request:
+def _request(options: argparse.Namespace, asked: Collection[str], console: Console) -> Request:
     from sparse_split_ros.evaluation.contestants import BASELINES
     from sparse_split_ros.evaluation.jobs import Request
     from sparse_split_ros.policy.factory import Settings, readers
@@ -215,12 +225,12 @@ def _request(options: argparse.Namespace, asked: Collection[str]) -> Request:
         deadline_ms=options.deadline,
     )
     return Request(
-        _sources(options), names, options.bundle, options.engine, options.link, options.robot,
-        options.profile, settings, options.seed,
+        _sources(options, console), names, options.bundle, options.engine, options.link,
+        options.robot, options.profile, settings, options.seed,
     )  # fmt: skip
 
 
-def _sources(options: argparse.Namespace) -> tuple[Source, ...]:
+def _sources(options: argparse.Namespace, console: Console) -> tuple[Source, ...]:
     from sparse_split_ros.data.bags import is_bag
     from sparse_split_ros.evaluation.stream import Source, Weather, streams_in
 
@@ -233,10 +243,36 @@ def _sources(options: argparse.Namespace) -> tuple[Source, ...]:
         Source(
             spec, options.topic, options.rate, options.limit, weather, truth,
             # The drawn drive of seed 0 is that of the demo.
-            options.seed + 1,
+            options.seed + 1, _part(spec, options, console),
         )
         for spec in specs
     )  # fmt: skip
+
+
+def _part(spec: str, options: argparse.Namespace, console: Console) -> str | None:
+    """The part of a source to take: of a folder that training divides, what it holds out."""
+    from sparse_split_ros.data.bags import is_bag
+    from sparse_split_ros.data.parts import parts_of
+    from sparse_split_ros.data.sources import SourceError
+    from sparse_split_ros.runtime.bundle import Bundle, bundle_path
+
+    part: str | None = options.part
+    path = Path(spec).expanduser()
+    if part is not None or not path.is_dir() or is_bag(path):
+        return part
+    recipe = Bundle.load(bundle_path(options.bundle)).training.get('recipe', {})
+    if recipe.get('dataset') != 'folder':
+        return None
+    try:
+        splits = [split for split, _ in parts_of(path).values()]
+    except SourceError:  # nothing was trained on it as it is
+        return None
+    console.out(
+        f'{spec}: {splits.count("report")} of {len(splits)} images; the others are for training '
+        'and choosing (--part all takes them too)',
+        highlight=False,
+    )
+    return 'report'
 
 
 def _truth(options: argparse.Namespace) -> Truth:
@@ -291,6 +327,7 @@ def _score(
     options: argparse.Namespace, new_deadline: bool, out: Path | None, console: Console
 ) -> int:
     from sparse_split_ros.evaluation.jobs import to_json
+    from sparse_split_ros.evaluation.output import clear, reserved
     from sparse_split_ros.evaluation.recorded import score
     from sparse_split_ros.evaluation.tables import summary_table
 
@@ -302,15 +339,14 @@ def _score(
     else:
         console.print(summary_table(live.summary))
     if out is not None:
-        with writing(out):
-            out.mkdir(parents=True, exist_ok=True)
+        with reserved(out), writing(out):
+            clear(out, ())
             (out / 'summary.json').write_text(to_json(live.summary), encoding='utf-8')
-    if out is not None and not options.no_report:
-        from sparse_split_ros.evaluation.compared import write_recorded
+            if not options.no_report:
+                from sparse_split_ros.evaluation.compared import write_recorded
 
-        with writing(out):
-            page = write_recorded(live, bag, out)
-        console.out(f'report: {page}', highlight=False)
+                page = write_recorded(live, bag, out)
+                console.out(f'report: {page}', highlight=False)
     if live.summary['unknown_labels'] is None and live.summary['labelled']:
         print(
             'labels are not held against the classes: name the bundle of the run by --bundle',

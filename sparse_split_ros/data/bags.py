@@ -98,7 +98,8 @@ class Frame:
 
     `image` is (H, W, 3) uint8 RGB, or (H, W) uint8 when a source gives grey images. `stamp_ns` is
     the header's stamp. `severity` of `scene` is in [0, 1]. `others` are the labels of further
-    tasks, by their names.
+    tasks, by their names. `file` names what an image was alone in, with what cannot be printed
+    escaped. `error` says why an image cannot be decoded, which then has no pixels.
     """
 
     stamp_ns: int
@@ -108,6 +109,8 @@ class Frame:
     scene: str | None = None
     severity: float = 0.0
     others: Mapping[str, str] = field(default_factory=dict)
+    file: str = ''
+    error: str = ''
 
     @property
     def truths(self) -> dict[str, str]:

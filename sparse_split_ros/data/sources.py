@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from glob import iglob
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,7 @@ from sparse_split_ros.data.bags import BAG_SUFFIXES, Frame, is_bag, read_bag, wr
 from sparse_split_ros.data.drive import Drive, render_drive
 from sparse_split_ros.data.gtsrb import (
     NPZ_DAMAGE,
+    SPLITS,
     GtsrbError,
     checked,
     divide_tracks,
@@ -50,10 +51,11 @@ def open_source(
     spec: str | os.PathLike[str],
     image_topic: str | None = None,
     *,
-    split: str = 'report',
+    split: str | None = None,
     rate: float = 30.0,
     limit: int | None = None,
     seed: int = 1,
+    broken: bool = False,
 ) -> Iterator[Frame]:
     """Stream the frames of a source, images as (H, W, 3) uint8 RGB.
 
@@ -61,8 +63,10 @@ def open_source(
     labels.csv, or the folders inside), an image, a video, a camera ('0' or '/dev/video0'), the
     GTSRB as its original images (a data directory, or gtsrb/GTSRB in it) or packed as an .npz
     (tracks one after the other, each in time order), or the word 'drive' for the drawn drive.
-    `image_topic` matters to bags, `split` (train, select, report, all) to GTSRB, `seed` to the
-    drive; `rate` in Hz stamps what has no stamps. At most `limit` frames are given.
+    `image_topic` matters to bags, `seed` to the drive; `rate` in Hz stamps what has no stamps. At
+    most `limit` frames are given. `split` (train, select, report, all) is a part of the GTSRB, by
+    itself report, or of a folder that training would divide, by itself all; nothing else has parts.
+    Files that cannot be decoded are given as frames with an `error` if `broken` ones are wanted.
 
     Raises SourceError, or BagError for a bag: at once for a source that does not exist or is of no
     known kind, while reading for what is wrong inside.
@@ -72,6 +76,8 @@ def open_source(
     if limit is not None and limit < 0:
         raise SourceError(f'limit {limit} is negative')
     frames = _frames(os.fspath(spec), image_topic, split, rate, seed)
+    if not broken:
+        frames = map(_decoded, frames)
     return itertools.islice(frames, limit if limit is None else min(limit, sys.maxsize))
 
 
@@ -79,36 +85,59 @@ def make_bag(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    split: str = 'report',
+    split: str | None = None,
     rate: float = 30.0,
     limit: int | None = None,
     seed: int = 1,
     image_topic: str | None = None,
     storage: Literal['mcap', 'sqlite3'] = 'mcap',
     progress: Callable[[int], None] | None = None,
+    broken: Callable[[str], None] | None = None,
 ) -> int:
     """Write any source but an endless camera into a labelled bag; returns the number of frames.
 
-    Options are those of `open_source`; a camera needs a `limit`. Raises SourceError or BagError,
-    and then leaves no bag.
+    Options are those of `open_source`; a camera needs a `limit`. Files that cannot be decoded are
+    passed over if `broken` is there to be told why of each. Raises SourceError or BagError, and
+    then leaves no bag.
     """
     if limit is None and _is_camera(os.fspath(source)):
         raise SourceError(f'camera {source} never ends: give a limit of frames')
     if limit == 0:
         raise SourceError('a limit of 0 frames leaves nothing to write')
-    frames = open_source(source, image_topic, split=split, rate=rate, limit=limit, seed=seed)
+    frames = open_source(
+        source, image_topic, split=split, rate=rate, limit=limit, seed=seed,
+        broken=broken is not None,
+    )  # fmt: skip
+    if broken is not None:
+        frames = _passing_over(frames, broken)
     return write_bag(out, frames, storage, progress)
 
 
+def _passing_over(frames: Iterator[Frame], told: Callable[[str], None]) -> Iterator[Frame]:
+    for frame in frames:
+        if frame.error:
+            told(frame.error)
+        else:
+            yield frame
+
+
+def _decoded(frame: Frame) -> Frame:
+    if frame.error:
+        raise SourceError(frame.error)
+    return frame
+
+
 def _frames(
-    spec: str, image_topic: str | None, split: str, rate: float, seed: int
+    spec: str, image_topic: str | None, split: str | None, rate: float, seed: int
 ) -> Iterator[Frame]:
     """Choose by what the source is; choosing fails here and not at the first frame."""
     if spec == 'drive':
+        _refuse_part(spec, split)
         if seed < 0:
             raise SourceError(f'seed {seed} is negative')
         return render_drive(Drive(seed=seed, rate=rate))
     if _is_camera(spec):
+        _refuse_part(spec, split)
         return _camera(spec)
     path = Path(spec).expanduser()
     if not path.exists():
@@ -118,20 +147,31 @@ def _frames(
         )
     suffix = path.suffix.lower()
     if is_bag(path):
+        _refuse_part(spec, split)
         return read_bag(path, image_topic)
     if path.is_dir():
         for originals in (path / 'gtsrb' / 'GTSRB', path):
             if originals.name == 'GTSRB' and (originals / 'Training').is_dir():
-                return _original_tracks(originals, split, rate)
-        return _folder(path, rate)
+                return _original_tracks(originals, split or 'report', rate)
+        return _folder(path, split, rate)
     if suffix == '.npz':
         return _arrays(path, split, rate)
+    _refuse_part(spec, split)
     if suffix in VIDEO_SUFFIXES:
         return _video(path, rate)
     if suffix in IMAGE_SUFFIXES:
-        return iter([Frame(_START_NS, 'camera', _load(path))])
+        return iter([_decoded(_picture(path.parent, path, _START_NS))])
     known = sorted(BAG_SUFFIXES | VIDEO_SUFFIXES | IMAGE_SUFFIXES | {'.npz'})
     raise SourceError(f"source '{spec}' is of no known kind: expected one of {', '.join(known)}")
+
+
+def _refuse_part(spec: str, split: str | None) -> None:
+    """Of what has no parts, all or nothing is asked."""
+    if split not in (None, 'all'):
+        raise SourceError(
+            f"source '{spec}' has no part '{split}': only the GTSRB and folders of labelled images "
+            'have'
+        )
 
 
 def _is_camera(spec: str) -> bool:
@@ -150,7 +190,28 @@ def _load(path: Path) -> npt.NDArray[np.uint8]:
     try:
         return decode_file(path.read_bytes())
     except (OSError, ImageError) as error:
-        raise SourceError(f'image {path} cannot be read: {error}') from error
+        raise SourceError(f'image {_printable(path)} cannot be read: {error}') from error
+
+
+def _picture(
+    root: Path,
+    file: Path,
+    stamp: int,
+    label: str | None = None,
+    others: Mapping[str, str] | None = None,
+) -> Frame:
+    """A file below `root` as a frame. One that cannot be decoded costs none of the others."""
+    try:
+        image, error = _load(file), ''
+    except SourceError as reason:
+        image, error = np.empty((0, 0, 3), np.uint8), str(reason)
+    name = _printable(file.relative_to(root) if file.is_relative_to(root) else file)
+    return Frame(stamp, 'camera', image, label, others=others or {}, file=name, error=error)
+
+
+def _printable(path: Path) -> str:
+    """A name as no line, table or file in UTF-8 takes harm of."""
+    return ''.join(each if each.isprintable() else ascii(each)[1:-1] for each in str(path))
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -176,29 +237,45 @@ def images_in(folder: Path) -> list[Path]:
     return [file for file in files_in(folder) if file.suffix.lower() in IMAGE_SUFFIXES]
 
 
-def _folder(path: Path, rate: float) -> Iterator[Frame]:
+def _folder(path: Path, split: str | None, rate: float) -> Iterator[Frame]:
+    chosen = None if split in (None, 'all') else _part(path, split or '')
     if (path / LABELS).is_file():
-        return _labelled(path, rate)
+        return _labelled(path, chosen, rate)
     files = sorted(images_in(path), key=_natural)
     if not files:
         raise SourceError(
             f'folder {path} holds no images ({", ".join(sorted(IMAGE_SUFFIXES))}) and no bag'
         )
-    labels = [_folder_label(path, file) for file in files]
+    if chosen is None:
+        rows = [(file, _folder_label(path, file)) for file in files]
+    else:
+        rows = [(file, chosen[file]) for file in files if file in chosen]
     return (
-        Frame(_stamp(index, rate), 'camera', _load(file), label)
-        for index, (file, label) in enumerate(zip(files, labels))
+        _picture(path, file, _stamp(index, rate), label) for index, (file, label) in enumerate(rows)
     )
 
 
-def _labelled(path: Path, rate: float) -> Iterator[Frame]:
-    """The images of a folder with a `labels.csv`, in the order in which it names them."""
+def _part(path: Path, split: str) -> dict[Path, str]:
+    """The images of one part of a folder, with their classes."""
+    from sparse_split_ros.data.parts import parts_of  # which builds on this module
+
+    if split not in SPLITS:
+        raise SourceError(f"unknown split '{split}': expected one of {', '.join(SPLITS)}, all")
+    return {file: label for file, (part, label) in parts_of(path).items() if part == split}
+
+
+def _labelled(path: Path, chosen: Container[Path] | None, rate: float) -> Iterator[Frame]:
+    """The images of a folder with a `labels.csv`, or the chosen ones, in the order of its lines."""
     try:
-        rows = [(file, list(said.items())) for file, said in read_labels(path).items()]
+        rows = [
+            (file, list(said.items()))
+            for file, said in read_labels(path).items()
+            if chosen is None or file in chosen
+        ]
     except LabelsError as error:
         raise SourceError(str(error)) from error
     return (
-        Frame(_stamp(index, rate), 'camera', _load(file), first[1], others=dict(others))
+        _picture(path, file, _stamp(index, rate), first[1], dict(others))
         for index, (file, (first, *others)) in enumerate(rows)
     )
 
@@ -219,7 +296,7 @@ def _is_utf_8(name: str) -> bool:
     return name.encode(errors='replace').decode() == name
 
 
-def _arrays(path: Path, split: str, rate: float) -> Iterator[Frame]:
+def _arrays(path: Path, split: str | None, rate: float) -> Iterator[Frame]:
     """The packed GTSRB, or `images` (N, H, W[, 3]) uint8, RGB or grey, with `labels` (N,) or none.
 
     Labels are class numbers, or names; `classes`, if it is there, names the numbers.
@@ -227,11 +304,12 @@ def _arrays(path: Path, split: str, rate: float) -> Iterator[Frame]:
     try:
         with np.load(path, allow_pickle=False) as packed:
             if 'track' in packed:
-                return _tracks(path, split, rate)
+                return _tracks(path, split or 'report', rate)
             columns = {name: packed[name] for name in ('images', 'labels', 'classes')
                        if name in packed}  # fmt: skip
     except NPZ_DAMAGE as error:
         raise SourceError(f'{path} is not a readable .npz of arrays: {error}') from error
+    _refuse_part(str(path), split)
     images, labels = columns.get('images'), columns.get('labels')
     if images is None or images.dtype != np.uint8 or not images.size or not (
         images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
@@ -278,7 +356,7 @@ def _original_tracks(path: Path, split: str, rate: float) -> Iterator[Frame]:
     if not chosen.any():
         raise SourceError(f"{path} has no frames in its split '{split}'")
     return (
-        Frame(_stamp(index, rate), 'camera', _load(files[at]), CLASSES[labels[at]])
+        _picture(path, files[at], _stamp(index, rate), CLASSES[labels[at]])
         for index, at in enumerate(np.flatnonzero(chosen))
     )
 

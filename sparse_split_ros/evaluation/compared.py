@@ -122,7 +122,7 @@ def _images(
         last = max((index for index in wanted if first <= index < end), default=first - 1)
         try:
             for index, frame in enumerate(itertools.islice(source.frames(), last - first + 1)):
-                if first + index in wanted:
+                if first + index in wanted and not frame.error:
                     found[first + index] = pictures.reduced(frame.image)
         except (BagError, SourceError):
             pass  # Said when it was evaluated; what came before is shown.
@@ -206,6 +206,7 @@ def _provenance(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = {
         'sources': '; '.join(
             f'{source["name"]}, {source["frames"]:,} frames, SHA-256 {source["sha256"]}…'
+            + (f', part {source["part"]}' if source['part'] else '')
             + (f', weather {source["weather"]}' if source['weather'] else '')
             for source in summary['sources']
         ),

@@ -32,13 +32,12 @@ from sparse_split_ros.evaluation.jobs import (
 )
 from sparse_split_ros.evaluation.link_model import load_spec
 from sparse_split_ros.evaluation.metrics import SUMMARY_FORMAT, Counts, Outcome, summarise
+from sparse_split_ros.evaluation.output import PARTS, PLAN
 from sparse_split_ros.evaluation.provenance import machine, versions
 from sparse_split_ros.evaluation.robot import StepTimes, step_times
 from sparse_split_ros.evaluation.rows import check_table, gather, read_rows
 from sparse_split_ros.runtime.bundle import Bundle, bundle_path
 from sparse_split_ros.runtime.engine import load_engine
-
-_PARTS, _PLAN = '.parts', 'plan.json'
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def evaluate(
             folder = Path(stack.enter_context(TemporaryDirectory(prefix='sparse_split_')))
         else:
             out.mkdir(parents=True, exist_ok=True)
-            folder = out.resolve() / _PARTS
+            folder = out.resolve() / PARTS
         plan = _plan(request, times, entrants, jobs, folder, resume)
         before = progress_of(plan)
         with _watched(plan, progress):
@@ -121,7 +120,7 @@ def _plan(
     # A group of contestants shares the network's stages, so it is cut only to use idle processes.
     groups = max(1, min(len(entrants), -(-jobs // len(request.sources))))
     wanted = _identity(request, times)
-    path = folder / _PLAN
+    path = folder / PLAN
     if resume and path.is_file():
         try:
             stored = json.loads(path.read_text(encoding='utf-8'))
@@ -287,6 +286,7 @@ def _sources(request: Request, plan: Sequence[Job], done: Sequence[Done]) -> lis
             'name': request.names[number],
             'sha256': source.fingerprint(),
             'frames': frames[number],
+            'part': source.part,
             'weather': None if source.weather is None else str(source.weather),
         }
         for number, source in enumerate(request.sources)

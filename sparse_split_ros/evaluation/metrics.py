@@ -40,7 +40,8 @@ class Outcome:
     ``offboard``, from sending to the answer or the deadline, and ``tail``, the tail's own share of
     that, are 0 when nothing was sent. All of these in ms. Known in replay only: ``full``, what the
     full, uncompressed network says; ``macs`` on the robot; ``cost`` in ms equivalents; the
-    ``tail_state`` and round-trip time ``rtt`` in ms as the head saw them.
+    ``tail_state`` and round-trip time ``rtt`` in ms as the head saw them, and the ``file`` of an
+    image that has one of its own.
     """
 
     index: int
@@ -71,6 +72,7 @@ class Outcome:
     cost: float = math.nan
     tail_state: str = ''
     rtt: float = math.nan
+    file: str = ''
 
     @property
     def received(self) -> float:

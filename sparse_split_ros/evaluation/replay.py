@@ -78,7 +78,7 @@ class Replay(ABC):
     """
 
     def __init__(self, world: World, link: Link) -> None:
-        self.received = self.accepted = self.dropped = self.failed = 0
+        self.received = self.accepted = self.dropped = self.rejected = self.failed = 0
         # Why the first frame that failed did.
         self.trouble = ''
         self.now = 0.0
@@ -97,6 +97,10 @@ class Replay(ABC):
         self._pass(arrival(view))
         self.now = arrival(view)
         self.received += 1
+        if view.rejected:
+            self.rejected += 1
+            self._close(self._known(view))
+            return
         if self._mail is not None:
             self.dropped += 1
             self._close(self._known(self._mail))
@@ -118,7 +122,7 @@ class Replay(ABC):
 
     def counts(self) -> Counts:
         """What the robot counted."""
-        return Counts(self.received, self.accepted, self.dropped, 0, self.failed)
+        return Counts(self.received, self.accepted, self.dropped, self.rejected, self.failed)
 
     def troubles(self) -> list[str]:
         """What went wrong on the way, in words."""
@@ -160,7 +164,7 @@ class Replay(ABC):
     @staticmethod
     def _known(view: View) -> Outcome:
         """What is known of a frame without an answer."""
-        return Outcome(view.index, view.time, view.time, view.label, view.scene)
+        return Outcome(view.index, view.time, view.time, view.label, view.scene, file=view.file)
 
     def _close(self, outcome: Outcome) -> None:
         """The last word on a frame."""

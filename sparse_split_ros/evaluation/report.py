@@ -121,8 +121,8 @@ def write_page(
         notice=notice,
         errors=report.summary.get('errors', []),
         cards=_cards(report.summary),
-        routes=_routes(report.summary),
-        routes_text=_routes_text(report.summary),
+        routes=_routes(report),
+        routes_text=_routes_text(report),
         figures=figures,
         rivals=rivals,
         worst=_worst(report),
@@ -168,37 +168,69 @@ def _cards(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return cards
 
 
-def _routes(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _always(report: Report) -> float:
+    """The share of frames that an exit on the robot answered however sure it was."""
+    if report.summary['policy'] == 'branchynet':
+        return 0.0  # whose exits are sure by their entropy and have no threshold
+    decided = [each for each in report.outcomes if each.route is not None]
+    always = sum(each.route is Route.LOCAL and each.threshold == 0.0 for each in decided)
+    return always / max(1, len(decided))
+
+
+def _routes(report: Report) -> list[dict[str, Any]]:
+    summary, always = report.summary, _always(report)
+    meaning = dict(_MEANING)
+    if always:
+        sure = summary['route_share'][Route.LOCAL.value] - always
+        meaning[Route.LOCAL] = (
+            f'on the robot: {percent(sure)} sure enough, {percent(always)} by an exit that always '
+            'answers'
+        )
     return [
         {
             'name': route.value,
             'share': summary['route_share'][route.value],
             'percent': percent(summary['route_share'][route.value]),
-            'meaning': _MEANING[route],
+            'meaning': meaning[route],
         }
         for route in Route
     ]
 
 
-def _routes_text(summary: Mapping[str, Any]) -> str:
+def _routes_text(report: Report) -> str:
+    summary, always = report.summary, _always(report)
     share = summary['route_share']
     asked = share['offboard'] + share['fallback']
-    lost = summary['frames'] - summary['accepted']
+    rejected = summary['rejected'] or 0  # None of a recording that does not tell
+    lost = summary['frames'] - summary['accepted'] - rejected
     if not asked and not share['local']:
         return 'No frame was decided.'
-    text = (
-        f'The robot was sure of {percent(share["local"])} of the frames and answered them by '
-        f'itself. Of the {percent(asked)} that it doubted, the tail answered '
-        f'{percent(share["offboard"] / asked)} in time.'
-        if asked
-        else 'The robot was sure of every frame and answered it by itself.'
-    )
+    sure = share['local'] - always
+    parts = []
+    if not asked and not always:
+        parts.append('The robot was sure of every frame and answered it by itself.')
+    elif sure or not always:
+        parts.append(
+            f'The robot was sure of {percent(sure)} of the frames and answered them by itself.'
+        )
+    if always:
+        parts.append(
+            f'{percent(always)} were answered on the robot by an exit that always answers, however '
+            'sure, as the last one of the network does.'
+        )
+    if asked:
+        parts.append(
+            f'Of the {percent(asked)} that it doubted, the tail answered '
+            f'{percent(share["offboard"] / asked)} in time.'
+        )
     if lost:
-        text += (
-            f' Of {summary["frames"]:,} images {lost:,} were overtaken by a newer one before the '
+        parts.append(
+            f'Of {summary["frames"]:,} images {lost:,} were overtaken by a newer one before the '
             'head took them up, and have no part in this.'
         )
-    return text
+    if rejected:
+        parts.append(f'{_frames(rejected)} could not be decoded.')
+    return ' '.join(parts)
 
 
 def _doubts_text(outcomes: Sequence[Outcome]) -> list[str]:
@@ -212,8 +244,8 @@ def _doubts_text(outcomes: Sequence[Outcome]) -> list[str]:
         return []
     most, least = max(doubts, key=doubts.__getitem__), min(doubts, key=doubts.__getitem__)
     return [
-        f'The robot was least sure in scene {most}, where it doubted {percent(doubts[most])} of '
-        f'the frames, and surest in scene {least}, with {percent(doubts[least])}.'
+        f'The robot wanted help most often in scene {most}, with {percent(doubts[most])} of the '
+        f'frames, and least often in scene {least}, with {percent(doubts[least])}.'
     ]
 
 
@@ -322,6 +354,7 @@ def _worst(report: Report) -> list[dict[str, str]]:
             'truth': each.label or '',
             'confidence': f'{each.confidence:.0%}',
             'route': each.route.value if each.route else '',
+            'file': each.file,
             'where': f'{each.route.value if each.route else ""}, exit {each.exit}, '
             f'{each.where or "scene unknown"}, frame {each.index}',
         }

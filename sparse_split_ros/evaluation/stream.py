@@ -67,8 +67,8 @@ class View:
 
     ``time`` in s since the first one; ``shown`` (H, W, 3) uint8 RGB at the network's size, ``x``
     (1, 3, H, W) float32; ``label`` as ``Bundle.named`` has it, '' standing for a task of which no
-    truth is known. ``full`` is the full network's answer.
-    The rest remembers what was computed, by stage.
+    truth is known. ``file`` is that of the frame, ``rejected`` an image that cannot be decoded,
+    ``full`` the full network's answer. The rest remembers what was computed, by stage.
     """
 
     index: int
@@ -77,6 +77,8 @@ class View:
     scene: str | None
     shown: NDArray[np.uint8]
     x: Array
+    file: str = ''
+    rejected: bool = False
     full: int = -1
     features: dict[int, Array] = field(default_factory=dict)
     exits: dict[int, tuple[Array, Array]] = field(default_factory=dict)
@@ -145,8 +147,8 @@ def streams_in(spec: str) -> list[str]:
 class Source:
     """Where the frames of one stream come from, and what is done to them.
 
-    ``rate`` in Hz paces what has no stamps. Raises SourceError for a rate or limit that is not
-    positive.
+    ``rate`` in Hz paces what has no stamps, ``part`` is the split of ``open_source``. Raises
+    SourceError for a rate or limit that is not positive.
     """
 
     spec: str
@@ -156,6 +158,7 @@ class Source:
     weather: Weather | None = None
     truth: Truth = field(default_factory=Truth)
     seed: int = 1
+    part: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.rate < math.inf:
@@ -188,12 +191,15 @@ class Source:
     def frames(self) -> Iterator[Frame]:
         """The frames as a camera would give them. Raises SourceError or BagError."""
         frames = open_source(
-            self.spec, self.topic, rate=self.rate, limit=self.limit, seed=self.seed
-        )
+            self.spec, self.topic, split=self.part, rate=self.rate, limit=self.limit,
+            seed=self.seed, broken=True,
+        )  # fmt: skip
         return frames if self.weather is None else map(self._weathered, itertools.count(), frames)
 
     def _weathered(self, index: int, frame: Frame) -> Frame:
         assert self.weather is not None
+        if frame.error:
+            return frame
         rng = np.random.default_rng([self.seed, index])
         # The place of the sun and the banks of fog stay for a while: here, for a second.
         lasting = np.random.default_rng([self.seed, 1_000_000 + frame.stamp_ns // 10**9])
@@ -218,7 +224,8 @@ class Source:
             digest.update(f'{self.spec}/{self.seed}/{self.rate}'.encode())
             return digest.hexdigest()[:16]
         for file in sorted(files_in(path)) if path.is_dir() else [path]:
-            digest.update(str(file.relative_to(path)).encode())
+            # The bytes of a name that is not UTF-8 as they are.
+            digest.update(str(file.relative_to(path)).encode(errors='surrogateescape'))
             with file.open('rb') as data:
                 while block := data.read(1 << 20):
                     digest.update(block)
@@ -256,31 +263,44 @@ class Stream:
 
     def _views(self) -> Iterator[View]:
         spec, pace, index = self._source.spec, Pace(self._source.rate), -1
+        broken: list[str] = []
+        problems: list[str] = []
         try:
             for index, frame in enumerate(self._source.frames()):
+                if frame.error:
+                    broken.append(frame.error)
                 yield self._view(index, pace.time(frame.stamp_ns), frame)
         except (BagError, SourceError, ImageError) as error:
             if index < 0:
                 raise
-            self.problem = f'{spec}: after {index + 1} frames: {error}'
+            problems.append(f'{spec}: after {index + 1} frames: {error}')
         if index < 0:
             raise SourceError(f'{spec} holds no frames')
+        if broken:
+            problems.append(
+                f'{spec}: {len(broken)} of {index + 1} images are rejected, first {broken[0]}'
+            )
         # A few late stamps are every camera's, and who says a rate knows.
         if pace.guessed > _LATE * (index + 1) and self._source.rate == USUAL_RATE:
-            guessed = (
+            problems.append(
                 f'{spec}: {pace.guessed} of {index + 1} stamps stand still, run back or jump by '
                 f'more than an hour, and come at {self._source.rate:g} Hz: say by --rate how fast '
                 'they came'
             )
-            self.problem = '; '.join(filter(None, (self.problem, guessed)))
+        self.problem = '; '.join(problems)
 
     def _view(self, index: int, time: float, frame: Frame) -> View:
         image = frame.image
         if image.ndim == 2:
             image = np.repeat(image[..., None], 3, 2)
+        # In the place of what cannot be decoded stands a black image, which no replay looks at.
+        image = np.zeros((1, 1, 3), np.uint8) if frame.error else image
         shown = fit(image, self._bundle.input)
         x = normalise(shown, self._bundle.input)
-        return View(index, time, self._label(frame, index), frame.scene, shown, x)
+        label = self._label(frame, index)
+        return View(
+            index, time, label, frame.scene, shown, x, frame.file, rejected=bool(frame.error)
+        )
 
     def _label(self, frame: Frame, index: int) -> str | None:
         """The class of the bundle that a source means; what is none is counted."""
