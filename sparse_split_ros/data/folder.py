@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,19 +107,13 @@ def _load_table(root: Path, split: str, size: int) -> LabelledImages:
                 f'{root / LABELS}: the task {name!r} has the one class {classes[0]!r}, expected '
                 'two or more'
             )
-    # A group is of the class that its first image is of.
-    classes_of: dict[str, str] = {}
-    groups: dict[str, Groups] = {}
-    for path, said in labelled.items():
-        inside = path.relative_to(root)
-        group = str(inside if inside.parent == Path() else inside.parent)
-        first = classes_of.setdefault(group, said[names[0]])
-        groups.setdefault(first, {}).setdefault(group, []).append(path)
-    rows: list[tuple[Path, int]] = []
-    for name, found in sorted(groups.items()):
-        _check_count(f'{root / LABELS}: {names[0]} {name!r}', len(found), len(SPLITS))
-        for group in divide(found, split):
-            rows += [(path, list(classes_of).index(group)) for path in found[group]]
+    order = list(dict.fromkeys(_group_of(path, root) for path in labelled))
+    rows = [
+        (path, order.index(group))
+        for _, found in sorted(table_groups(root, labelled).items())
+        for group in divide(found, split)
+        for path in found[group]
+    ]
     images = read_images((path for path, _ in rows), size)
     labels = [labelled[path] for path, _ in rows]
     numbers = np.array([number for _, number in rows], np.int64)
@@ -130,6 +124,28 @@ def _load_table(root: Path, split: str, size: int) -> LabelledImages:
             f'{root / LABELS}: {error} falls to {split}: label more of them, or divide them into '
             'more folders'
         ) from error
+
+
+def table_groups(root: Path, labelled: Mapping[Path, Mapping[str, str]]) -> dict[str, Groups]:
+    """By class of the first task, the images of `labels.csv` by what must stay together.
+
+    A group is of the class that its first image is of. Raises FolderError for too few of a class.
+    """
+    classes_of: dict[str, str] = {}
+    groups: dict[str, Groups] = {}
+    for path, said in labelled.items():
+        group = _group_of(path, root)
+        label = classes_of.setdefault(group, next(iter(said.values())))
+        groups.setdefault(label, {}).setdefault(group, []).append(path)
+    first = next(iter(next(iter(labelled.values()))))
+    for label, found in groups.items():
+        _check_count(f'{root / LABELS}: {first} {label!r}', len(found), len(SPLITS))
+    return groups
+
+
+def _group_of(path: Path, root: Path) -> str:
+    inside = path.relative_to(root)
+    return str(inside if inside.parent == Path() else inside.parent)
 
 
 def load_folder(data: str | os.PathLike[str] | None, split: str, size: int) -> LabelledImages:

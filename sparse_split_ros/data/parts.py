@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sparse_split_ros.data.folder import FolderError, divide, scan
+from sparse_split_ros.data.folder import divide, scan, table_groups
 from sparse_split_ros.data.gtsrb import SPLITS
 from sparse_split_ros.data.labels import LABELS, read_labels
 from sparse_split_ros.data.sources import SourceError
@@ -35,27 +35,11 @@ def _of_class_folders(root: Path) -> dict[Path, tuple[str, str]]:
 
 
 def _of_table(root: Path) -> dict[Path, tuple[str, str]]:
-    """As `load_folder` divides: by folders of images, each of the class of its first image."""
-    groups: dict[str, list[Path]] = {}
-    labels: dict[Path, str] = {}
-    for path, said in read_labels(root).items():
-        inside = path.relative_to(root)
-        group = str(inside if inside.parent == Path() else inside.parent)
-        groups.setdefault(group, []).append(path)
-        labels[path] = next(iter(said.values()))
-    of_class: dict[str, list[str]] = {}
-    for name, files in groups.items():
-        of_class.setdefault(labels[files[0]], []).append(name)
-    for label, names in of_class.items():
-        if len(names) < len(SPLITS):
-            raise FolderError(
-                f'{len(names)} images or folders of {label!r}, expected {len(SPLITS)} or more'
-            )
-    splits = {
-        path: split
+    labelled = read_labels(root)
+    return {
+        path: (split, next(iter(labelled[path].values())))
+        for groups in table_groups(root, labelled).values()
         for split in SPLITS
-        for names in of_class.values()
-        for name in divide(names, split)
+        for name in divide(groups, split)
         for path in groups[name]
     }
-    return {path: (splits[path], label) for path, label in labels.items()}
