@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from processes import PATIENCE, Peer, node, private_domain
@@ -168,7 +169,7 @@ def test_a_fault_of_ours_shows_its_trace_and_is_no_success(
     raised: list[object] = []
     shown = threading.Event()
 
-    def broken(*_: object) -> Iterator[Frame]:
+    def broken(*_: object, **__: object) -> Iterator[Frame]:
         raise ZeroDivisionError
 
     def show(error: threading.ExceptHookArgs) -> None:
@@ -192,6 +193,17 @@ def test_without_a_subscriber_it_says_so_and_plays_anyway(bag: Path) -> None:
     with node('player', source=bag, wait_s=0.1) as player:
         assert player.wait() == 0
         assert player.having('0 subscribers after 0.1 s, playing anyway')
+
+
+def test_a_picture_that_cannot_be_decoded_is_passed_over(tmp_path: Path) -> None:
+    for name in ('1.png', '3.png'):
+        cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / '2.png').write_bytes((tmp_path / '1.png').read_bytes()[:20])
+    with node('player', source=tmp_path, wait_s=0.1) as player:
+        assert player.wait() == 0
+        (line,) = player.having('passed over: ')
+        assert '2.png' in line
+        assert player.having('played 2 frames')
 
 
 def no_bag(bag: Path, path: Path) -> str:

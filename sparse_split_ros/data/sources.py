@@ -109,11 +109,12 @@ def make_bag(
         broken=broken is not None,
     )  # fmt: skip
     if broken is not None:
-        frames = _passing_over(frames, broken)
+        frames = passing_over(frames, broken)
     return write_bag(out, frames, storage, progress)
 
 
-def _passing_over(frames: Iterator[Frame], told: Callable[[str], None]) -> Iterator[Frame]:
+def passing_over(frames: Iterator[Frame], told: Callable[[str], None]) -> Iterator[Frame]:
+    """Those of the frames that could be decoded; `told` is why of each of the others."""
     for frame in frames:
         if frame.error:
             told(frame.error)

@@ -12,7 +12,7 @@ from typing import Any
 
 from sparse_split_ros.data.bags import BagError, Frame
 from sparse_split_ros.data.pace import USUAL_RATE, Pace
-from sparse_split_ros.data.sources import SourceError, open_source
+from sparse_split_ros.data.sources import SourceError, open_source, passing_over
 from sparse_split_ros.nodes import qos
 from sparse_split_ros.nodes.messages import image_message, named, recorded_header
 from sparse_split_ros.nodes.parameters import PLAYER, Parameters
@@ -58,7 +58,8 @@ class PlayerNode(StoppableNode):
 
     def _open(self) -> Iterator[Frame]:
         """Read the first frame at once: what cannot be read is known before anybody waits."""
-        frames = open_source(self.settings.source, self.settings.image_topic or None)
+        images = open_source(self.settings.source, self.settings.image_topic or None, broken=True)
+        frames = passing_over(images, lambda why: self.complain('passed over', why))
         for first in frames:
             self._make_publishers(first)  # to be found before anything is played
             return chain([first], frames)
