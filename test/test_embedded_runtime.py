@@ -287,6 +287,22 @@ assert left == [], left
 """)
 
 
+def test_who_waits_does_nothing_else() -> None:
+    succeeds("""
+ros.init(args=[])
+node = ros.Node('node')
+node.create_publisher(ros.String, 'out', 10)
+node.create_subscription(ros.String, 'in', print, 10)
+executor = ros.SingleThreadedExecutor()
+executor.add_node(node)
+executor.spin_once(timeout_sec=0.5)  # it meets itself
+busy, until = time.process_time(), time.monotonic() + 1
+while time.monotonic() < until:
+    executor.spin_once(timeout_sec=1.0)
+assert time.process_time() - busy < 0.3, 'it spins'
+""")
+
+
 def test_what_has_gone_is_kept_nowhere_though_nobody_looks() -> None:
     succeeds("""
 ros.init(args=[])

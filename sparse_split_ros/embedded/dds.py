@@ -12,6 +12,7 @@ Python listeners, and writing and waiting release the interpreter lock.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import os
 import threading
@@ -210,8 +211,9 @@ class DdsWaiter:
         self._was_set = ctypes.c_bool()
         _attach(self._set, self._guard, 0)
         # What comes and goes is kept by the readers of built-in topics until it is taken.
-        for reader in domain.discovery:
-            _attach(self._set, reader, 1)
+        self._arrivals = [_read_condition(reader, _ANY_STATE) for reader in domain.discovery]
+        for condition in self._arrivals:
+            _attach(self._set, condition, 1)
 
     def attach(self, port: Any) -> None:
         with self._lock:
@@ -257,8 +259,8 @@ class DdsWaiter:
     def close(self) -> None:
         for port in list(self._ports.values()):
             self.detach(port)
-        _delete(self._set)
-        _delete(self._guard)
+        for one in (self._set, self._guard, *self._arrivals):
+            _delete(one)
 
 
 class DdsTransport:
@@ -314,9 +316,10 @@ class DdsTransport:
         return [int(reader._ref) for reader, _ in self._seen.values()]
 
     def discover(self) -> None:
-        """Take in who and what has come and gone."""
-        for topic in self._seen:
-            self._alive(topic)
+        """Take in who and what has come and gone; nothing once the process has left the domain."""
+        with contextlib.suppress(DDSException):
+            for topic in self._seen:
+                self._alive(topic)
 
     def add_node(self, node: NodeInfo) -> None:
         with self._lock:
