@@ -40,6 +40,14 @@ def test_codes_arrive_as_they_left(bits: int, channels: int, side: int, seed: in
     torch.testing.assert_close(unpack(packed, tuple(codes.shape[1:]), bits), codes)
 
 
+@pytest.mark.parametrize('bits', range(1, 9))
+def test_every_level_comes_back_of_bfloat16_too(bits: int) -> None:
+    top = (1 << bits) - 1
+    levels = torch.arange(top + 1) / top
+    x = quantise(levels.view(1, 1, 1, -1).to(torch.bfloat16), bits)
+    assert torch.equal(unpack(pack(x, bits), (1, 1, top + 1), bits).flatten(), levels)
+
+
 def test_codes_of_another_size_are_refused() -> None:
     with pytest.raises(TrainingError, match=r'7 bytes came, \(2, 4, 4\) needs 16'):
         unpack(torch.zeros(1, 7, dtype=torch.uint8), (2, 4, 4), 4)
