@@ -57,6 +57,12 @@ def test_less_photometric_strength_changes_less() -> None:
     assert 0 < weak < 0.6 * full
 
 
+def test_light_in_weather_is_varied_no_more_than_asked(monkeypatch: Any) -> None:
+    monkeypatch.setattr(augmenting.weather, 'apply', lambda name, image, *_: image)
+    still = Augmentation(1.0, ('day',), geometric=0.0, photometric=0.0)
+    np.testing.assert_array_equal(augment(np.random.default_rng(1), flat(), still), flat())
+
+
 def test_equal_seeds_give_equal_images() -> None:
     how = Augmentation(0.5, ('fog', 'rain'), photometric=0.5)
     one, other = (augment(np.random.default_rng(7), flat(), how) for _ in range(2))

@@ -142,7 +142,9 @@ def test_a_checkpoint_s_network_is_built_without_the_weights_it_began_with() -> 
     assert build('mobilenet_v3_small', 4, size=64, weights='gone.pth').input_shape == (3, 64, 64)
 
 
-@pytest.mark.parametrize('smaller', [{'narrow': 0.5}, {'channels': {'stages.0.0.0': 8}}])
+@pytest.mark.parametrize('smaller', [
+    {'narrow': 0.5}, {'channels': {'stages.0.0.0': 8}}, {'density': 0.25},
+])  # fmt: skip
 def test_trained_weights_are_not_thinned_at_random(smaller: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r'weights .* are of the whole network'):
         build('mobilenet_v2', 5, size=32, weights='IMAGENET1K_V2', **smaller)

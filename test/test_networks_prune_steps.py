@@ -60,6 +60,11 @@ def test_precrop_keeps_the_root_of_a_density_on_either_side(target: float) -> No
     assert all(abs(got[name] - largest[name]) <= 2 for name in got), (got, largest)
 
 
+def test_a_network_that_nothing_flows_through_is_refused() -> None:
+    with pytest.raises(pruning.PruneError, match='prune less'):
+        pruning._best({'a': torch.zeros(3, 4), 'b': torch.zeros(5)}, 0.5)
+
+
 def test_synflow_prunes_exponentially_in_rounds(monkeypatch: Any) -> None:
     asked, best = [], pruning._best
 

@@ -162,10 +162,10 @@ def _augmented(
     if met is None and rng.random() < how.weather:
         met = how.conditions[rng.integers(len(how.conditions))]
         image = weather.apply(met, image, rng.uniform(*how.severity), rng)
-    if met is not None:
-        return _expose(rng, image, 0.4), met
     if how.photometric == 0:
-        return image, None
+        return image, met
+    if met is not None:
+        return _expose(rng, image, min(0.4, how.photometric)), met
     if how.photometric == 1 or rng.random() < how.photometric:
         image = _blur(rng, image)
     return _expose(rng, image, how.photometric), None

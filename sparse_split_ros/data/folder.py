@@ -107,16 +107,17 @@ def _load_table(root: Path, split: str, size: int) -> LabelledImages:
                 f'{root / LABELS}: the task {name!r} has the one class {classes[0]!r}, expected '
                 'two or more'
             )
-    order = list(dict.fromkeys(_group_of(path, root) for path in labelled))
+    names_of_groups = dict.fromkeys(_group_of(path, root) for path in labelled)
+    number = {group: count for count, group in enumerate(names_of_groups)}
     rows = [
-        (path, order.index(group))
+        (path, number[group])
         for _, found in sorted(table_groups(root, labelled).items())
         for group in divide(found, split)
         for path in found[group]
     ]
     images = read_images((path for path, _ in rows), size)
     labels = [labelled[path] for path, _ in rows]
-    numbers = np.array([number for _, number in rows], np.int64)
+    numbers = np.array([each for _, each in rows], np.int64)
     try:
         return LabelledImages.of_labels(images, labels, numbers, tasks)
     except DatasetError as error:

@@ -300,7 +300,12 @@ def _least(scores: Tensors, share: float, sample: int | None = None) -> float:
     every = torch.cat([values.flatten()[::step] for values in scores.values()])
     count = max(1, round(share * len(every)))
     least = float(every.kthvalue(len(every) - count + 1).values)
-    return least if least > 0 else float(every[every > 0].min())
+    if least > 0:
+        return least
+    some = every[every > 0]
+    if not len(some):
+        raise PruneError('no weight is left that anything flows through: prune less')
+    return float(some.min())
 
 
 def _sensitivity(

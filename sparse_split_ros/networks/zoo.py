@@ -149,10 +149,10 @@ def build(
         raise ValueError(f'masks is {masks!r}, expected the name of a file')
     check_counts(0, pattern_seed=pattern_seed)
     check_counts(block_width=block_width)
-    if arguments.get('weights') is not None and (narrow != 1 or channels):
+    if arguments.get('weights') is not None and (narrow != 1 or channels or density < 1):
         raise ValueError(
-            f'weights {arguments["weights"]!r} are of the whole network: narrow and channels would '
-            'keep any part of them; train the smaller network without weights'
+            f'weights {arguments["weights"]!r} are of the whole network: narrow, channels and '
+            'density would keep any part of them; train the smaller network without weights'
         )
     network = _drawn(name, classes, pretrained, arguments)
     if narrow != 1:
