@@ -246,7 +246,7 @@ def test_where_nothing_can_be_locked_a_training_goes_on(
 
     monkeypatch.setattr('fcntl.flock', unknown)
     assert free(tmp_path, 'cloud')
-    assert 'cannot be locked (No locks available): start no other training' in caplog.text
+    assert 'cannot be locked (No locks available): start no other run' in caplog.text
 
 
 def test_edge_and_cloud_and_processes_of_one_training_may_share_a_directory(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from sparse_split_ros.evaluation.metrics import SUMMARY_FORMAT
 
+_log = logging.getLogger(__name__)
 PARTS, PLAN = '.parts', 'plan.json'
 """Where the parts of an unfinished run lie, and what they are parts of."""
 PICTURES = frozenset({
@@ -44,15 +46,11 @@ def reserved(folder: Path | None) -> Iterator[None]:
     # Locked is the folder itself, so that no file is left over, and none by who is killed.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not lock(descriptor, folder):
             raise OutputError(
                 f'{folder}: another run is writing there: wait for its end, or name another '
                 'folder by --out'
-            ) from error
-        except OSError:
-            pass  # NFS locks no folders: there, as before, everyone has to take care.
+            )
         _check_ours(folder)
         yield
     finally:
@@ -60,6 +58,20 @@ def reserved(folder: Path | None) -> Iterator[None]:
         if new:
             with suppress(OSError):
                 folder.rmdir()
+
+
+def lock(descriptor: int, path: Path) -> bool:
+    """Lock an open file or folder; False while another process has it.
+
+    The lock ends with the descriptor. Where there are none, that is logged, and True.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:  # of some network file systems
+        _log.warning('%s: cannot be locked (%s): start no other run there', path, error.strerror)
+    return True
 
 
 def _check_ours(folder: Path) -> None:

@@ -161,7 +161,7 @@ class Head:
         session: int,
         seed: int = 0,
         max_in_flight: int = 64,
-        complain: Callable[[str, str], None] | None = None,
+        complain: Callable[[str, str], None] = lambda kind, text: None,
     ) -> None:
         self.policy = policy
         self.deadline = deadline
@@ -225,11 +225,10 @@ class Head:
 
     def _fault(self, event: str, error: Exception) -> None:
         self.counts.policy_faults += 1
-        if self._complain is not None:
-            *_, (frame, line) = traceback.walk_tb(error.__traceback__)
-            place = f'{Path(frame.f_code.co_filename).name}:{line}'
-            # A kind for each event, so that one that fails on every frame does not hide another.
-            self._complain(f'policy {event}', f'{type(error).__name__}: {error} ({place})')
+        *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+        place = f'{Path(frame.f_code.co_filename).name}:{line}'
+        # A kind for each event, so that one that fails on every frame does not hide another.
+        self._complain(f'policy {event}', f'{type(error).__name__}: {error} ({place})')
 
     def failed(self, sequence: int) -> None:
         """The network failed on a frame: it is given up and counted."""
@@ -304,8 +303,7 @@ class Head:
         except (CodecError, FrameError) as error:
             # What the robot found stands.
             self.counts.unsendable += 1
-            if self._complain is not None:
-                self._complain('features not sent', str(error))
+            self._complain('features not sent', str(error))
             return None
         frame.size, frame.sent = len(data), now
         self.tracker.sent(InFlight(sequence, len(data), now, deadline, flag))

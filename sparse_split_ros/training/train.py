@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from sparse_split_ros.data.datasets import LabelledImages, join
 from sparse_split_ros.data.drawn import load_drawn
+from sparse_split_ros.evaluation.output import lock
 from sparse_split_ros.training import hierarchical, joint, remote
 from sparse_split_ros.training.program import ExportError, check_exportable
 from sparse_split_ros.training.recipe import Recipe, TrainingError, build_network, load_split
@@ -84,18 +84,11 @@ def alone(out: str | os.PathLike[str], **sides: bool) -> Iterator[None]:
             path = Path(out) / f'.{side}.lock'
             path.parent.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(path.open('a'))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            if not lock(file.fileno(), path):
                 raise TrainingError(
                     f'{out}: another training is at work there: wait for its end, or give another '
                     '--out'
-                ) from error
-            except OSError as error:  # some network file systems have no locks
-                _log.warning(
-                    '%s: cannot be locked (%s): start no other training there', path, error.strerror
                 )
-                continue
             # A worker, which outlives us by seconds where we are killed, would hold the lock too.
             os.register_at_fork(after_in_child=file.close)
         yield
