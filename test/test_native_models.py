@@ -139,8 +139,9 @@ def networks(draw: st.DrawFn) -> tuple[dict[str, Any], Tensors]:
             put('concat', parts, (sum(shapes[part][0] for part in parts), h, w))
         elif kind == 'pool':
             name = draw(st.sampled_from(['max_pool', 'avg_pool']))
-            kernel, padding = draw(st.sampled_from([(2, 0), (2, 1), (3, 0), (3, 1), (4, 1)]))
-            stride = draw(st.integers(1, 3))
+            windows = [(2, 0), (2, 1), (3, 0), (3, 1), (4, 1), (10, 4)]
+            kernel, padding = draw(st.sampled_from(windows))
+            stride = draw(st.sampled_from([1, 2, 3, 10]))
             ceil_mode = draw(st.booleans())
             # Rounded up, a window may be larger than the padded image, by less than its stride.
             if min(h, w) + 2 * padding - kernel + (stride - 1) * ceil_mode < 0:

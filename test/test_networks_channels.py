@@ -151,8 +151,8 @@ def test_a_narrow_network_is_the_one_drawn_with_fewer_channels() -> None:
         build('compact', 5, narrow=2)
 
 
+@pytest.mark.usefixtures('torchvision')
 def test_blocks_with_channels_on_the_last_axis_keep_them() -> None:
-    pytest.importorskip('torchvision')
     network = build('convnext_tiny', 3, size=32)
     assert not [group.name for group in groups(network) if '.block.' in group.name]
     with pytest.raises(ValueError, match='no channels of convnext_tiny can be removed'):

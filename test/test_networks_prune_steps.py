@@ -115,3 +115,23 @@ def test_the_flow_is_kept_whatever_the_activations(activation: type[nn.Module]) 
     plain = pruning._Flow(chain()).scores()
     for name, values in flow.scores().items():
         torch.testing.assert_close(values, plain[name])
+
+
+@pytest.mark.parametrize('function', [nn.Sigmoid, nn.Hardsigmoid])
+def test_a_gate_shares_the_flow_of_what_it_lets_through(
+    torchvision: Any, function: type[nn.Module]
+) -> None:
+    network = chain()
+    first = network.stages[0][0]
+    gate = torchvision.ops.SqueezeExcitation
+    first.append(gate(first[0].out_channels, 4, scale_activation=function))
+    flow = pruning._Flow(network).scores()
+    plain = pruning._Flow(chain()).scores()
+    for name, values in plain.items():
+        torch.testing.assert_close(flow[name], values)
+    opens, squeezes = (flow[f'stages.0.0.{len(first) - 1}.{name}'] for name in ('fc2', 'fc1'))
+    through = plain['stages.0.0.0'].flatten(1).sum(1)
+    torch.testing.assert_close(opens.flatten(1).sum(1), through)
+    torch.testing.assert_close(squeezes.flatten(1).sum(1), opens.flatten(1).sum(0))
+    kept = pruning.prune(network, 'synflow', 0.1).masks
+    assert all(bool(mask.any()) for mask in kept.values())

@@ -11,14 +11,14 @@
 namespace sparse_split {
 namespace {
 
-void check_window(const Window& window) {
+void check_window(const Window& window, int max_stride = kMaxStride) {
   for (int axis : {0, 1}) {
     const int kernel = window.kernel[axis], stride = window.stride[axis];
     const int padding = window.padding[axis], dilation = window.dilation[axis];
     require(kernel >= 1 && kernel <= kMaxSide && stride >= 1 && padding >= 0 && dilation >= 1,
             "a window of kernel " + to_string(kernel) + ", stride " + to_string(stride) +
                 ", padding " + to_string(padding) + ", dilation " + to_string(dilation));
-    require<NoKernel>(stride <= kMaxStride && dilation <= kMaxStride &&
+    require<NoKernel>(stride <= max_stride && dilation <= kMaxStride &&
                              padding <= dilation * (kernel - 1),
                          "stride " + to_string(stride) + ", dilation " + to_string(dilation) +
                              ", padding " + to_string(padding) + " of a kernel " +
@@ -339,7 +339,7 @@ int Program::pool(int x, Pooling kind, const Window& window, bool ceil_mode,
                   bool count_include_pad) {
   const Planned in = known(x, "the input");
   require<NoKernel>(!in.planar, "pooling of an image in planes");
-  check_window(window);
+  check_window(window, kMaxSide);
   for (int axis : {0, 1}) {
     require<NoKernel>(window.dilation[axis] == 1, "pooling with dilation");
     require(2 * window.padding[axis] <= window.kernel[axis],

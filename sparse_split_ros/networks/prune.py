@@ -47,6 +47,8 @@ _ROUNDS = 30
 _STEP = 0.7
 """What a round of reconvene leaves of the weights."""
 _SAMPLE = 1 << 20
+_GATES = (nn.Sigmoid, nn.Hardsigmoid)
+"""What ends a squeeze and excitation."""
 _LARGEST = 30.0
 """The power of ten that the product of all layers' gains may reach."""
 
@@ -209,16 +211,35 @@ def _neutral(network: StagedNetwork) -> StagedNetwork:
     return copied
 
 
+class _Gate(nn.Module):
+    """An open gate, whose weights share the flow of the channels that it lets through.
+
+    A sigmoid would be saturated and hide them. The value is 1 whatever opens it, or a product of
+    gates would leave float32, and the derivative that of a logarithm.
+    """
+
+    def forward(self, opening: Tensor) -> Tensor:
+        log = opening.clamp(min=torch.finfo(opening.dtype).tiny).log()
+        return 1 + log - log.detach()
+
+
 class _Flow:
     """SynFlow's linear network: magnitudes only, no biases, norms and activations the identity."""
 
     def __init__(self, network: StagedNetwork) -> None:
         self._network = _neutral(network).eval()
         for layer in list(self._network.modules()):
-            for name, inner in layer.named_children():
+            children = dict(layer.named_children())
+            gated = any(isinstance(child, _GATES) for child in children.values())
+            for name, child in children.items():
                 # All values are positive, which ReLU leaves alone; these would bend or cut them.
-                if isinstance(inner, (nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish)):
+                if isinstance(child, (nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish)):
                     setattr(layer, name, nn.Identity())
+                elif isinstance(child, _GATES):
+                    setattr(layer, name, _Gate())
+                elif gated and isinstance(child, nn.AdaptiveAvgPool2d):
+                    # What a gate looks at has its flow already: by the way that is gated.
+                    child.register_forward_pre_hook(lambda _, images: images[0].detach())
         self.weights = _weights(self._network)
         with torch.no_grad():
             for name, parameter in self._network.named_parameters():
