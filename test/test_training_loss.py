@@ -49,6 +49,22 @@ def test_the_loss_is_that_of_the_papers() -> None:
     torch.testing.assert_close(joint.joint_loss(logits, labels, ODD), hard[3] + 0.7 * early)
 
 
+def test_of_a_teacher_every_exit_learns() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = {k: 3 * torch.randn(5, 4, generator=generator) for k in (0, 2)}
+    taught = 3 * torch.randn(5, 4, generator=generator)
+    labels = torch.tensor([0, 1, 2, 3, 0])
+    target = 0.9 * F.one_hot(labels, 4) + 0.1 / 4
+    soft = (taught / 3).softmax(1)
+    each = {
+        k: -0.8 * (target * v.log_softmax(1)).sum(1).mean()
+        + 0.2 * 9 * (soft * (soft.log() - (v / 3).log_softmax(1))).sum(1).mean()
+        for k, v in logits.items()
+    }
+    found = joint.joint_loss(logits, labels, ODD, taught)
+    torch.testing.assert_close(found, each[2] + 0.7 * each[0])
+
+
 class Watched(nn.Module):
     """Says the same of everything and remembers what it was asked."""
 
@@ -72,6 +88,7 @@ def test_half_of_the_steps_pass_the_default_split_and_the_asked_share_of_rows_is
     state: Any = SimpleNamespace(
         recipe=ODD, network=network, parallel=network, tasks={'': 'rgb'},
         group=Processes(0, 1, torch.device('cpu')), spec=input_spec(ODD, small()),
+        teacher=None,
         learner=SimpleNamespace(step=lambda loss, total: losses.append((loss.item(), total))),
     )  # fmt: skip
     mean = joint._epoch(state, data, 0)

@@ -3,9 +3,9 @@
 """Train all stages, exits and bottlenecks of a network together.
 
 Every exit learns from the labels and from the final exit (self-distillation: Zhang et al., "Be your
-own teacher", ICCV 2019). In each step one split is drawn and half of the batch passes its
-bottleneck, so the stages behind a cut learn on what they will be given: features sent whole, and
-features coded.
+own teacher", ICCV 2019), or from a teacher that was trained before. In each step one split is drawn
+and half of the batch passes its bottleneck, so the stages behind a cut learn on what they will be
+given: features sent whole, and features coded.
 
 The run writes log.csv, curves.png, last.* (everything needed to go on) and best.* (the averaged
 weights with the best score on the selection split) to a directory.
@@ -44,6 +44,7 @@ from sparse_split_ros.training.recipe import (
     completed,
     input_spec,
 )
+from sparse_split_ros.training.teacher import Teacher
 
 
 def fit(
@@ -144,6 +145,9 @@ class _State:
         self.network: StagedNetwork = network.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.learner = Learner(self.network, recipe)
         self.spec = input_spec(recipe, self.network)
+        self.teacher = (
+            Teacher(recipe, tasks, self.spec.shape, group.device) if recipe.teacher else None
+        )
         # Every step leaves the bottlenecks of the other splits without a gradient.
         self.parallel: nn.Module = (
             self.network
@@ -161,6 +165,7 @@ class _State:
             **({'tasks': self.tasks} if len(self.tasks) > 1 else {}),
             'learned_on': self.learned_on,
             'chosen_on': self.chosen_on,
+            **({'taught_by': self.teacher.digest} if self.teacher else {}),
             'epoch': self.epoch,
             'steps': self.learner.steps,
             'history': self.log.rows,
@@ -215,14 +220,16 @@ def _epoch(state: _State, dataset: AugmentedBatches, epoch: int) -> float:
     )  # fmt: skip
     for images, truth in bar:
         labels = truth.to(group.device)
-        x = normalise(images.to(group.device), state.spec)
+        seen = images.to(group.device)
+        x = normalise(seen, state.spec)
         split = recipe.cut if rng.random() < 0.5 else int(rng.choice(network.split_stages))
         rows = rng.random(len(labels) * group.world)[group.rank :: group.world] < recipe.coded
         coded = torch.from_numpy(rows).to(group.device)
         mixed = recipe.precision == 'bfloat16'
         with torch.autocast(group.device.type, torch.bfloat16, enabled=mixed):
             output = state.parallel(x, split, coded)
-        loss = tasks_loss(output.logits, labels, state.tasks, recipe)
+            taught = state.teacher.answer(seen) if state.teacher else None
+        loss = tasks_loss(output.logits, labels, state.tasks, recipe, taught)
         if output.distortion is not None:
             loss = loss + recipe.distortion * output.distortion.float()
         value = finite(group.mean(loss), epoch, recipe)
@@ -236,39 +243,48 @@ def tasks_loss(
     labels: Tensor,
     tasks: Mapping[str, Sized],
     recipe: Recipe,
+    taught: Tensor | None = None,
 ) -> Tensor:
     """The weighted sum of the `joint_loss` of each task (Capogrosso et al., MTL-Split, DAC 2024).
 
-    `logits` are (N, K) by stage, of all tasks side by side; `labels` (N,), or (N, T) of T tasks.
+    `logits` are (N, K) by stage, of all tasks side by side, and so are `taught`, a teacher's;
+    `labels` (N,), or (N, T) of T tasks.
     """
     total = torch.zeros((), device=labels.device)
     first = 0
     for (name, classes), column in zip(tasks.items(), labels.view(len(labels), -1).unbind(1)):
-        part = {stage: values[:, first : first + len(classes)] for stage, values in logits.items()}
-        total = total + recipe.task_weights.get(name, 1.0) * joint_loss(part, column, recipe)
+        own = slice(first, first + len(classes))
+        part = {stage: values[:, own] for stage, values in logits.items()}
+        answer = None if taught is None else taught[:, own]
+        weight = recipe.task_weights.get(name, 1.0)
+        total = total + weight * joint_loss(part, column, recipe, answer)
         first += len(classes)
     return total
 
 
-def joint_loss(logits: Mapping[int, Tensor], labels: Tensor, recipe: Recipe) -> Tensor:
+def joint_loss(
+    logits: Mapping[int, Tensor], labels: Tensor, recipe: Recipe, taught: Tensor | None = None
+) -> Tensor:
     """Cross-entropy of every exit, and of the early ones towards the final exit's answer.
 
+    With `taught`, a teacher's logits (N, K), it is of all exits towards the teacher's answer.
     `logits` are (N, K) by stage, `labels` (N,). The softened loss is scaled by the squared
     temperature (Hinton et al., arXiv 1503.02531), so that its gradient keeps its size.
     """
     final = max(logits)
     temperature = recipe.distillation_temperature
-    teacher = F.softmax(logits[final].detach().float() / temperature, dim=1)
+    answer = logits[final].detach() if taught is None else taught
+    teacher = F.softmax(answer.float() / temperature, dim=1)
     total = logits[final].new_zeros((), dtype=torch.float32)
     for stage, values in logits.items():
         hard = F.cross_entropy(values.float(), labels, label_smoothing=recipe.label_smoothing)
-        if stage == final:
+        if stage == final and taught is None:
             total = total + hard
             continue
         student = F.log_softmax(values.float() / temperature, dim=1)
         soft = F.kl_div(student, teacher, reduction='batchmean') * temperature**2
-        share = recipe.distillation
-        total = total + recipe.early_weight * ((1 - share) * hard + share * soft)
+        weight, share = 1.0 if stage == final else recipe.early_weight, recipe.distillation
+        total = total + weight * ((1 - share) * hard + share * soft)
     return total
 
 

@@ -34,6 +34,7 @@ _KINDS: dict[Any, tuple[type | tuple[type, ...], str]] = {
     'float': ((int, float), 'a number, written like 0.001 or 1.0e-3'),
     'int': (int, 'a whole number'),
     'str': (str, 'a text'),
+    'str | None': ((str, type(None)), 'a text'),
 }
 """What values of a field of each type are, and how to say so."""
 
@@ -84,6 +85,8 @@ class Recipe:
     distillation: float = 0.5
     """Share of an early exit's loss that the final exit's softened answer has."""
     distillation_temperature: float = 2.0
+    teacher: str | None = None
+    """A run, or a checkpoint, whose answers all exits learn from instead, the final one too."""
     label_smoothing: float = 0.05
     task_weights: Mapping[str, float] = field(default_factory=dict)
     """Of several tasks: the weight of each one's loss by its name, 1 where it is left out."""
@@ -188,6 +191,10 @@ class Recipe:
             raise TrainingError(
                 f'recipe: task_weights is {self.task_weights!r}, expected "task: number" lines, '
                 'each number more than 0'
+            )
+        if self.teacher and self.hierarchical:
+            raise TrainingError(
+                'recipe: a hierarchical training has no teacher, as the cloud sees no images'
             )
         if self.drawn and self.dataset not in ('gtsrb', 'gtsrb_weather'):
             raise TrainingError('recipe: drawn signs join GTSRB only, not classes of your own')
