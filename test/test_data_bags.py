@@ -245,11 +245,19 @@ def test_an_empty_image_topic_is_an_error(tmp_path: Path) -> None:
         list(read_bag(tmp_path / 'bag'))
 
 
-def test_an_unknown_encoding_is_an_error_that_names_it(tmp_path: Path) -> None:
-    message = image_message(STAMP, 'thermal12', np.zeros((4, 4, 3), np.uint8), 12)
-    bag = record(tmp_path / 'bag', ('/image', IMAGE, message))
-    with pytest.raises(BagError, match='thermal12'):
-        list(read_bag(bag))
+def test_an_image_that_cannot_be_decoded_costs_no_other(tmp_path: Path) -> None:
+    pixels = np.full((4, 4, 3), 7, np.uint8)
+    kinds = ('rgb8', 'thermal12', 'rgb8')
+    messages = [
+        ('/image', IMAGE, image_message(STAMP + i, kind, pixels, 12))
+        for i, kind in enumerate(kinds)
+    ]
+    first, odd, last = read_bag(record(tmp_path / 'bag', *messages))
+    assert not odd.image.size and odd.stamp_ns == STAMP + 1
+    assert f"/image' at {STAMP + 1} ns: " in odd.error and 'thermal12' in odd.error
+    for frame in (first, last):
+        assert not frame.error
+        np.testing.assert_array_equal(frame.image, pixels)
 
 
 def test_a_missing_bag_is_an_error(tmp_path: Path) -> None:

@@ -4,15 +4,19 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from sparse_split_ros.data import bags
 from sparse_split_ros.data.bags import BagError, Frame, write_bag
 from sparse_split_ros.data.datasets import DatasetError
 from sparse_split_ros.data.gtsrb import FILE_NAME, GtsrbError
+from sparse_split_ros.data.images import ImageError
 from sparse_split_ros.data.registry import SOURCES, load_bag, load_gtsrb
 
 SPLITS = ('train', 'select', 'report')
@@ -117,6 +121,31 @@ def test_a_task_with_the_name_of_the_first_is_refused(tmp_path: Path) -> None:
     frame = Frame(1, 'camera', np.zeros((24, 30, 3), np.uint8), 'box', others={'class': 'cup'})
     write_bag(tmp_path / 'bag', [frame])
     with pytest.raises(DatasetError, match='holds ground_truth/class; class is what the task on'):
+        load_bag(tmp_path / 'bag', 'train', 16)
+
+
+def test_images_that_cannot_be_decoded_are_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(tmp_path / 'bag', ['box', 'cup'] * 10)
+    good = load_bag(tmp_path / 'bag', 'train', 16)
+    assert not good.passed_over
+    decode, bad = bags.decode_image, itertools.cycle([False, False, True, False, False])
+
+    def decoded(*message: Any) -> Any:
+        if next(bad):
+            raise ImageError('worn out')
+        return decode(*message)
+
+    monkeypatch.setattr(bags, 'decode_image', decoded)
+    train = load_bag(tmp_path / 'bag', 'train', 16)
+    assert len(train) == len(good) * 4 // 5
+    np.testing.assert_array_equal(train.groups, np.repeat(np.arange(14), 4))
+    ((why, count),) = train.passed_over.items()
+    assert count == 20 and why.startswith('cannot be decoded, first bag ') and 'worn out' in why
+
+    bad = itertools.repeat(True)
+    with pytest.raises(DatasetError, match=r'of 0 labels .*; 100 cannot be decoded, first .* worn'):
         load_bag(tmp_path / 'bag', 'train', 16)
 
 

@@ -208,6 +208,22 @@ def test_a_truncated_bag_has_results_until_there_and_says_so(
     assert result.summary['errors'] == result.problems
 
 
+def test_a_bad_image_in_a_bag_is_rejected_alone(
+    world: World, frames: list[Frame], tmp_path: Path
+) -> None:
+    with Recording(tmp_path / 'bag') as bag:
+        for index, frame in enumerate(frames):
+            message = image_message(frame.image, recorded_header(frame.stamp_ns, 'camera'))
+            message.encoding = 'thermal12' if index in (3, 8) else message.encoding
+            bag.write('/image', IMAGE, frame.stamp_ns, serialize_message(message))
+    result = run(world, tmp_path / 'bag')
+    assert result.summary['frames'] == FRAMES
+    (problem,) = result.problems
+    assert '2 of 40 images are rejected, first ' in problem and 'thermal12' in problem
+    rejected = [each.index for each in result.outcomes['fixed'] if each.answer is None]
+    assert rejected == [3, 8]
+
+
 def test_one_bad_bag_does_not_cost_the_others(
     world: World, frames: list[Frame], tmp_path: Path
 ) -> None:

@@ -389,8 +389,8 @@ def test_files_that_are_passed_over_are_counted(
 ) -> None:
     (tmp_path / 'recipe.yaml').write_text(yaml.safe_dump(RECIPE | {'epochs': 1}))
     (photos / 'notes.txt').write_text('of no class')
-    for name, told in (('a.GIF', '1 file passed over (.gif)'),
-                       ('b.heic', '2 files passed over (.gif, .heic)')):  # fmt: skip
+    for name, told in (('a.GIF', '1 passed over (.gif)'),
+                       ('b.heic', '2 passed over (.gif, .heic)')):  # fmt: skip
         (photos / CLASSES[0] / name).write_bytes(b'')
         train(tmp_path / 'recipe.yaml', tmp_path / name, photos)
         assert f'4 to choose the epoch on; {told}\n' in capsys.readouterr().out

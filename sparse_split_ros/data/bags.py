@@ -145,11 +145,11 @@ def read_bag(path: str | os.PathLike[str], image_topic: str | None = None) -> It
     label and the scene are those classifications on `ground_truth` and `scene`, beside the image
     topic or at the root, whose header has the image's stamp; they may not say different things at
     one stamp. Labels of further tasks are on `ground_truth/NAME`. Images are decoded one at a time;
-    of a bag whose files are compressed, rosbags keeps a decompressed copy on disk meanwhile.
+    of a bag whose files are compressed, rosbags keeps a decompressed copy on disk meanwhile. One
+    that cannot be decoded is a frame with an `error`, and costs none of the others.
 
     Raises BagError, at the first frame or where the damage is, when the bag is unreadable or
-    truncated, holds no images, lacks the topic, labels or scenes contradict each other, or an image
-    cannot be decoded.
+    truncated, holds no images, lacks the topic, or labels or scenes contradict each other.
     """
     bag = Path(path)
     with contextlib.closing(_open(bag)) as reader:
@@ -170,12 +170,13 @@ def read_bag(path: str | os.PathLike[str], image_topic: str | None = None) -> It
             message = _deserialize(bag, connection, raw)
             stamp = _stamp(message)
             name, severity = scenes.get(stamp, (None, 0.0))
-            image = _decode(bag, connection, message)
+            image, error = _decode(bag, connection, message)
             count += 1
             known = {task: said[stamp] for task, said in others.items() if stamp in said}
             yield Frame(
-                stamp, message.header.frame_id, image, labels.get(stamp), name, severity, known
-            )
+                stamp, message.header.frame_id, image, labels.get(stamp), name, severity, known,
+                error=error,
+            )  # fmt: skip
         if count == 0:
             raise BagError(f"bag {bag}: topic '{topic}' holds no images")
         expected = sum(connection.msgcount for connection in images)
@@ -457,11 +458,12 @@ def _stamp(message: Any) -> int:
     return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
 
 
-def _decode(bag: Path, connection: Connection, message: Any) -> npt.NDArray[np.uint8]:
+def _decode(bag: Path, connection: Connection, message: Any) -> tuple[npt.NDArray[np.uint8], str]:
+    """The pixels, or none and why."""
     try:
         if connection.msgtype == COMPRESSED:
-            return decode_compressed(message.data)
-        return decode_image(
+            return decode_compressed(message.data), ''
+        image = decode_image(
             message.height,
             message.width,
             message.encoding,
@@ -470,9 +472,9 @@ def _decode(bag: Path, connection: Connection, message: Any) -> npt.NDArray[np.u
             message.data,
         )
     except ImageError as error:
-        raise BagError(
-            f"bag {bag}: the image of '{connection.topic}' at {_stamp(message)} ns: {error}"
-        ) from error
+        where = f"bag {bag}: the image of '{connection.topic}' at {_stamp(message)} ns"
+        return np.empty((0, 0, 3), np.uint8), f'{where}: {error}'
+    return image, ''
 
 
 @functools.cache

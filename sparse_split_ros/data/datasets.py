@@ -28,7 +28,7 @@ class LabelledImages:
 
     A group is what must not be torn apart when data is divided or resampled, such as the frames of
     one physical sign. `origin` says where the images come from, where a name does not, and
-    `passed_over` counts the files beside them, by their endings, that were not read.
+    `passed_over` counts what was beside them and not read, by the ending of a file or the reason.
 
     Of several tasks, labels are (N, T), `tasks` the classes of each by its name, and `classes` all
     of them, side by side. A single task has no name.

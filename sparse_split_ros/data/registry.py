@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,16 +109,19 @@ def load_bag(data: str | os.PathLike[str] | None, split: str, size: int) -> Labe
     """One split of a labelled bag, or of all bags in a folder.
 
     Labels are the classifications on `ground_truth`, and those of further tasks on
-    `ground_truth/NAME`; images without one of each are passed over. Frames that follow one another
+    `ground_truth/NAME`; images without one of each are passed over, and so are those that cannot be
+    decoded. Frames that follow one another
     with the same label of the first task are one group, as they show the same thing.
     """
     if split not in gtsrb.SPLITS:
         raise DatasetError(f'unknown split {split!r}: expected one of {", ".join(gtsrb.SPLITS)}')
     root = find_data(data)
     runs: dict[str, list[tuple[dict[str, str], Images]]] = {}
+    broken: list[str] = []
     for bag in _bags(root):
-        for run, said, image in _labelled(bag, size):
+        for run, said, image in _labelled(bag, size, broken):
             runs.setdefault(run, []).append((said, image))
+    passed_over = {f'cannot be decoded, first {broken[0]}': len(broken)} if broken else {}
     further = {name for run in runs.values() for said, _ in run for name in said} - {_FIRST}
     names = [_FIRST, *sorted(further)]
     whole = {run: [f for f in its if len(f[0]) == len(names)] for run, its in runs.items()}
@@ -131,6 +135,7 @@ def load_bag(data: str | os.PathLike[str] | None, split: str, size: int) -> Labe
                 f'{root}: images of {len(found)} labels on {topic}, expected at least two; a label '
                 'is a vision_msgs/Classification with the stamp of its image'
                 + (f', and an image has one of each of {", ".join(names)}' if further else '')
+                + ''.join(f'; {count} {why}' for why, count in passed_over.items())
             )
         tasks[name] = tuple(found)
     chosen: list[str] = []
@@ -145,7 +150,8 @@ def load_bag(data: str | os.PathLike[str] | None, split: str, size: int) -> Labe
     labels, images = zip(*(frame for run in chosen for frame in kept[run]))
     groups = np.repeat(np.arange(len(chosen)), [len(kept[run]) for run in chosen])
     try:
-        return LabelledImages.of_labels(np.stack(images), labels, groups, tasks)
+        made = LabelledImages.of_labels(np.stack(images), labels, groups, tasks)
+        return replace(made, passed_over=passed_over)
     except DatasetError as error:
         raise DatasetError(f'{root}: {error} falls to {split}: record more') from error
 
@@ -158,8 +164,13 @@ def _bags(root: Path) -> list[Path]:
     return bags
 
 
-def _labelled(bag: Path, size: int) -> Iterator[tuple[str, dict[str, str], Images]]:
-    """The name of its group, the labels and the image of every labelled frame of a bag."""
+def _labelled(
+    bag: Path, size: int, broken: list[str]
+) -> Iterator[tuple[str, dict[str, str], Images]]:
+    """The name of its group, the labels and the image of every labelled frame of a bag.
+
+    Why one cannot be decoded joins `broken`.
+    """
     run, before = 0, None
     for frame in read_bag(bag):
         run += frame.label != before
@@ -169,7 +180,9 @@ def _labelled(bag: Path, size: int) -> Iterator[tuple[str, dict[str, str], Image
                 f'{bag}: holds ground_truth/{_FIRST}; {_FIRST} is what the task on ground_truth is '
                 'called, so give the other another name'
             )
-        if frame.label is not None:
+        if frame.error:
+            broken.append(frame.error)
+        elif frame.label is not None:
             said = {_FIRST: frame.label, **frame.others}
             yield f'{bag.name}/{run}', said, resize_to(frame.image, size, size)
 

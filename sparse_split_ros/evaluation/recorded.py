@@ -247,7 +247,7 @@ def images_of(path: Path, wanted: Mapping[Key, int]) -> Iterator[tuple[int, NDAr
         with suppress(BagError):
             for frame in read_bag(path, topic):
                 key = (*divmod(frame.stamp_ns, 1_000_000_000), frame.frame_id)
-                if key in wanted:
+                if key in wanted and not frame.error:
                     yield wanted[key], frame.image
 
 

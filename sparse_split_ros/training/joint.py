@@ -109,10 +109,9 @@ def fit(
 
 
 def _passed_over(counts: Mapping[str, int]) -> str:
-    """What to say of the files that were passed over, which a person may have taken for images."""
-    if not (total := sum(counts.values())):
-        return ''
-    return f'; {total} {"file" if total == 1 else "files"} passed over ({", ".join(counts)})'
+    """What to say of what was passed over, which a person may have taken for images."""
+    total = sum(counts.values())
+    return f'; {total} passed over ({", ".join(counts)})' if total else ''
 
 
 def check_weights(training: LabelledImages, recipe: Recipe) -> None:
