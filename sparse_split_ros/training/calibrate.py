@@ -98,7 +98,9 @@ def interval(
     _, member = np.unique(groups, return_inverse=True)
     total = np.bincount(member, weights=values)
     size = np.bincount(member)
-    drawn = np.random.default_rng(0).integers(len(size), size=(_DRAWS, len(size)))
-    means = total[drawn].sum(axis=1) / size[drawn].sum(axis=1)
+    rng, means = np.random.default_rng(0), []
+    for _ in range(_DRAWS):
+        drawn = rng.integers(len(size), size=len(size))
+        means.append(total[drawn].sum() / size[drawn].sum())
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
