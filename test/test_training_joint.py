@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 import multiprocessing
 import os
 import resource
@@ -285,7 +286,8 @@ def test_the_teacher_gets_no_gradient_from_its_pupils() -> None:
         ({'flip': 'no'}, "flip is 'no', expected true or false"),
         ({'flip': 1}, 'flip is 1, expected true or false'),
         ({'name': ''}, "name is '', expected a text"),
-        ({'threads': 100_000}, 'threads is 100000, expected at most 256'),
+        ({'threads': 100_000}, 'threads is 100000, expected 1 to 256'),
+        ({'learning_rate': math.inf}, 'learning_rate is inf, expected more than 0'),
         ({'seed': 1 << 32}, 'seed is 4294967296, expected 0 to 4294967295'),
         ({'early_weight': -1}, 'early_weight is -1, expected 0 or more'),
         ({'distortion': float('nan')}, 'distortion is nan, expected 0 or more'),

@@ -8,7 +8,7 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,21 @@ _KINDS: dict[Any, tuple[type | tuple[type, ...], str]] = {
     'str | None': ((str, type(None)), 'a text'),
 }
 """What values of a field of each type are, and how to say so."""
+_RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
+    ('0 to 1', lambda value: 0 <= value <= 1, (
+        'warmup', 'average', 'distillation', 'label_smoothing', 'coded', 'weather', 'threshold',
+        'geometric', 'photometric',
+    )),
+    ('0 or more', lambda value: 0 <= value < math.inf, (
+        'workers', 'patience', 'drawn', 'weight_decay', 'early_weight', 'distortion',
+    )),
+    ('more than 0', lambda value: 0 < value < math.inf, (
+        'epochs', 'batch_size', 'learning_rate', 'distillation_temperature',
+    )),
+    (f'1 to {MAX_THREADS}', lambda value: 1 <= value <= MAX_THREADS, ('threads',)),
+    (f'0 to {(1 << 32) - 1}', lambda value: 0 <= value < 1 << 32, ('seed',)),
+)  # fmt: skip
+"""What numbers are allowed, how to say so, and of which fields."""
 
 
 class TrainingError(Exception):
@@ -118,48 +133,12 @@ class Recipe:
     """Train what lies before and behind the split apart, no gradient between; `inline` with it."""
 
     def __post_init__(self) -> None:
-        for name in (
-            'epochs',
-            'batch_size',
-            'threads',
-            'learning_rate',
-            'distillation_temperature',
-        ):
-            if not getattr(self, name) > 0:
-                raise TrainingError(
-                    f'recipe: {name} is {getattr(self, name)}, expected more than 0'
-                )
-        if self.threads > MAX_THREADS:
-            raise TrainingError(
-                f'recipe: threads is {self.threads}, expected at most {MAX_THREADS}'
-            )
-        if not 0 <= self.seed < 1 << 32:
-            raise TrainingError(f'recipe: seed is {self.seed}, expected 0 to {(1 << 32) - 1}')
-        for name in (
-            'workers',
-            'patience',
-            'drawn',
-            'weight_decay',
-            'early_weight',
-            'distortion',
-        ):
-            if not getattr(self, name) >= 0:
-                raise TrainingError(f'recipe: {name} is {getattr(self, name)}, expected 0 or more')
+        for expected, holds, names in _RANGES:
+            for name in names:
+                if not holds(value := getattr(self, name)):
+                    raise TrainingError(f'recipe: {name} is {value}, expected {expected}')
         for name in ('mean', 'std'):
             _check_triple(name, getattr(self, name))
-        for name in (
-            'warmup',
-            'average',
-            'distillation',
-            'label_smoothing',
-            'coded',
-            'weather',
-            'threshold',
-            'geometric',
-            'photometric',
-        ):
-            if not 0 <= getattr(self, name) <= 1:
-                raise TrainingError(f'recipe: {name} is {getattr(self, name)}, expected 0 to 1')
         if self.codec not in SHIPPED_CODECS:
             raise TrainingError(
                 f'recipe: codec {self.codec!r}, expected one of {", ".join(SHIPPED_CODECS)}'
