@@ -125,8 +125,9 @@ def test_a_gate_shares_the_flow_of_what_it_lets_through(
     first = network.stages[0][0]
     gate = torchvision.ops.SqueezeExcitation
     first.append(gate(first[0].out_channels, 4, scale_activation=function))
-    flow = pruning._Flow(network).scores()
-    plain = pruning._Flow(chain()).scores()
+    gated, closed = pruning._Flow(network), pruning._Flow(chain())
+    torch.testing.assert_close(gated.exits(), closed.exits())  # a gate makes it no larger
+    flow, plain = gated.scores(), closed.scores()
     for name, values in plain.items():
         torch.testing.assert_close(flow[name], values)
     opens, squeezes = (flow[f'stages.0.0.{len(first) - 1}.{name}'] for name in ('fc2', 'fc1'))

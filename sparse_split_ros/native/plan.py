@@ -61,7 +61,6 @@ class Step:
 def fuse(model: Model) -> list[Step]:
     """The steps of `model`, in order. Raises GraphError where tensors are not made before read."""
     readers = Counter(name for operation in model.operations for name in operation.inputs)
-    readers['y'] += 1
     steps: list[Step] = []
     made: dict[str, int] = {'x': -1}
     for index, operation in enumerate(model.operations):
