@@ -309,26 +309,6 @@ void check_int8(int inputs, int outputs, int side, int kernel, int stride, bool 
     k.quantise(results.tensor, output.tensor, layer.output_scale, whole(output.tensor));
     codes.assign(output.memory.begin(), output.memory.end());
   });
-  Floats means(blocks_of(outputs) * kBlock);
-  compare_int8("int8 average", means, [&](const Int8Kernels& k) {
-    k.global_average(output.tensor, layer.output_scale, means.data(), 0, blocks_of(outputs));
-  });
-  CodedImage pooled(outputs, (output_side + 1) / 2, (output_side + 1) / 2);
-  Pool window;
-  window.kernel_h = window.kernel_w = 3;
-  window.stride_h = window.stride_w = 2;
-  window.pad_h = window.pad_w = 1;
-  Floats largest(pooled.memory.size());
-  compare_int8("int8 pool", largest, [&](const Int8Kernels& k) {
-    k.max_pool(output.tensor, pooled.tensor, window, whole(pooled.tensor));
-    largest.assign(pooled.memory.begin(), pooled.memory.end());
-  });
-  if (kernel == 1 && side == 1) {
-    compare_int8("int8 linear", codes, [&](const Int8Kernels& k) {
-      k.linear(layer, 0, blocks_of(outputs));
-      codes.assign(output.memory.begin(), output.memory.end());
-    });
-  }
 }
 
 // Whole frames: the answers of every instruction set and number of threads agree, a frame after the

@@ -113,21 +113,6 @@ def test_convolution(isa, case, grain):
 
 
 @each_isa
-@settings(max_examples=60, deadline=None)
-@given(case=layers())
-def test_linear(isa, case):
-    case |= {
-        'x': case['x'][:, :1, :1],
-        'weight': case['weight'][:, :, :1, :1],
-        'stride': (1, 1),
-        'padding': (0, 0),
-    }
-    case.pop('residual')
-    layer = int8.Layer(isa, **case)
-    check(layer.run_linear(), expected(layer, case, None), layer, case['output'])
-
-
-@each_isa
 @pytest.mark.parametrize('negative', [False, True])
 def test_sums_do_not_saturate(isa, negative):
     """The largest codes of both sides: 16 bits would overflow at the first pair."""
@@ -170,13 +155,3 @@ def test_rounding_to_codes(isa, span):
     assert np.abs(y - exact).max() <= step * 0.5001
     codes = y / step
     assert codes == pytest.approx(np.rint(codes), abs=1e-4)
-
-
-@each_isa
-@pytest.mark.parametrize('span', [(4.0, True), (4.0, False)])
-def test_pooling(isa, span):
-    x = np.random.default_rng(0).normal(0, 1.2, (21, 9, 8)).astype(np.float32)
-    codes = double(int8.rounded(isa, x, span))
-    y = int8.max_pool(isa, x, span, kernel=(3, 3), stride=(2, 2), padding=(1, 1), size=(5, 4))
-    assert np.array_equal(y, F.max_pool2d(codes, 3, 2, 1).float().numpy())
-    assert int8.global_average(isa, x, span) == pytest.approx(codes.mean((1, 2)).numpy(), abs=1e-5)

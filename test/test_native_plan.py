@@ -392,7 +392,7 @@ def test_a_graph_with_any_field_changed_is_refused_or_runs(bundle: Bundle, tmp_p
         (lambda p, x: p.binary(x, 5, False), 'does not exist'),
         (lambda p, x: p.concat([x, 44]), 'does not exist'),
         (lambda p, x: p.conv(x, TENSORS['w'], kernel=(3, 3), residual=7), 'does not exist'),
-        (lambda p, x: p.conv(x, TENSORS['w'], kernel=(3, 3), residual=x), 'the residual is'),
+        (lambda p, x: p.conv(x, TENSORS['w'], kernel=(3, 3), residual=x), 'operands of'),
         (lambda p, x: p.linear(x, TENSORS['dense']), 'flatten comes first'),
         (lambda p, x: p.unary(p.flatten(x, False), 'sigmoid'), 'a flat view'),
         (lambda p, x: p.conv(x, TENSORS['w'], kernel=(3, 3), low=2.0, high=1.0), 'a clamp'),

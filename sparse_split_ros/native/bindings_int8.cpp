@@ -44,7 +44,7 @@ Floats real_values(const Int8Kernels& kernels, const Codes& codes, Scale scale) 
   return real.array(best());
 }
 
-// A convolution or, on one pixel, a linear layer. Its output is real where `output` is left out.
+// A convolution. Its output is real where `output` is left out.
 class Int8Layer {
  public:
   Int8Layer(const std::string& isa, const Floats& x, const Floats& weight, const Span& input,
@@ -103,10 +103,6 @@ class Int8Layer {
     in_pieces(whole(layer_), grain, [&](Range range) { kernels_.conv(layer_, range); });
     return result();
   }
-  Floats run_linear() {
-    for (int o = whole(layer_).block_end; o-- > 0;) kernels_.linear(layer_, o, o + 1);
-    return result();
-  }
   std::vector<double> seconds(int samples, int calls) {
     return timed(samples, calls, [&] { kernels_.conv(layer_, whole(layer_)); });
   }
@@ -135,27 +131,6 @@ class Int8Layer {
   std::optional<Image> real_;
   ConvInt8 layer_;
 };
-
-Floats max_pool(const std::string& isa, const Floats& x, const Span& span, Pair kernel, Pair stride,
-                Pair padding, Pair size) {
-  const Int8Kernels& kernels = kernels_of(isa);
-  const Coded input(kernels, x, span, {0, 0}, 0);
-  const Held<std::uint8_t> output(side(x, 0), size[0], size[1]);
-  Pool window;
-  std::tie(window.kernel_h, window.kernel_w) = std::pair(kernel[0], kernel[1]);
-  std::tie(window.stride_h, window.stride_w) = std::pair(stride[0], stride[1]);
-  std::tie(window.pad_h, window.pad_w) = std::pair(padding[0], padding[1]);
-  kernels.max_pool(input.tensor, output.tensor, window, whole(output.tensor));
-  return real_values(kernels, output.tensor, input.scale);
-}
-
-Floats global_average(const std::string& isa, const Floats& x, const Span& span) {
-  const Int8Kernels& kernels = kernels_of(isa);
-  const Coded input(kernels, x, span, {0, 0}, 0);
-  std::vector<float> output(std::size_t(blocks_of(side(x, 0))) * kBlock);
-  kernels.global_average(input.tensor, input.scale, output.data(), 0, blocks_of(side(x, 0)));
-  return Floats(side(x, 0), output.data());
-}
 
 Floats rounded(const std::string& isa, const Floats& x, const Span& span) {
   const Int8Kernels& kernels = kernels_of(isa);
@@ -190,15 +165,11 @@ void bind_int8(py::module_& kernels) {
            "width"_a = kBlock, "stride"_a = one, "padding"_a = zero, "dilation"_a = one,
            "limits"_a = unlimited, "shift"_a = 0)
       .def("run", &Int8Layer::run, "grain"_a = 0)
-      .def("run_linear", &Int8Layer::run_linear)
       .def("seconds", &Int8Layer::seconds, "samples"_a, "calls"_a,
            py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("x", &Int8Layer::x)
       .def_property_readonly("residual", &Int8Layer::residual)
       .def_property_readonly("step", &Int8Layer::step);
-  module.def("max_pool", &max_pool, "isa"_a, "x"_a, "span"_a, py::kw_only(), "kernel"_a, "stride"_a,
-             "padding"_a, "size"_a);
-  module.def("global_average", &global_average, "isa"_a, "x"_a, "span"_a);
   module.def("rounded", &rounded, "isa"_a, "x"_a, "span"_a, "To codes and back.");
 }
 

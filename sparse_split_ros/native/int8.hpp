@@ -52,11 +52,6 @@ struct Int8Kernels {
   bool fast;         // faster than float32, which plain is not
 
   void (*conv)(const ConvInt8&, Range);
-  // The same on one pixel, which is a vector: the product of a matrix, with more sums at once.
-  void (*linear)(const ConvInt8&, int block, int block_end);
-  void (*max_pool)(const Codes& input, const Codes& output, const Pool& window, Range);
-  // Means over all pixels, real values, into [ceil(C/16)][16].
-  void (*global_average)(const Codes& input, Scale scale, float* output, int block, int block_end);
   void (*quantise)(const Tensor& input, const Codes& output, Scale scale, Range);
   void (*dequantise)(const Codes& input, Scale scale, const Tensor& output, Range);
   // Sets the border pixels around each block of channels to `zero`.

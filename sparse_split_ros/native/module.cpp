@@ -70,11 +70,9 @@ double threshold_of(py::handle given, std::size_t stage) {
   return std::isnan(threshold) ? HUGE_VAL : threshold;
 }
 
-// What is asked of each stage, of how many there must be: None, or a threshold. The memory is this
-// thread's, and good until it asks again.
-std::vector<Asked>& asked_of(const Session& session, const py::object& thresholds) {
-  static thread_local std::vector<Asked> asked;
-  asked.assign(session.stages().size(), {});
+// What is asked of each stage, of how many there must be: None, or a threshold.
+std::vector<Asked> asked_of(const Session& session, const py::object& thresholds) {
+  std::vector<Asked> asked(session.stages().size());
   const auto items = py::reinterpret_steal<py::object>(
       PySequence_Fast(thresholds.ptr(), "thresholds must be a sequence"));
   if (!items) throw py::error_already_set();
@@ -102,7 +100,7 @@ py::tuple run(Session& session, const Floats& x, int first, int last,
                     std::to_string(stages.size()));
   }
   const Program& program = session.program();
-  std::vector<Asked>& asked = asked_of(session, thresholds);
+  std::vector<Asked> asked = asked_of(session, thresholds);
   Request request;
   request.x = rows_of(session, program.model(stages[first].model).input, x);
   request.rows = static_cast<int>(x.shape(0));
@@ -178,6 +176,8 @@ void bind_program(py::module_& module) {
            py::arg("isa") = "")
       .def("tensor", &Program::tensor, py::arg("channels"), py::arg("height"), py::arg("width"),
            py::arg("planar") = false)
+      .def("negative", &Program::negative, py::arg("tensor"))
+      .def("set_negative", &Program::set_negative, py::arg("tensor"), py::arg("negative"))
       .def("begin", &Program::begin, py::arg("name"), py::arg("x"))
       .def("end", &Program::end, py::arg("y"))
       .def("abandon", &Program::abandon)

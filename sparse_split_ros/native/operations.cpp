@@ -193,7 +193,7 @@ Program::Convolution Program::check_conv(int x, const Array<float>& weight,
                    output_side(in.width, window, 1)};
   if (residual >= 0) {
     const Planned& added = known(residual, "the residual", true);
-    require(!added.planar && added.channels == outputs && added.height == made.height &&
+    require<NoKernel>(!added.planar && added.channels == outputs && added.height == made.height &&
                 added.width == made.width,
             "the residual is " + text({added.channels, added.height, added.width}) +
                 ", the output " + text({outputs, made.height, made.width}));
@@ -222,7 +222,13 @@ int Program::conv(int x, const Array<float>& weight, const Array<float>& bias,
                   Clamp clamp) {
   known(x, "the input");
   if (residual >= 0) known(residual, "the residual");
-  const Convolution layer = check_conv(x, weight, pattern, window, residual);
+  const Convolution layer = check_conv(x, weight, pattern, window, -1);
+  if (residual >= 0 && shape(residual) != std::array{layer.outputs, layer.height, layer.width}) {
+    // Not pixel by pixel: an addition of its own knows how, or that it has no kernel.
+    const int sum = conv(x, weight, bias, pattern, window, groups, -1, {});
+    return binary(sum, residual, Operator::kAdd, 0, clamp);
+  }
+  require<NoKernel>(residual < 0 || !tensors_[residual].planar, "a residual in planes");
   const auto [kernel_h, kernel_w] = window.kernel;
   const auto fill = [&](auto& work) {
     work.kernel_h = kernel_h, work.kernel_w = kernel_w;
@@ -430,7 +436,8 @@ int Program::concat(const std::vector<int>& parts) {
 int Program::pixel_shuffle(int x, int factor) {
   const Planned in = known(x, "the input");
   require<NoKernel>(!in.planar, "a shuffle of an image in planes");
-  require(factor >= 1 && factor <= kMaxStride && in.channels % (factor * factor) == 0,
+  require<NoKernel>(factor <= kMaxStride, "a shuffle to " + to_string(factor) + " times the side");
+  require(factor >= 1 && in.channels % (factor * factor) == 0,
           to_string(in.channels) + " channels to " + to_string(factor) + " times the side");
   PixelShuffle work;
   work.factor = factor;

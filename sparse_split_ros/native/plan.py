@@ -87,7 +87,11 @@ def fuse(model: Model) -> list[Step]:
 def _takes_in(step: Step, operation: Operation) -> bool:
     """Put `operation` into `step`, whose output it alone reads, if `step` can do both."""
     kind = step.operation.kind
-    if operation.kind in _CLAMPS and kind in _FUSED and math.isinf(step.high) and step.low < 0:
+    alone = len(operation.inputs) == 1
+    if (
+        operation.kind in _CLAMPS and kind in _FUSED and alone
+        and math.isinf(step.high) and step.low < 0
+    ):  # fmt: skip
         step.low, step.high = _CLAMPS[operation.kind]
         return True
     sum_of_two = operation.kind == 'add' and operation.fields['value'] is None
@@ -155,6 +159,9 @@ def write(
         step = None
         _check_shape(program, model, 'output', tensors['y'])
         program.end(tensors['y'])
+    except GraphError:
+        program.abandon()
+        raise
     except PlanError as error:
         program.abandon()
         place = '' if step is None else f': operation {step.index} ({step.operation.kind})'
@@ -192,6 +199,10 @@ def plan_bundle(bundle: Bundle, stages: range, precision: str = 'float32') -> Pl
         """Plan the model in `file`, which reads tensor `x`; the tensor it answers, if it could."""
         if file is None:
             return None
+        if file in models or file in lacking:
+            models.pop(file, None)
+            lacking[file] = f'{file} stands in two places, and a program has one of each model'
+            return None
         try:
             model = graph.model(_stem(file))
             models[file], y = write(program, model, f'{what} ({file})', x, precision)
@@ -206,12 +217,19 @@ def plan_bundle(bundle: Bundle, stages: range, precision: str = 'float32') -> Pl
     for stage in stages:
         spec, exit_ = bundle.stages[stage], bundle.exit_at(stage)
         before, after = splits.get(stage - 1), splits.get(stage)
+        decoded = None
         if before is not None and before.decoder is not None:
             shape = bundle.stages[stage - 1].output_shape
-            plan(before.decoder, f'decoder {stage - 1}', program.tensor(*before.shape), shape)
+            codes = program.tensor(*before.shape)
+            decoded = plan(before.decoder, f'decoder {stage - 1}', codes, shape)
+        made = features is not None
         if features is None:
             planes = stage == 0 and reads_planes(graph.model(_stem(spec.model)))
             features = program.tensor(*bundle.input_shape(stage), planes)
+        if decoded is not None:
+            # Head, tail and whole network take the same features for the same codes of 8 bits.
+            below = program.negative(decoded) or (made and program.negative(features))
+            program.set_negative(features, below)
         answer = plan(spec.model, f'stage {stage}', features, spec.output_shape)
         features = program.tensor(*spec.output_shape) if answer is None else answer
         if exit_ is not None:

@@ -114,6 +114,11 @@ class Program {
   // A tensor that a model reads: the image as planes, or features.
   int tensor(int channels, int height, int width, bool planar);
 
+  // Whether values of a tensor may be negative, which decides what codes of 8 bits stand for. Of a
+  // tensor that comes from outside they may, until it is said otherwise.
+  bool negative(int tensor) const { return tensors_.at(tensor).negative; }
+  void set_negative(int tensor, bool negative) { tensors_.at(tensor).negative = negative; }
+
   // Begins a model that reads tensor `input`; end() says what it answers. Returns its number.
   int begin(const std::string& name, int input);
   void end(int output);

@@ -33,6 +33,19 @@ bool finite(const Kernels& kernels, const Tensor& tensor) {
   return true;
 }
 
+// Lanes beyond the last channel, of a tensor that is written channel by channel: they may hold what
+// another tensor, of a frame that overflowed, left in this memory.
+void clear_tail(const Tensor& tensor) {
+  const int used = tensor.channels % kBlock;
+  if (used == 0) return;
+  float* row = tensor.data + tensor.channels / kBlock * tensor.block;
+  for (int y = 0; y < tensor.height; ++y, row += tensor.row) {
+    for (int x = 0; x < tensor.width; ++x) {
+      std::fill(row + x * kBlock + used, row + (x + 1) * kBlock, 0.0f);
+    }
+  }
+}
+
 void call(const Kernels& kernels, const Work& work, Range range) {
   std::visit(
       [&](const auto& call) {
@@ -53,10 +66,12 @@ void call(const Kernels& kernels, const Work& work, Range range) {
           kernels.binary(call, range);
         } else if constexpr (std::is_same_v<Call, CopyChannels>) {
           kernels.copy_channels(call.input, call.output, call.channel);
+          if (call.channel + call.input.channels == call.output.channels) clear_tail(call.output);
         } else if constexpr (std::is_same_v<Call, PixelShuffle>) {
           kernels.pixel_shuffle(call.input, call.output, call.factor);
         } else if constexpr (std::is_same_v<Call, Flatten>) {
           kernels.export_planes(call.input, call.output.data);
+          clear_tail(call.output);
         } else if constexpr (std::is_same_v<Call, ConvInt8>) {
           best_int8().conv(call, range);
         } else {
@@ -126,7 +141,7 @@ Arena::Arena(const Program& program)
 class Session::Lease {
  public:
   Lease(Session& session, int rows) : session_(session) {
-    {
+    if (at_home_) {
       const std::lock_guard<std::mutex> lock(session_.mutex_);
       for (; held_ < rows && !session_.idle_.empty(); ++held_) {
         arenas_[held_] = std::move(session_.idle_.back());
@@ -136,6 +151,7 @@ class Session::Lease {
     for (; held_ < rows; ++held_) arenas_[held_] = std::make_unique<Arena>(*session_.program_);
   }
   ~Lease() {
+    if (!at_home_) return;
     const std::lock_guard<std::mutex> lock(session_.mutex_);
     while (held_ > 0) session_.idle_.push_back(std::move(arenas_[--held_]));
   }
@@ -146,6 +162,7 @@ class Session::Lease {
 
  private:
   Session& session_;
+  const bool at_home_ = getpid() == session_.process_;
   std::unique_ptr<Arena> arenas_[kRowsTogether];
   int held_ = 0;
 };
@@ -307,7 +324,13 @@ void Session::load(const Arena& arena, int model, const float* row) const {
 
 void Session::compute(const Arena& arena, const Model& model, Team::Frame& frame) const {
   for (int i = model.first; i < model.last; ++i) {
-    execute(arena.bound(i), program_->steps()[i], frame);
+    const Bound& bound = arena.bound(i);
+    // Codes are finite, whatever they were made of.
+    if (const auto* coding = std::get_if<Quantise>(&bound.work);
+        coding && !finite(program_->kernels(), coding->input)) {
+      throw NotFinite(model.name + " holds a value that is not finite");
+    }
+    execute(bound, program_->steps()[i], frame);
   }
 }
 

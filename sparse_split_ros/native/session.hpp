@@ -6,6 +6,8 @@
 
 #pragma once
 
+#include <unistd.h>
+
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -112,6 +114,7 @@ class Session {
   std::shared_ptr<const Program> program_;
   std::vector<Stage> stages_;
   std::unique_ptr<Team> team_;
+  const pid_t process_ = getpid();  // the child of a fork may find the mutex held, for ever
   std::mutex mutex_;
   std::vector<std::unique_ptr<Arena>> idle_;
 };

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <exception>
 
 namespace sparse_split {
 namespace {
@@ -38,7 +39,11 @@ void pause_briefly(unsigned& turns) {
 Team::Team(int threads)
     : process_(getpid()), wake_(std::make_unique<std::condition_variable>()) {
   helpers_.reserve(threads > 1 ? threads - 1 : 0);
-  for (int i = 1; i < threads; ++i) helpers_.emplace_back(&Team::help, this);
+  try {
+    for (int i = 1; i < threads; ++i) helpers_.emplace_back(&Team::help, this);
+  } catch (const std::exception&) {
+    // The system gives no more threads: a team of those that there are.
+  }
 }
 
 Team::~Team() {

@@ -165,27 +165,5 @@ inline void conv_int8(const ConvInt8& layer, Range range) {
   }
 }
 
-inline void linear_int8(const ConvInt8& layer, int block, int block_end) {
-  for (int o = block; o < block_end; ++o) {
-    const Finish constant(layer, o);
-    // Two sums that take turns, so that an addition waits half as long for the one before it.
-    Sums even = constant.start, odd{};
-    const std::int32_t* sources = layer.sources + std::ptrdiff_t{o} * layer.count;
-    const std::int8_t* weights =
-        layer.weights + std::ptrdiff_t{o} * layer.count * layer.width * kBlock;
-    for (int k = 0; k < layer.count; ++k) {
-      for (int c = 0; c < layer.width; c += 4) {
-        accumulate_dot(even, four(layer.input.data + sources[k] + c), weights);
-        weights += 4 * kBlock;
-        const Sums last = even;
-        even = odd;
-        odd = last;
-      }
-    }
-    for (int i = 0; i < kParts; ++i) even.part[i] += odd.part[i];
-    finish(layer, constant, even, o, 0, 0);
-  }
-}
-
 }  // namespace SPARSE_SPLIT_ISA
 }  // namespace sparse_split

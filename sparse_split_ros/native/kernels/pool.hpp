@@ -36,7 +36,7 @@ inline void pool(const Pool& layer, Range range) {
           const float* from = in.data + o * in.block + i * in.row;
           for (int j = columns.begin; j < columns.end; ++j) {
             const Pixel next = load(from + std::ptrdiff_t{j} * kBlock);
-            value = maximum ? larger(next, value) : value + next;
+            value = maximum ? largest(value, next) : value + next;
           }
         }
         if (!maximum) {

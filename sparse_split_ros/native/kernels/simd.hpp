@@ -135,6 +135,15 @@ SPARSE_SPLIT_INLINE Pixel operator*(const Pixel& a, const Pixel& b) {
   return product;
 }
 
+// What is not a number stays one, whichever it is.
+SPARSE_SPLIT_INLINE Pixel largest(const Pixel& a, const Pixel& b) {
+  Pixel result;
+  unroll<kParts>([&](auto i) __attribute__((always_inline)) {
+    const auto &left = a.part[i.value], &right = b.part[i.value];
+    result.part[i.value] = (left < right) | (right != right) ? right : left;
+  });
+  return result;
+}
 // In this order a value that is not a number stays one, as in torch.
 SPARSE_SPLIT_INLINE Pixel larger(const Pixel& a, const Pixel& b) {
   Pixel result;

@@ -12,8 +12,7 @@ namespace sparse_split {
 namespace SPARSE_SPLIT_ISA {
 
 constexpr Int8Kernels kInt8Table = {
-    SPARSE_SPLIT_NAME, SPARSE_SPLIT_FAST, conv_int8, linear_int8, max_pool_int8,
-    global_average_int8, quantise, dequantise, fill_border_int8,
+    SPARSE_SPLIT_NAME, SPARSE_SPLIT_FAST, conv_int8, quantise, dequantise, fill_border_int8,
 };
 
 }  // namespace SPARSE_SPLIT_ISA
