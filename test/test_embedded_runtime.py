@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -152,6 +153,74 @@ def test_bad_arguments_are_one_named_error(args: list[str], reason: str) -> None
 
     with pytest.raises(UnknownROSArgsError, match=reason):
         Arguments.parse(['--ros-args', *args])
+
+
+@pytest.mark.skipif(not find_spec('cyclonedds'), reason='no wheel')
+def test_a_quality_of_service_that_cannot_be_is_one_error() -> None:
+    args = ['tail', '--ros-args', '-p', 'qos_overrides./features.subscription.depth:=3000000000']
+    done = subprocess.run(
+        [sys.executable, '-m', 'sparse_split_ros.cli', *args],
+        env=environment(SPARSE_SPLIT_RUNTIME='embedded', SPARSE_SPLIT_TRANSPORT='dds'),
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode and 'Traceback' not in done.stderr
+    assert 'error: /features with ' in done.stderr
+
+
+@pytest.mark.parametrize(
+    'key', ['graph', 'graph/N', 'graph/N/00/%', 'graph/P/zz/t/x/h/r/t/%/n', 'graph/Z/1', '']
+)
+@pytest.mark.skipif(not find_spec('zenoh'), reason='no wheel')
+def test_a_token_of_somebody_else_is_none(key: str) -> None:
+    from sparse_split_ros.embedded.zenoh import _parse_token
+
+    assert _parse_token(f'sparse_split/0/{key}') is None
+
+
+def test_an_interrupt_waits_for_the_library() -> None:
+    from sparse_split_ros.embedded.interrupts import handle, undisturbed
+
+    def interrupt(*_: object) -> None:
+        handle(partial(signal.default_int_handler, signal.SIGINT, None))
+
+    before, steps = signal.signal(signal.SIGINT, interrupt), []
+    try:
+        with pytest.raises(KeyboardInterrupt), undisturbed(), undisturbed():
+            signal.raise_signal(signal.SIGINT)
+            steps.append('inside')
+        with undisturbed():
+            steps.append('nothing left')
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert steps == ['inside', 'nothing left']
+
+
+@pytest.mark.parametrize('transport', TRANSPORTS)
+def test_an_executor_that_was_dropped_leaves_nothing(transport: str) -> None:
+    succeeds(
+        """
+import gc
+ros.init(args=[])
+node, closed = ros.Node('node'), []
+waiter = type(ros.SingleThreadedExecutor()._waiter)
+gc.collect()
+close = waiter.close
+waiter.close = lambda self: (closed.append(self), close(self))
+for count in range(1, 4):
+    executor = ros.SingleThreadedExecutor()
+    executor.add_node(node)
+    executor.spin_once(timeout_sec=0)
+    if count == 3:
+        executor.shutdown()
+    del executor
+    gc.collect()
+    assert len(closed) == count, closed
+ros.shutdown()
+""",
+        SPARSE_SPLIT_TRANSPORT=transport,
+    )
 
 
 # Network layers
@@ -411,8 +480,9 @@ publisher.publish(ros.String(data='the parent works'))
     succeeds(program, SPARSE_SPLIT_TRANSPORT=transport)
 
 
-def test_a_stopped_reliable_reader_does_not_delay_the_exit() -> None:
-    shared = environment(SPARSE_SPLIT_TRANSPORT='dds')
+@pytest.mark.parametrize('transport', TRANSPORTS)
+def test_a_stopped_reliable_reader_delays_neither_writer_nor_exit(transport: str) -> None:
+    shared = environment(SPARSE_SPLIT_TRANSPORT=transport)
     reader = start(NODE + "print('ready', flush=True)\nros.spin(node)", **shared)
     assert reader.stdout is not None
     assert reader.stdout.readline() == 'ready\n'
@@ -423,8 +493,13 @@ while publisher.get_subscription_count() < 2:
     ros.spin_once(node, timeout_sec=0.01)
 print('matched', flush=True)
 sys.stdin.readline()
-for _ in range(100):
-    publisher.publish(ros.String(data='x' * 10_000))
+# A queue of Zenoh holds the writer up once it is full; of what comes then it drops.
+longest = 0
+for _ in range(300):
+    begin = time.monotonic()
+    publisher.publish(ros.String(data='x' * 100_000))
+    longest = max(longest, time.monotonic() - begin)
+assert longest < 2, longest
 print('published', flush=True)
 node.destroy_node()
 ros.shutdown()

@@ -8,6 +8,7 @@ The suite runs on the runtime of this process; its last test runs it again on th
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import signal
@@ -339,6 +340,53 @@ def test_bad_names_are_refused(world: World) -> None:
             node.create_publisher(String, topic, 10)
 
 
+def test_a_name_may_have_two_underscores_and_a_topic_two_types(world: World) -> None:
+    node, got = world.node(), []
+    name = node.create_publisher(String, 'cam__left', 10).topic_name
+    assert name == '/cam__left'
+    text = node.create_publisher(String, 'both', 10)
+    clock = node.create_publisher(ClockMsg, 'both', 10)
+    node.create_subscription(String, 'both', got.append, 10)
+    node.create_subscription(ClockMsg, 'both', got.append, 10)
+    world.spin_until(lambda: text.get_subscription_count() and clock.get_subscription_count())
+    text.publish(String(data='a'))
+    clock.publish(ClockMsg(clock=TimeMsg(sec=3)))
+    world.spin_until(lambda: len(got) >= 2)
+    assert {type(message) for message in got} == {String, ClockMsg}
+
+
+def test_rules_for_a_namespace_know_a_node_by_its_new_name(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(
+        '-r', '__node:=other', '-r', 'other:__ns:=/x', '-r', 'rosservice://image:=/c'
+    )
+    assert world.node('head').get_fully_qualified_name() == '/x/other'
+
+
+def test_a_node_that_nobody_destroyed_leaves_the_graph(world: World) -> None:
+    watcher = world.node('watcher')
+
+    def use() -> None:
+        node = Node('dropped', context=world.context)
+        node.create_publisher(String, 'chatter', 10)
+        node.create_subscription(String, 'chatter', print, 10)
+
+    class Failing(Node):
+        def __init__(self) -> None:
+            super().__init__('failing', context=world.context)
+            self.create_publisher(String, 'chatter', 10)
+            raise LookupError('no camera')
+
+    use()
+    with pytest.raises(LookupError):
+        Failing()
+    gc.collect()
+    world.spin_until(lambda: watcher.get_node_names() == ['watcher'])
+    world.spin_until(lambda: not watcher.count_publishers('/chatter'))
+    world.spin_until(lambda: not watcher.count_subscribers('/chatter'))
+
+
 def test_a_node_knows_its_names(world: World) -> None:
     node = world.node('head', namespace='/robot')
     assert (node.get_name(), node.get_namespace()) == ('head', '/robot')
@@ -389,6 +437,18 @@ def test_a_typed_parameter_without_value_is_uninitialised(world: World) -> None:
         node.get_parameter('bundle')
     node.set_parameters([Parameter('bundle', value='gtsrb32')])
     assert node.get_parameter('bundle').value == 'gtsrb32'
+    node.declare_parameter('unset', Parameter.Type.INTEGER)
+    assert node.get_parameter_or('unset', Parameter('unset', value=3)).value == 3
+    with pytest.raises(ParameterNotDeclaredException):
+        node.undeclare_parameter('unheard')
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_a_parameter_may_be_declared_by_its_name_alone(make_world: Callable[..., World]) -> None:
+    node = make_world('-p', 'given:=1').node()
+    assert node.declare_parameter('given').value == 1
+    node.declare_parameter('nothing')
+    assert node.get_parameter('nothing').value is None
 
 
 @pytest.mark.parametrize(
@@ -459,6 +519,30 @@ def test_parameters_come_from_the_command_line(make_world: Callable[..., World])
         3, 0.001, 'stop', True, [1, 2],
     ]  # fmt: skip
     assert world.node('other').declare_parameter('number', 0).value == 7
+
+
+@pytest.mark.parametrize('text', ['2026-11-02', '2026_11_02', '12:30', '2026-13-45', '~', '='])
+def test_what_yaml_takes_for_dates_are_texts(
+    make_world: Callable[..., World], tmp_path: Path, text: str
+) -> None:
+    file = tmp_path / 'params.yaml'
+    file.write_text(f'/**:\n  ros__parameters: {{written: {text}}}\n', encoding='utf-8')
+    node = make_world('-p', f'said:={text}', '--params-file', str(file)).node()
+    assert node.declare_parameter('said', '').value == text
+    assert node.declare_parameter('written', '').value == text
+
+
+def test_a_node_may_come_twice_in_a_parameter_file(
+    make_world: Callable[..., World], tmp_path: Path
+) -> None:
+    file = tmp_path / 'params.yaml'
+    block = '/**/node:\n  ros__parameters:\n'
+    file.write_text(
+        f'{block}    first: 1\n    both: 1\n{block}    second: y\n    both: 2\n', encoding='utf-8'
+    )
+    node = make_world('--params-file', str(file)).node()
+    values = {'first': 0, 'second': False, 'both': 0}
+    assert [node.declare_parameter(*each).value for each in values.items()] == [1, True, 2]
 
 
 def test_parameter_files_match_nodes_by_name_and_wildcard(
@@ -618,8 +702,13 @@ def test_shutting_the_context_down_ends_a_spin(world: World) -> None:
 
 
 def test_after_shutdown_nothing_can_be_published_or_created(world: World) -> None:
-    publisher = world.node().create_publisher(String, 'chatter', 10)
+    node = world.node()
+    publisher = node.create_publisher(String, 'chatter', 10)
     ros.shutdown(context=world.context)
+    with pytest.raises((RCLError, InvalidHandle)):
+        node.create_publisher(String, 'late', 10)
+    with pytest.raises((RCLError, InvalidHandle)):
+        node.create_subscription(String, 'late', print, 10)
     with pytest.raises((RCLError, InvalidHandle)):
         publisher.publish(String())
     with pytest.raises(NotInitializedException):

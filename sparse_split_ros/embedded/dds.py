@@ -43,6 +43,7 @@ from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
 from sparse_split_ros.embedded.exceptions import TransportError
+from sparse_split_ros.embedded.interrupts import undisturbed
 from sparse_split_ros.embedded.qos import (
     DurabilityPolicy,
     HistoryPolicy,
@@ -275,7 +276,7 @@ class DdsTransport:
         reach = 'this host only' if localhost_only() else 'this network'
         self.name = f'Cyclone DDS {version("cyclonedds")} ({reach})'
         self._lock = threading.RLock()
-        self._topics: dict[str, tuple[str, Topic[Any]]] = {}
+        self._topics: dict[tuple[str, str], Topic[Any]] = {}
         self._nodes: list[NodeInfo] = []
         self._others: dict[bytes, Any] = {}
         try:
@@ -300,12 +301,18 @@ class DdsTransport:
         self.announce()
 
     def create_writer(self, spec: PortSpec) -> DdsWriter:
-        entity = DataWriter(self._participant, self._topic(spec), _writer_qos(spec))
+        entity = self._entity(DataWriter, spec, _writer_qos(spec))
         return DdsWriter(self, entity, spec, spec.node.writers)
 
     def create_reader(self, spec: PortSpec) -> DdsReader:
-        entity = DataReader(self._participant, self._topic(spec), _reader_qos(spec))
+        entity = self._entity(DataReader, spec, _reader_qos(spec))
         return DdsReader(self, entity, spec, spec.node.readers)
+
+    def _entity(self, kind: Any, spec: PortSpec, qos: Qos) -> Any:
+        try:
+            return kind(self._participant, self._topic(spec), qos)
+        except DDSException as error:
+            raise TransportError(f'{spec.topic} with {spec.qos}: {error}') from None
 
     def create_waiter(self) -> DdsWaiter:
         return DdsWaiter(self, self._participant._ref)
@@ -395,18 +402,15 @@ class DdsTransport:
         plain = spec.qos.avoid_ros_namespace_conventions
         name = spec.topic.removeprefix('/') if plain else f'rt{spec.topic}'
         with self._lock:
-            if name not in self._topics:
-                topic = Topic(self._participant, name, _raw_type(spec.type_name))
-                self._topics[name] = (spec.type_name, topic)
-            known, topic = self._topics[name]
-        if known != spec.type_name:
-            raise TransportError(f'topic {name} is of type {known} here, not {spec.type_name}')
-        return topic
+            key = name, spec.type_name
+            if key not in self._topics:
+                self._topics[key] = Topic(self._participant, name, _raw_type(spec.type_name))
+            return self._topics[key]
 
     def _alive(self, topic: Any) -> list[Any]:
         """Return what of a built-in topic is there; what has gone is kept nowhere."""
         reader, known = self._seen[topic]
-        with self._lock:
+        with self._lock, undisturbed():
             while samples := reader.take(_MANY):
                 for one in samples:
                     if one.sample_info.instance_state == _ALIVE:
@@ -420,14 +424,17 @@ class DdsTransport:
         store = _discovery_store()
         with self._lock:
             taken = ddspy_take(self._reader._ref, _ANY_STATE, DISCOVERY_DEPTH)
-            for data, info in taken if not isinstance(taken, int) else ():
-                if not info.valid_data:
-                    continue
+            # Only the last of each participant is read: after hours a thousand may have piled up.
+            newest = {
+                bytes(data[4:20]): data
+                for data, info in (() if isinstance(taken, int) else taken)
+                if info.valid_data
+            }
+            for gid, data in newest.items():
                 try:
-                    said: Any = store.deserialize_cdr(data, DISCOVERY_TYPE)
+                    self._others[gid] = store.deserialize_cdr(data, DISCOVERY_TYPE)
                 except SerdeError:
                     continue  # a distribution whose identifiers have another size
-                self._others[bytes(said.gid.data)[:16]] = said
             alive = {one.key.bytes for one in self._alive(BuiltinTopicDcpsParticipant)}
             self._others = {gid: said for gid, said in self._others.items() if gid in alive}
             return list(self._others.values())

@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections import deque
 from enum import IntEnum
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from sparse_split_ros.embedded.exceptions import (
     RCLError,
     Subset,
 )
+from sparse_split_ros.embedded.interrupts import handle
 from sparse_split_ros.embedded.log import set_logger_level
 from sparse_split_ros.embedded.names import Arguments
 from sparse_split_ros.embedded.time import Clock, ROSClock
@@ -153,7 +155,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
             threading.Thread(target=context._finish).start()
     previous = _previous.get(number)
     if callable(previous):
-        previous(number, frame)
+        handle(partial(previous, number, frame))
 
 
 def install_signal_handlers(options: SignalHandlerOptions = SignalHandlerOptions.ALL) -> None:
@@ -248,8 +250,8 @@ class Timer(Subset):
         now = self.clock.nanoseconds()
         self._last = now
         self._next += self._period
-        if self._next < now:  # rcl's arithmetic: the next multiple that is not in the past
-            periods = 1 + (now - self._next - 1) // self._period if self._period else 0
+        if self._next <= now:  # rcl's arithmetic: the next multiple that is in the future
+            periods = 1 + (now - self._next) // self._period if self._period else 0
             self._next = self._next + periods * self._period if self._period else now
         if self.callback is not None:
             self.callback()
@@ -277,6 +279,8 @@ class Executor(Subset):
         if not self._context.ok():
             raise NotInitializedException('cannot create an executor')
         self._waiter = self._context.transport.create_waiter()
+        self._close = weakref.finalize(self, self._waiter.close)
+        self._close.atexit = False  # the whole process leaves the network then
         self._nodes: list[Node] = []
         self._ready: deque[Timer | GuardCondition | Subscription[Any]] = deque()
         self._lock = threading.RLock()
@@ -359,7 +363,7 @@ class Executor(Subset):
                     self.remove_node(node)
                 self._waiter.wake()
                 self._is_shutdown = True
-                self._waiter.close()
+                self._close()
         return True
 
     def _collect(self, seconds: float) -> None:

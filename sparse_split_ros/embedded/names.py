@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
@@ -75,8 +75,6 @@ def _check_tokens(
         raise error(shown, "must not end with '/'", len(name) - 1)
     if '//' in name:
         raise error(shown, "must not contain '//'", name.index('//') + 1)
-    if '__' in name and error is InvalidTopicNameException:
-        raise error(shown, "must not contain '__'", name.index('__'))
     digit = re.search(r'(?:^|/)(\d)', name)
     if digit:
         raise error(shown, 'a part must not start with a number', digit.start(1))
@@ -146,7 +144,8 @@ class Arguments:
         if value is None:
             raise UnknownROSArgsError(f'{word} needs a value')
         if word in ('-r', '--remap'):
-            self.remaps.append(_parse_remap(value))
+            if 'rosservice://' not in value:  # there are none here
+                self.remaps.append(_parse_remap(value))
         elif word in ('-p', '--param'):
             name, value = _split_rule(value, word)
             node, _, name = name.rpartition(':')
@@ -166,14 +165,18 @@ class Arguments:
         :raises NameValidationException: if either is not a valid name.
         """
         namespace = namespace if namespace.startswith('/') else f'/{namespace}'
-        mine = [rule for rule in self.remaps if rule.node in (None, name)]
-        names = [rule.target for rule in mine if rule.source in ('__node', '__name')]
-        spaces = [rule.target for rule in mine if rule.source == '__ns']
-        name = names[0] if names else name
-        namespace = spaces[0] if spaces else namespace
+        given = name
+        name = self._first(('__node', '__name'), given) or given
+        # Rules for the namespace know a node by its new name.
+        namespace = self._first(('__ns',), name) or namespace
         validate_node_name(name)
         validate_namespace(namespace)
         return name, namespace
+
+    def _first(self, sources: tuple[str, ...], node: str) -> str | None:
+        """Return the target of the first rule for a node with one of these sources."""
+        fits = (r.target for r in self.remaps if r.node in (None, node) and r.source in sources)
+        return next(fits, None)
 
     def remap_topic(self, topic: str, node: str, namespace: str) -> str:
         """Return what an absolute topic name is remapped to; the first rule that fits counts."""
@@ -212,6 +215,8 @@ def _parse_remap(text: str) -> Remap:
     else:
         for name in (source, target):
             validate_topic_name(name)
+            if '__' in name:
+                raise InvalidTopicNameException(name, "must not contain '__'", name.index('__'))
     return Remap(source, target, node or None)
 
 
@@ -225,14 +230,42 @@ def _matches(pattern: str, full: str) -> bool:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as rcl reads it: ``1e-3`` is a number too, which YAML 1.1 denies."""
+    """YAML as rcl reads it: no dates, no sexagesimals, no ``1_000``; ``1e-3`` is a number."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+    bool_values: ClassVar[dict[str, bool]] = {
+        **yaml.SafeLoader.bool_values, 'y': True, 'n': False
+    }  # fmt: skip
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Names are texts, whatever they look like; what comes twice is merged."""
+        found: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    problem='expected a name', problem_mark=key.start_mark
+                )
+            _merge(found, {key.value: self.construct_object(value, deep=True)})  # type: ignore[no-untyped-call]
+        return found
 
 
-_Loader.add_implicit_resolver(
-    'tag:yaml.org,2002:float',
-    re.compile(r'^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$'),
-    list('-+.0123456789'),
-)
+def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+for _tag, _form, _first in (
+    ('null', r'', ['']),  # an empty value, which is refused
+    ('bool', r'y|Y|yes|Yes|YES|true|True|TRUE|on|On|ON|n|N|no|No|NO|false|False|FALSE|off|Off|OFF',
+     list('yYtToOnNfF')),
+    ('int', r'[-+]?(0x[0-9a-fA-F]+|0[0-7]*|[1-9]\d*)', list('-+0123456789')),
+    ('float', r'[-+]?((\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|\.?(inf|Inf|INF))|\.?(nan|NaN|NAN)',
+     list('-+.0123456789iInN')),
+):  # fmt: skip
+    _Loader.add_implicit_resolver(f'tag:yaml.org,2002:{_tag}', re.compile(f'^(?:{_form})$'), _first)
 
 
 def parse_value(text: str) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -15,6 +16,8 @@ from sparse_split_ros.embedded import messages
 from sparse_split_ros.embedded.exceptions import (
     InvalidHandle,
     NotInitializedException,
+    ParameterNotDeclaredException,
+    ParameterUninitializedException,
     RCLError,
     Subset,
     only_rclpy,
@@ -42,6 +45,7 @@ from sparse_split_ros.embedded.transport import (
     Port,
     PortSpec,
     Reader,
+    Transport,
     Writer,
 )
 from sparse_split_ros.embedded.types import Message, TypesError, deserialize, serialize
@@ -222,6 +226,11 @@ class Node(Subset):
         self._clock_subscription: Subscription[messages.Clock] | None = None
         self.info = NodeInfo(name, space)
         self._context.transport.add_node(self.info)
+        # Who drops a node, or raises in its constructor, need not destroy it.
+        self._left = weakref.finalize(
+            self, _leave, self._context.transport, self.info, self._publishers, self._subscriptions
+        )
+        self._left.atexit = False
         self._context._nodes.add(self)
 
         overrides = {
@@ -338,8 +347,9 @@ class Node(Subset):
         return [self._parameters.get(name) for name in names]
 
     def get_parameter_or(self, name: str, alternative: Parameter | None = None) -> Parameter:
-        if self.has_parameter(name):
-            return self._parameters.get(name)
+        with suppress(ParameterNotDeclaredException, ParameterUninitializedException):
+            if self.has_parameter(name):
+                return self._parameters.get(name)
         return alternative or Parameter(name, Parameter.Type.NOT_SET)
 
     def get_parameters_by_prefix(self, prefix: str) -> dict[str, Parameter]:
@@ -391,7 +401,7 @@ class Node(Subset):
             'Node.create_publisher', callback_group=callback_group,
             event_callbacks=event_callbacks, publisher_class=publisher_class,
         )  # fmt: skip
-        name = self.resolve_topic_name(topic)
+        name = self._resolved(topic)
         qos = self._qos(qos_profile, qos_overriding_options, name, 'publisher')
         publisher = Publisher(self, _checked(msg_type), name, qos)
         with self._lock:
@@ -416,7 +426,7 @@ class Node(Subset):
             'Node.create_subscription', callback_group=callback_group,
             event_callbacks=event_callbacks,
         )  # fmt: skip
-        name = self.resolve_topic_name(topic)
+        name = self._resolved(topic)
         qos = self._qos(qos_profile, qos_overriding_options, name, 'subscription')
         subscription = Subscription(self, _checked(msg_type), name, callback, qos, raw)
         with self._lock:
@@ -499,6 +509,7 @@ class Node(Subset):
 
     def close_ports(self) -> None:
         """Take every endpoint and the node off the network, as the end of the context does."""
+        self._left.detach()
         for publisher in self.publishers:
             self._discard(publisher)
         for subscription in self.subscriptions:
@@ -549,6 +560,11 @@ class Node(Subset):
         ]
 
     # Inner workings
+
+    def _resolved(self, topic: str) -> str:
+        if not self._context.ok():
+            raise RCLError(f'cannot use {topic}: the context was shut down')
+        return self.resolve_topic_name(topic)
 
     def _qos(
         self, qos: QoSProfile | int, options: QoSOverridingOptions | None, topic: str, kind: str
@@ -607,6 +623,18 @@ class Node(Subset):
 
     def _on_clock(self, msg: messages.Clock) -> None:
         self._clock.set_ros_time_override(Time.from_msg(msg.clock))
+
+
+def _leave(
+    transport: Transport,
+    info: NodeInfo,
+    publishers: list[Publisher[Any]],
+    subscriptions: dict[int, Subscription[Any]],
+) -> None:
+    """Take a node off the network that nobody destroyed."""
+    for entity in (*publishers, *subscriptions.values()):
+        entity.destroy()
+    transport.remove_node(info)
 
 
 def _checked(msg_type: type[M]) -> type[M]:

@@ -48,12 +48,12 @@ class _Type(Enum):
         """:raises TypeError: if a parameter cannot hold such a value."""
         if isinstance(value, (list, tuple, array)):
             for scalar, sequence in _ARRAYS.items():
-                if all(_SCALARS.get(type(item)) == scalar for item in value):
+                if all(_scalar_of(item) == scalar for item in value):
                     return cls(sequence)
         elif value is None:
             return cls.NOT_SET
-        elif type(value) in _SCALARS and not isinstance(value, bytes):
-            return cls(_SCALARS[type(value)])
+        elif _scalar_of(value):
+            return cls(_scalar_of(value))
         raise TypeError(
             f'{value!r} is not a value a parameter can have: '
             'bool, int, float, str, or a list of one of them or of bytes'
@@ -74,6 +74,11 @@ class _Type(Enum):
 # An empty list counts as the first array type, as it does in rclpy.
 _SCALARS: dict[type, int] = {bytes: 0, bool: 1, int: 2, float: 3, str: 4}
 _ARRAYS = {0: 5, 1: 6, 2: 7, 3: 8, 4: 9}
+
+
+def _scalar_of(value: object) -> int | None:
+    """The scalar type number of a value, such as one of numpy; None for what is no scalar."""
+    return next((number for kind, number in _SCALARS.items() if isinstance(value, kind)), None)
 
 
 class Parameter:
@@ -139,6 +144,8 @@ class ParameterTable:
         if name in self._values:
             raise ParameterAlreadyDeclaredException([name])
         descriptor = ParameterDescriptor() if descriptor is None else descriptor
+        if default is None:  # declared by its name alone
+            descriptor.dynamic_typing = True
         if isinstance(default, _Type):
             if default is _Type.NOT_SET or descriptor.dynamic_typing:
                 raise ValueError(f'{name} cannot be declared as {default} with this descriptor')
@@ -162,6 +169,8 @@ class ParameterTable:
         return parameter
 
     def undeclare(self, name: str) -> None:
+        if name not in self._values:
+            raise ParameterNotDeclaredException(name)
         if self.describe(name).read_only:
             raise ParameterImmutableException(name)
         del self._values[name], self._descriptors[name]

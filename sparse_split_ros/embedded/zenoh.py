@@ -12,6 +12,8 @@ own matching keeps apart what DDS would: a reliable reader asks for ``…/r/*``,
 from __future__ import annotations
 
 import atexit
+import contextlib
+import ctypes
 import os
 import socket
 import threading
@@ -42,6 +44,8 @@ ROOT = 'sparse_split'
 FIRST_PORT, PORTS_PER_DOMAIN = 10_000, 32
 # A reader that keeps all must still be bounded.
 KEEP_ALL_DEPTH = 10_000
+# How long the end of a process waits for its session to close.
+CLOSING_S = 1.0
 
 
 class _Port:
@@ -179,6 +183,7 @@ class ZenohTransport:
             self.session = _open(domain_id)
         except zenoh.ZError as error:
             raise TransportError(f'cannot join Zenoh domain {domain_id}: {error}') from None
+        self.close = _Closing(self.session)
         self._prefix = bytes.fromhex(str(self.session.zid()).rjust(32, '0'))[:12]
         self._watch = self.session.liveliness().declare_subscriber(
             f'{ROOT}/{domain_id}/graph/**', _direct(self._on_token), history=True
@@ -204,10 +209,11 @@ class ZenohTransport:
     def create_writer(self, spec: PortSpec) -> ZenohWriter:
         endpoint = self._endpoint(spec, is_publisher=True)
         control = zenoh.CongestionControl
-        reliable = spec.qos.reliability == ReliabilityPolicy.RELIABLE
+        # A slow reader misses what is kept as the last ones; it must not hold the writer up.
+        keeps_all = spec.qos.history == HistoryPolicy.KEEP_ALL
         options: Any = {
             'express': True,  # no batching: latency counts
-            'congestion_control': control.BLOCK if reliable else control.DROP,
+            'congestion_control': control.BLOCK if keeps_all else control.DROP,
         }
         key = self.data_key(endpoint)
         entity: Any
@@ -289,7 +295,8 @@ def _depth(qos: QoSProfile) -> int:
 
 
 def _parse_token(key: str) -> Endpoint | tuple[str, str] | None:
-    kind, *parts = [part.replace('%', '/') for part in key.split('/')[3:]]
+    """An endpoint or a node's name and namespace; None of what is neither."""
+    kind, *parts = [part.replace('%', '/') for part in key.split('/')[3:]] or ['']
     if kind == 'N' and len(parts) == 3:
         return (parts[2], parts[1])
     if kind not in ('P', 'S') or len(parts) != 8:
@@ -305,8 +312,11 @@ def _parse_token(key: str) -> Endpoint | tuple[str, str] | None:
         deadline=INFINITE,
         liveliness_lease_duration=INFINITE,
     )
-    gid_bytes, owner = bytes.fromhex(gid), (name, namespace)
-    return Endpoint(kind == 'P', topic, type_name, hash_, gid_bytes, qos, owner)
+    try:
+        owner = bytes.fromhex(gid)
+    except ValueError:
+        return None
+    return Endpoint(kind == 'P', topic, type_name, hash_, owner, qos, (name, namespace))
 
 
 def _open(domain_id: int) -> zenoh.Session:
@@ -340,6 +350,10 @@ def _configuration(settings: dict[str, str]) -> zenoh.Config:
     config.insert_json5('timestamping/enabled', 'true')  # latched topics order by time
     # A killed process would leave its shared memory behind.
     config.insert_json5('transport/shared_memory/enabled', 'false')
+    # As long as a writer of DDS waits for a slow reader; from then on it drops at once.
+    drop = 'transport/link/tx/queue/congestion_control/drop'
+    config.insert_json5(f'{drop}/wait_before_drop', '100000')
+    config.insert_json5(f'{drop}/max_wait_before_drop_fragments', '100000')
     for name, value in settings.items():
         config.insert_json5(name, value)
     return config
@@ -370,10 +384,33 @@ def join(domain_id: int) -> ZenohTransport:
         return _transports[domain_id]
 
 
+class _Closing:
+    """A thread that closes a session, for one that is stuck with a frozen peer takes ten seconds.
+
+    It is made beforehand: a program that ends cannot start threads.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._asked, self._done = threading.Event(), threading.Event()
+        threading.Thread(target=self._run, name='zenoh closing', daemon=True).start()
+
+    def _run(self) -> None:
+        self._asked.wait()
+        with contextlib.suppress(zenoh.ZError):
+            self._session.close()
+        self._done.set()
+
+    def __call__(self) -> None:
+        self._asked.set()
+        if not self._done.wait(CLOSING_S):
+            # Its destructor would wait once more.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
+
+
 def _leave_all() -> None:
     for transport in _transports.values():
-        session: Any = transport.session
-        session.close()
+        transport.close()
     _transports.clear()
 
 
