@@ -79,8 +79,7 @@ if TYPE_CHECKING:
 PATIENCE = 10.0
 LATCHED = QoSProfile(depth=2, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-# Topics keep their type for the life of a process, so no name here is one that our nodes use, and
-# no domain one that other tests of this process choose (`processes.py`).
+# None of those that other tests of this process choose (`processes.py`).
 _domains = (40 + number % 62 for number in itertools.count(os.getpid() * 13))
 
 
