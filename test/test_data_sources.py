@@ -323,3 +323,14 @@ def test_a_damaged_bag_stays_a_bag_error(tmp_path: Path) -> None:
     (tmp_path / 'broken.mcap').write_bytes(b'not a bag')
     with pytest.raises(BagError, match=r'broken\.mcap'):
         list(open_source(tmp_path / 'broken.mcap'))
+
+
+def test_a_link_that_leads_back_gives_no_image_twice(tmp_path: Path) -> None:
+    folder, other = tmp_path / 'photos', tmp_path / 'elsewhere'
+    for directory in (folder / 'stop', other):
+        directory.mkdir(parents=True)
+        cv2.imwrite(str(directory / 'a.png'), np.zeros((8, 8, 3), np.uint8))
+    (folder / 'latest').symlink_to('.')
+    (folder / 'stop' / 'up').symlink_to('..')
+    (folder / 'yield').symlink_to(other)
+    assert [frame.label for frame in open_source(folder)] == ['stop', 'yield']

@@ -170,6 +170,13 @@ def test_random_bytes_decode_or_are_refused(name: str, payload: bytes) -> None:
         assert decoded.shape == (1, *SHAPE) and np.isfinite(decoded).all()
 
 
+@pytest.mark.parametrize('name', ENTROPY_CODED)
+def test_a_window_larger_than_a_payload_is_refused_before_it_is_made(name: str) -> None:
+    window = bytes([0, (27 - 10) << 3])  # of 128 MiB, in the header of a frame of no size
+    with pytest.raises(CodecError, match='memory'):
+        BY_NAME[name].decode(window + b'\x01\x00\x00')
+
+
 def test_an_unknown_codec_is_named_with_the_known_ones() -> None:
     with pytest.raises(CodecError, match=r"'jpeg' is not known; known are none, fp16, int8"):
         codec_id('jpeg')

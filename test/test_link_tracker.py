@@ -251,6 +251,16 @@ def test_a_late_answer_closes_nothing(down: Tracker) -> None:
     assert down.state is TailState.DOWN
 
 
+@pytest.mark.parametrize('flags', [Flag.NONE, Flag.PROBE])
+def test_a_refusal_is_a_loss_of_all_but_probes(tracker: Tracker, flags: Flag) -> None:
+    for sequence in range(1, 40):
+        tracker.sent(flight(sequence, sequence, flags))
+        tracker.replied(reply(sequence, Status.FAILED), sequence + 0.01)
+    assert tracker.state is TailState.UP
+    loss = tracker.link().loss
+    assert math.isnan(loss) if flags else loss > 0.5
+
+
 def test_a_refused_probe_closes_nothing(down: Tracker) -> None:
     down.sent(flight(2, 1.0, Flag.PROBE))
     down.replied(reply(2, Status.FAILED), 1.01)

@@ -45,6 +45,14 @@ def test_one_preempted_frame_hardly_moves_the_mean() -> None:
     assert costs.stage_ms[0] < 2.5
 
 
+def test_one_slow_first_answer_is_outlived_by_the_next() -> None:
+    costs = CostModel(FACTS)
+    costs.answered(1, 140, 90.0)
+    for _ in range(9):
+        costs.answered(1, 140, 2.0)
+    assert costs.tail_ms[1] == pytest.approx((90 + 9 * 2) / 10)
+
+
 def test_what_comes_before_and_after_the_stages_is_charged() -> None:
     costs = CostModel(FACTS)
     local, asked = costs.local(3, (3,)), costs.offload(1, 'int4', 5.0, UP)

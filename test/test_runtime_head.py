@@ -79,6 +79,16 @@ def lone(bundle: Bundle) -> Robot:
     return Robot(bundle)
 
 
+def test_a_reply_after_the_deadline_is_late_though_nobody_looked_at_the_clock(
+    robot: Robot,
+) -> None:
+    robot.frame(2, DOUBTFUL, 1.0)
+    (decision,) = robot.reply(1, 2.0 + DEADLINE).decisions
+    assert (decision.route, decision.reason) == (Route.FALLBACK, Reason.DEADLINE)
+    replies = robot.head.counts.replies
+    assert (replies[Arrival.LATE], replies[Arrival.IN_TIME]) == (1, 0)
+
+
 def test_a_confident_frame_is_answered_on_the_robot(robot: Robot) -> None:
     step = robot.frame(2, SURE, 1.0)
     (decision,) = step.decisions

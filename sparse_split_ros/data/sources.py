@@ -11,7 +11,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
-from glob import iglob
 from pathlib import Path
 from typing import Literal
 
@@ -224,13 +223,27 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     ]
 
 
-def files_in(folder: Path) -> list[Path]:
+def files_in(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> list[Path]:
     """The files in a folder and those inside it.
 
-    Linked folders are followed, and what is hidden is passed over, as glob does and rglob does not.
+    Linked folders are followed, but for those that lead back to one `above`, and what is hidden is
+    passed over.
     """
-    found = (folder / name for name in iglob('**', root_dir=folder, recursive=True))
-    return [file for file in found if file.is_file()]
+    found: list[Path] = []
+    try:
+        known = folder.stat()
+        here = known.st_dev, known.st_ino
+        inside = [] if here in above else [*folder.iterdir()]
+    except OSError:
+        return found
+    for each in inside:
+        if each.name.startswith('.'):
+            continue
+        if each.is_dir():
+            found += files_in(each, above | {here})
+        elif each.is_file():
+            found.append(each)
+    return found
 
 
 def images_in(folder: Path) -> list[Path]:

@@ -200,7 +200,14 @@ class Codec:
 
     def _decompress(self, payload: bytes) -> bytes:
         """Undo :meth:`_compress`, never allocating more than a payload of this split can need."""
-        decompressor = zstd.ZstdDecompressor(zstd_dict=self._zstd_dict)  # type: ignore[attr-defined]
+        # A frame names the window that its decoder is to keep: of ours, no more than the payload.
+        options: dict[int, int] = {
+            zstd.DecompressionParameter.window_log_max: max(10, self.raw_bytes.bit_length())
+        }
+        decompressor = zstd.ZstdDecompressor(
+            zstd_dict=self._zstd_dict,  # type: ignore[attr-defined]
+            options=options,
+        )
         try:
             raw: bytes = decompressor.decompress(
                 _ZSTD_MAGIC + payload, max_length=self.raw_bytes + 1

@@ -165,8 +165,11 @@ class Tracker:
             return Arrival.UNKNOWN, None
         remember(self._done, sequence, None)
         self._heard = self._asked = now
-        # A refusal says nothing about how long an answer takes.
-        if reply.status is Status.OK:
+        # A refusal says nothing about how long an answer takes, and is none.
+        if reply.status is not Status.OK:
+            if not late and not frame.flags & Flag.PROBE:
+                self._estimator.missed()
+        else:
             network_ms = max((now - frame.sent) * 1e3 - reply.tail_us / 1e3, 0.0)
             if not late:
                 self._estimator.answered(frame.size, network_ms)

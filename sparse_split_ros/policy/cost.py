@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,10 +136,12 @@ class CostModel:
         self.encode_ms = dict.fromkeys(facts.codings, 0.0)
         # The size the link's round-trip time was measured with.
         self._size = math.nan
-        # What is a guess until it is measured for the first time.
-        self._stages, self._exits = set(range(len(macs))), set(facts.exits)
-        self._encoders, self._tails = set(facts.codings), set(facts.codings)
-        self._others = {_OVERHEAD, _SIZE}
+        # How often each was measured; until then it is a guess.
+        self._stages: Counter[int] = Counter()
+        self._exits: Counter[int] = Counter()
+        self._encoders: Counter[int] = Counter()
+        self._tails: Counter[int] = Counter()
+        self._others: Counter[int] = Counter()
         for stage, ms in (stage_ms or {}).items():
             self.stage_ms[stage] = profile * ms
         for stage, ms in (exit_ms or {}).items():
@@ -239,16 +242,17 @@ class CostModel:
         return cost + weights.ms * weights.miss * self.deadline_ms * missed
 
 
-def _mean(guessed: set[int], key: int, mean: float, value: float) -> float:
-    """The running mean after another value, which replaces what was only ``guessed``."""
+def _mean(measured: Counter[int], key: int, mean: float, value: float) -> float:
+    """The running mean after another value; the first replaces a guess, the next count alike."""
     if not 0 <= value < math.inf:
         return mean
-    if key in guessed:
-        guessed.remove(key)
+    measured[key] += 1
+    if measured[key] == 1:
         return value
     # One preempted frame must not move a mean that decisions hang on.
     most = 4 * mean + 1.0
-    return mean + _GAIN * ((value if value < most else most) - mean)
+    gain = max(_GAIN, 1 / measured[key])
+    return mean + gain * ((value if value < most else most) - mean)
 
 
 def _late(slack_ms: float, jitter_ms: float) -> float:

@@ -227,7 +227,7 @@ class JointPolicy:
     def _cheapest(self, state: SceneState, link: Link) -> Candidate:
         if not self._promises():
             return self._deepest()
-        if state.looking:
+        if state.looking and not self.feedback.poisoned:
             # Nothing is known of exits that are not evaluated: look at all of them first.
             return max(
                 self._in_time(state.candidates),
@@ -355,7 +355,9 @@ class JointPolicy:
             risk.coding += row.coding
             if not self.feedback.poisoned:
                 self.costs.answered(
-                    decision.plan.split, decision.payload_bytes, decision.times.tail
+                    decision.plan.split,
+                    decision.payload_bytes,
+                    min(decision.times.tail, decision.times.offboard),
                 )
             self._label(state, row, decision.label)
         elif route is Route.LOCAL:
@@ -487,6 +489,8 @@ class JointPolicy:
         # Each takes longer than an answer may wait.
         if before != (target, weights, deadline_ms):
             for state in self._scenes.values():
+                if before[0] != target:
+                    state.risk.settle()
                 self._refresh(state, observed=False)
 
     def diagnostics(self) -> dict[str, object]:
@@ -517,7 +521,10 @@ class JointPolicy:
     def state(self) -> dict[str, Any]:
         """What was learned, for JSON; a copy."""
         scenes = {name: state.to_json() for name, state in self._scenes.items()}
-        return {'edges': list(EDGES), 'exits': list(self._early), 'scenes': scenes}
+        return {
+            'edges': list(EDGES), 'exits': list(self._early), 'target': self.target,
+            'scenes': scenes,
+        }  # fmt: skip
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over :meth:`state`, all or nothing. Raises PolicyError when it does not fit."""
@@ -533,6 +540,8 @@ class JointPolicy:
         for name, item in list(saved.items())[:_MAX_SCENES]:
             scene = self._open(name)
             scene.take(item)
+            if state.get('target', self.target) != self.target:
+                scene.risk.settle()
             scene.checkpoints = [scene.risk.learned()]
             self._refresh(scene, observed=False)
 

@@ -288,6 +288,11 @@ class SceneRisk:
         """Keep this share of all live evidence."""
         _scale((*self.counts, *self.errors), share)
 
+    def settle(self) -> None:
+        """Begin a new account: credit and debt are of the promise that was."""
+        _scale(self.local, 0.0)
+        self.answers = self.coding = 0.0
+
     def shifted(self) -> None:
         """Exits have become more or less sure than they were: forget how sure that was."""
         _scale(self.first, 0.05)

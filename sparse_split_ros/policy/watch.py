@@ -55,24 +55,28 @@ class Budget:
 class Objects:
     """Which frames show the same object, guessed from the classes robot and tail give them.
 
-    A frame belongs to the object before it when either class was among those given to that. Tracks
-    are not known to a policy, and one object's two or three candidate classes alternate. Each
-    camera sees objects of its own.
+    A frame belongs to the object before it when the robot gave it one of the last three classes
+    that it gave to that, or the one the tail just gave. Tracks are not known to a policy, and one
+    object's two or three candidate classes alternate. What the tail said longer ago does not count:
+    one that guesses has soon named every class of a few. Each camera sees objects of its own.
     """
 
     def __init__(self) -> None:
-        self._classes: set[int] = set()
+        self._classes: list[int] = []
+        self._said = -1
         self._place = 0
 
     def place(self, own: int, said: int) -> int:
         """The frame's number within its object, from 1."""
-        if own in self._classes or (said in self._classes and len(self._classes) < 3):
+        known = own in self._classes or own == self._said
+        if known or (said == self._said and len(self._classes) < 2):
             self._place += 1
         else:
             self._classes.clear()
             self._place = 1
-        if len(self._classes) < 8:
-            self._classes.update((own, said))
+        if own not in self._classes:
+            self._classes = [*self._classes[-2:], own]
+        self._said = said
         return self._place
 
 

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,6 +41,7 @@ _MAX_MANIFEST_BYTES = 8 << 20
 _MAX_FILE_BYTES = 1 << 30
 _MAX_ELEMENTS = 1 << 26
 _MAX_FLOAT32 = 3.4e38
+_MAX_FLOAT64 = sys.float_info.max
 _MAX_LABELS = 1 << 31
 _TASK_NAME = re.compile(r'[A-Za-z](_?[A-Za-z0-9])*_?')
 """What can be the last part of a ROS topic."""
@@ -359,7 +361,8 @@ class _Value:
         value = self._value
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise self.fail('a number')
-        if not math.isfinite(value) or not low <= value <= high:
+        # A whole number may be too large for a float; comparisons take any.
+        if not -_MAX_FLOAT64 <= value <= _MAX_FLOAT64 or not low <= value <= high:
             raise self.fail(f'a number from {low:g} to {high:g}')
         return float(value)
 
@@ -549,6 +552,8 @@ def _split(value: _Value, files: Mapping[str, str], stages: tuple[Stage, ...]) -
     if encoder is None and shape != stages[stage].output_shape:
         raise value.get('shape').fail(f"the stage's output shape {stages[stage].output_shape}")
     codecs = value.get('codecs')
+    if not codecs.mapping():
+        raise codecs.fail('at least one codec')
     encoder_macs, decoder_macs = value.optional('encoder_macs'), value.optional('decoder_macs')
     return Split(
         stage=stage,

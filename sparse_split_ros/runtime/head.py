@@ -335,10 +335,11 @@ class Head:
                     f'{self._bundle.fingerprint.hex()}: start both with the same bundle', now,
                 )  # fmt: skip
             return Step()
+        passed = self.tick(now)
         arrival, flight = self.tracker.replied(reply, now)
         self.counts.replies[arrival] += 1
         if flight is None:
-            return Step()
+            return passed
         usable = reply.status is Status.OK and reply.scores.size == len(self._bundle.classes)
         self.counts.refused += not usable
         if arrival is Arrival.LATE or flight.flags is not Flag.NONE:
@@ -348,7 +349,7 @@ class Head:
                     self.policy.observe_reply(reply.sequence, reply, arrival is Arrival.LATE)
                 except Exception as error:
                     self._fault('observe_reply', error)
-            return Step()
+            return passed
         if usable:
             decision = self._decide(
                 reply.sequence,
@@ -360,7 +361,7 @@ class Head:
             )
         else:
             decision = self._decide(reply.sequence, Route.FALLBACK, Reason.TAIL_REFUSED, now)
-        return Step((decision,))
+        return Step((*passed.decisions, decision))
 
     def tick(self, now: float) -> Step:
         """Let deadlines pass that have passed."""
