@@ -389,13 +389,22 @@ def test_a_batch_of_one_image_is_refused(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     one = dataclasses.replace(RECIPE, epochs=1)
-    best = fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
-    meta, tensors = load(best)
+    fit(one, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path)
+    meta, tensors = load(tmp_path / 'best')
     meta['recipe']['network_arguments']['widths'] = [8, 12, 24]
     save(tmp_path / 'other', meta, tensors)
     with pytest.raises(TrainingError, match="is not of network 'compact'") as raised:
         load_checkpoint(tmp_path / 'other.safetensors')
     assert '\n' not in str(raised.value)
+
+
+def test_a_checkpoint_may_have_a_dot_in_its_name(tmp_path: Path) -> None:
+    for epochs, name in ((1, 'signs'), (2, 'signs.v2')):
+        recipe = dataclasses.replace(RECIPE, epochs=epochs)
+        best = fit(recipe, blobs(32, 0), {'blobs': blobs(12, 1)}, tmp_path / str(epochs))
+        best.rename(tmp_path / f'{name}.safetensors')
+    _, recipe, _ = load_checkpoint(tmp_path / 'signs.v2.safetensors')
+    assert recipe.epochs == 2
 
 
 def test_what_a_run_goes_on_from_is_not_what_it_learned(tmp_path: Path) -> None:

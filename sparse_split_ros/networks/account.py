@@ -9,6 +9,7 @@ place, float32.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from sparse_split_ros.networks.staged import evaluating
 from sparse_split_ros.sparsity.layers import SparseConv2d, SparseLayer, SparseLinear
 
 _WEIGHTED = (nn.Conv2d, nn.Linear, SparseConv2d, SparseLinear)
+_KEEPING = (nn.BatchNorm2d, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardsigmoid)
+"""What keeps its input for the backward pass beside its output, which the next layer keeps."""
 _RESHAPING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.PixelShuffle)
 
 # Energy in picojoules, 45 nm, 0.9 V: M. Horowitz, "Computing's energy problem (and what we can do
@@ -79,7 +82,7 @@ def account(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
         output = counter.run(torch.zeros(1, *input_shape))
     layers = [stored(layer) for layer in counter.layers]
     return Cost(
-        parameters=sum(layer.weight.numel() + len(layer.weight) for layer in counter.layers),
+        parameters=sum(x.weight.numel() + len(x.weight) for x in dict.fromkeys(counter.layers)),
         macs=counter.macs,
         dense_macs=counter.dense_macs,
         output_shape=tuple(output.shape[1:]),
@@ -156,14 +159,33 @@ class _Counter(fx.Interpreter):
             self.layers.append(layer)
             self.macs += layer.weight.numel() * (value[0].numel() // len(layer.weight))
             self.dense_macs += _columns(layer) * value[0].numel()
-        if sources and _in_place(n, layer):
-            self._owner[n] = self._owner[sources[-1]]
+        host = self._host(n, value, sources) if _in_place(n, layer) else None
+        if host is not None:
+            self._owner[n] = self._owner[host]
         else:
             self._owner[n] = n
             self.sizes[n] = size
-        if self._owner[n] is n or isinstance(layer, nn.BatchNorm2d):
+        gate = n.target in (operator.mul, operator.imul, torch.mul, 'mul') and len(sources) == 2
+        if self._owner[n] is n or gate or isinstance(layer, _KEEPING):
             self.kept += size
+        if isinstance(layer, nn.MaxPool2d):
+            self.kept += 8 * value.numel()  # where in the input each maximum is, int64
         return value
+
+    def _host(self, n: fx.Node, value: Tensor, sources: list[fx.Node]) -> fx.Node | None:
+        """The operand whose memory the result of `n` can take, or takes."""
+        order = {node: step for step, node in enumerate(n.graph.nodes)}
+        for source in reversed(sources):
+            read: Tensor = self.env[source]
+            if read.untyped_storage().data_ptr() == value.untyped_storage().data_ptr():
+                return source
+            owner = self._owner[source]
+            late = (
+                user for node in self._owner if self._owner[node] is owner for user in node.users
+            )
+            if read.numel() == value.numel() and all(order[user] <= order[n] for user in late):
+                return source
+        return None
 
     def peak_bytes(self) -> int:
         """The most bytes of values that are alive while one operation runs."""

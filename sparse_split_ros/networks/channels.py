@@ -146,9 +146,10 @@ def _follow(layer: nn.Module, kept: Tensor) -> None:
         return
     assert isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d))
     layer.num_features = len(kept)
-    layer.weight, layer.bias = nn.Parameter(layer.weight[kept]), nn.Parameter(layer.bias[kept])
-    assert layer.running_mean is not None and layer.running_var is not None
-    layer.running_mean, layer.running_var = layer.running_mean[kept], layer.running_var[kept]
+    if layer.affine:
+        layer.weight, layer.bias = nn.Parameter(layer.weight[kept]), nn.Parameter(layer.bias[kept])
+    if layer.running_mean is not None and layer.running_var is not None:
+        layer.running_mean, layer.running_var = layer.running_mean[kept], layer.running_var[kept]
 
 
 class _Whole(nn.Module):
@@ -182,6 +183,7 @@ class _Analysis(fx.Interpreter):
 
     def __init__(self, network: StagedNetwork) -> None:
         self._found: list[Group] = []
+        self._layers: set[str] = set()
         self._values: dict[fx.Node, tuple[Group, int]] = {}
         with evaluating(network), torch.inference_mode():
             whole = _Whole(network)
@@ -208,13 +210,21 @@ class _Analysis(fx.Interpreter):
             return self._new(result.shape[1], fixed=True)
         if n.op == 'call_module':
             name = str(n.target).removeprefix('network.')
-            return self._layer(name, self.submodules[str(n.target)], sources[0], result)
+            layer = self.submodules[str(n.target)]
+            found = self._layer(name, layer, sources[0], result)
+            if name in self._layers:  # in two places: what is cut for one would be for the other
+                for group in self._found:
+                    if name in (*group.writers, *group.readers, *group.followers):
+                        self._root((group, 1))[0].fixed = True
+            self._layers.add(name)
+            return found
         sums = (operator.add, operator.iadd, torch.add, 'add', operator.mul, torch.mul, 'mul')
         if n.target in sums and len(sources) == 2:
             return self._joined(*sources)
         group, repeat = self._root(sources[0])
-        if n.target in (torch.flatten, 'flatten', torch.mean, 'mean'):
-            return group, repeat * (result.shape[1] // (group.size * repeat))
+        each, odd = divmod(result.shape[1], group.size * repeat)
+        if n.target in (torch.flatten, 'flatten', torch.mean, 'mean') and each and not odd:
+            return group, repeat * each
         if n.target not in _PASSING or len(sources) > 1:
             for source in sources:
                 self._root(source)[0].fixed = True
@@ -232,7 +242,9 @@ class _Analysis(fx.Interpreter):
             whole = (
                 result.ndim == 2
                 if isinstance(layer, nn.Linear)
-                else layer.groups in (1, layer.in_channels)
+                # In groups of one input only where the weights are fixed, as of a shortcut.
+                else layer.groups == 1
+                or (layer.groups == layer.in_channels and not layer.weight.requires_grad)
             )
             group.readers[name] = repeat
             group.fixed |= not whole
@@ -245,7 +257,8 @@ class _Analysis(fx.Interpreter):
             merged, _ = self._new(result.shape[1])
             self._adopt(merged, group, layer.upscale_factor**2)
             return merged, 1
-        elif isinstance(layer, (SparseLayer, nn.LayerNorm, nn.GroupNorm)):
+        elif result.shape[1] != group.size * repeat or any(True for _ in layer.parameters()):
+            # A layer that is not known here, such as a transposed convolution.
             group.fixed = True
             return self._new(result.shape[1], fixed=True)
         elif isinstance(layer, UnitClip):

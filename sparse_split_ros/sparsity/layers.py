@@ -287,7 +287,11 @@ def sparsify(
     if not replacements:
         reason = refused[0] if refused else 'all are kept dense, or dense at the nearest density'
         raise SparsityError(f'none of the layers {known} becomes sparse; {reason}')
-    for name, replacement in replacements.items():
+    for name, layer in list(module.named_modules(remove_duplicate=False)):
+        first = next((k for k in replacements if layers[k] is layer), None)
+        if first is None:
+            continue  # else in each place where it is used
+        replacement = replacements[first]
         parent, _, child = name.rpartition('.')
         setattr(module.get_submodule(parent), child, replacement)
     return {name: layer.pattern.spec for name, layer in replacements.items()}

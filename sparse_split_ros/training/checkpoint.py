@@ -36,7 +36,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[StagedNetwork, Recipe
     TrainingError.
     """
     given = Path(path)
-    stem = given / 'best' if given.is_dir() else given.with_suffix('')
+    stem = given / 'best' if given.is_dir() else Path(str(given).removesuffix('.safetensors'))
     meta, tensors = load(stem)
     if any(key.startswith('optimiser.') for key in tensors):
         raise TrainingError(
@@ -97,7 +97,7 @@ def save(path: Path, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
 
     Raises TrainingError, on a full disk for example.
     """
-    partial, file = path.with_suffix('.partial'), path.with_suffix('.safetensors')
+    partial, file = (path.with_name(f'{path.name}.{end}') for end in ('partial', 'safetensors'))
     try:
         contiguous = {k: v.contiguous() for k, v in tensors.items()}
         # save_file makes a file only its owner can read; this one is as the umask has it.
@@ -119,7 +119,7 @@ def save(path: Path, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
 
 def load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The JSON and the tensors of PATH.safetensors. Raises TrainingError."""
-    file = path.with_suffix('.safetensors')
+    file = path.with_name(f'{path.name}.safetensors')  # not with_suffix: best.v2 has a dot
     try:
         with safe_open(file, framework='pt') as checkpoint:
             meta = json.loads((checkpoint.metadata() or {}).get('meta', 'null'))

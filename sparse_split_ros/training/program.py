@@ -67,7 +67,10 @@ def trace(module: nn.Module, x: Tensor, part: str = '') -> Program:
     that the module is of a network.
     """
     module = nn.Sequential(module.eval())  # a single layer would be traced into
-    graph = _Tracer().trace(module)
+    try:
+        graph = _Tracer().trace(module)
+    except (fx.proxy.TraceError, TypeError) as error:
+        raise ExportError(': '.join(filter(None, (part, f'cannot be traced: {error}')))) from error
     observer = _Observer(fx.GraphModule(module, graph))
     answer = observer.run(x)
     builder = _Builder(dict(module.named_modules()), observer)
@@ -81,7 +84,7 @@ def trace(module: nn.Module, x: Tensor, part: str = '') -> Program:
         builder.finished(),
         tuple(x.shape[1:]),
         tuple(answer.shape[1:]),
-        float(x.abs().max()),
+        observer.reach[next(iter(graph.nodes))],  # x itself may have been worked on in place
         answer,
     )
 
@@ -108,7 +111,7 @@ def _layer(node: fx.Node) -> str:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = type(m) in _MODULES or isinstance(m, _WEIGHTED)
+        known = type(m) in _MODULES or _is_weighted(m)
         return known or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -119,6 +122,11 @@ class _Observer(fx.Interpreter):
         super().__init__(module)
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self.reach: dict[fx.Node, float] = {}
+        self._first: dict[fx.Node, fx.Node] = {}
+
+    def first(self, node: fx.Node) -> fx.Node:
+        """The node that made the tensor that `node` gives, in place or passed on."""
+        return self._first.get(node, node)
 
     def run_node(self, n: fx.Node) -> Any:
         """Note the value at once: what follows may work in place."""
@@ -126,6 +134,9 @@ class _Observer(fx.Interpreter):
         if isinstance(value, Tensor):
             self.shapes[n] = tuple(value.shape)
             self.reach[n] = float(value.abs().max())
+            for source in n.all_input_nodes:
+                if self.env[source] is value:
+                    self._first[n] = self.first(source)
         return value
 
 
@@ -140,14 +151,18 @@ class _Builder:
 
     def finished(self) -> tuple[Operation, ...]:
         """The operations; the one that the module returns is called 'y'."""
-        names = {self._last: 'y'} if self._operations else {}
+        names, needed, kept = {self._last: 'y'}, {self._last}, []
+        for item in reversed(self._operations):
+            if item.output in needed:
+                needed.update(item.inputs)
+                kept.append(item)
         return tuple(
             replace(
                 item,
                 inputs=tuple(names.get(name, name) for name in item.inputs),
                 output=names.get(item.output, item.output),
             )
-            for item in self._operations
+            for item in reversed(kept)
         )
 
     def add(self, node: fx.Node, kind: str, *inputs: str, **attributes: Any) -> str:
@@ -164,33 +179,33 @@ class _Builder:
 
     def name(self, node: Any) -> str:
         """The name of a node's value."""
-        if node not in self._names:
+        if not isinstance(node, fx.Node) or self._observer.first(node) not in self._names:
             raise ExportError(f'cannot export the operand {node!r}: expected a computed tensor')
-        return self._names[node]
+        return self._names[self._observer.first(node)]
 
     def visit(self, node: fx.Node) -> None:
-        """Append what `node` does."""
+        """Append what `node` does. What works in place is what all read after it."""
+        first = self._observer.first(node)
         if node.op == 'placeholder':
-            self._names[node] = 'x'
+            self._names[first] = 'x'
         elif node.op == 'output':
             self._last = self.name(node.args[0])
         elif node.op == 'call_module':
-            self._names[node] = self._module(node, self._modules[str(node.target)])
+            self._names[first] = self._module(node, self._modules[str(node.target)])
         else:
             name = node.target if isinstance(node.target, str) else node.target.__name__
             writer = _FUNCTIONS.get(name)
             if writer is None:
                 raise ExportError(f'cannot export {node.op} {name}: no counterpart here')
-            self._names[node] = writer(self, node)
+            self._names[first] = writer(self, node)
 
     def _module(self, node: fx.Node, module: nn.Module) -> str:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
+        source = node.all_input_nodes[0]
         if isinstance(module, _NORMS):
             if self._norm_after(source) is module:
                 return self.name(source)  # folded when the layer before it was written
             raise ExportError('cannot export BatchNorm without a layer to fold into')
-        if isinstance(module, _WEIGHTED):
+        if _is_weighted(module):
             return self._weighted(node, module, self.name(source))
         writer = _MODULES.get(type(module))
         if writer is None:
@@ -202,7 +217,8 @@ class _Builder:
         weight, bias = module.weight, module.bias
         norm = self._norm_after(node)
         if norm is not None:
-            assert norm.running_mean is not None and norm.running_var is not None
+            if norm.running_mean is None or norm.running_var is None:
+                raise ExportError('cannot export BatchNorm that keeps no running statistics')
             # Scales whole outputs, which stand in front in linear and in sparse weights too.
             weight, bias = fuse_conv_bn_weights(
                 weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
@@ -226,10 +242,17 @@ class _Builder:
         users = list(node.users)
         if node.op != 'call_module' or len(users) != 1 or users[0].op != 'call_module':
             return None
-        if not isinstance(self._modules[str(node.target)], _WEIGHTED):
+        if not _is_weighted(self._modules[str(node.target)]):
             return None
         norm = self._modules[str(users[0].target)]
         return norm if isinstance(norm, _NORMS) else None
+
+
+def _is_weighted(module: nn.Module) -> bool:
+    """Whether it computes what such a layer does: a subclass may have a forward of its own."""
+    return any(
+        isinstance(module, kind) and type(module).forward is kind.forward for kind in _WEIGHTED
+    )
 
 
 def _pair(value: Any) -> list[int]:
@@ -252,13 +275,12 @@ def _window(module: nn.Module) -> dict[str, Any]:
         if module.divisor_override is not None:
             raise ExportError('cannot export an average pool with a divisor of its own')
         return window | {
-            'ceil_mode': bool(module.ceil_mode),
             'count_include_pad': bool(module.count_include_pad),
         }
     if isinstance(module, nn.MaxPool2d):
         if _pair(module.dilation) != [1, 1]:
             raise ExportError(f'cannot export a max pool with dilation {module.dilation}')
-        return window | {'ceil_mode': bool(module.ceil_mode)}
+        return window
     groups = module.groups if isinstance(module, nn.Conv2d) else 1
     return window | {'dilation': _pair(module.dilation), 'groups': groups}
 
@@ -294,6 +316,17 @@ def _flatten(b: _Builder, node: fx.Node, first: int, last: int, x: str) -> str:
 def _silu(b: _Builder, node: fx.Node, module: nn.Module, x: str) -> str:
     gate = b.add(node, 'sigmoid', x)
     return b.add(node, 'mul', x, gate)
+
+
+def _pool(kind: str) -> Callable[..., str]:
+    def write(b: _Builder, node: fx.Node, module: nn.Module, x: str) -> str:
+        window, inside = _window(module), b.shape(node.all_input_nodes[0])[2:]
+        parts = zip(inside, window['padding'], window['kernel'], window['stride'], strict=True)
+        whole = [(side + 2 * pad - size) // step + 1 for side, pad, size, step in parts]
+        # torch drops a last window that starts in the padding, and ONNX does not.
+        return b.add(node, kind, x, **window, ceil_mode=list(b.shape(node)[2:]) != whole)
+
+    return write
 
 
 def _simple(kind: str, **attributes: Any) -> Callable[..., str]:
@@ -349,15 +382,21 @@ def _same(b: _Builder, node: fx.Node, module: nn.Module | None = None, x: str = 
     return x or b.name(node.args[0])
 
 
+def _dropout(b: _Builder, node: fx.Node) -> str:
+    if node.kwargs.get('training', node.args[2] if len(node.args) > 2 else True):
+        raise ExportError('cannot export dropout that is on: pass training=self.training')
+    return b.name(node.args[0])
+
+
 _MODULES: dict[type[nn.Module], Callable[..., str]] = {
     nn.AdaptiveAvgPool2d: lambda b, n, m, x: _adaptive(b, n, m.output_size, x),
-    nn.AvgPool2d: lambda b, n, m, x: b.add(n, 'avg_pool', x, **_window(m)),
+    nn.AvgPool2d: _pool('avg_pool'),
     nn.Dropout: _same,
     nn.Flatten: lambda b, n, m, x: _flatten(b, n, m.start_dim, m.end_dim, x),
     nn.Hardsigmoid: _simple('hard_sigmoid', alpha=1 / 6, beta=0.5),
     nn.Hardswish: _simple('hard_swish'),
     nn.Identity: _same,
-    nn.MaxPool2d: lambda b, n, m, x: b.add(n, 'max_pool', x, **_window(m)),
+    nn.MaxPool2d: _pool('max_pool'),
     nn.PixelShuffle: lambda b, n, m, x: b.add(n, 'pixel_shuffle', x, factor=m.upscale_factor),
     nn.ReLU: _simple('relu'),
     nn.ReLU6: _simple('relu6'),
@@ -371,7 +410,7 @@ _FUNCTIONS: dict[str, Callable[[_Builder, fx.Node], str]] = {
     'adaptive_avg_pool2d': _adaptive_call,
     'add': _elementwise('add'),
     'cat': _cat,
-    'dropout': _same,
+    'dropout': _dropout,
     'flatten': _flatten_call,
     'hardswish': _simple('hard_swish'),
     'iadd': _elementwise('add'),
