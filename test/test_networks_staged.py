@@ -12,7 +12,8 @@ from torch import nn  # noqa: E402
 
 from sparse_split_ros.networks.account import account  # noqa: E402
 from sparse_split_ros.networks.bottleneck import Bottleneck, quantise  # noqa: E402
-from sparse_split_ros.networks.exits import conv_exit, light_exit  # noqa: E402
+from sparse_split_ros.networks.cut import balanced  # noqa: E402
+from sparse_split_ros.networks.exits import conv_exit, final_exit, light_exit  # noqa: E402
 from sparse_split_ros.networks.staged import StagedNetwork, inlined  # noqa: E402
 from sparse_split_ros.networks.zoo import build  # noqa: E402
 from sparse_split_ros.sparsity.layers import SparseConv2d  # noqa: E402
@@ -172,6 +173,9 @@ def test_shipped_network_keeps_its_budget() -> None:
         (lambda: build('compact', 4, density=0.5, keep_dense=['stage.0.*']), "'stage.0.*' matches"),
         (lambda: build('compact', 4, pattern='diagonal'), "unknown kind of pattern 'diagonal'"),
         (lambda: conv_exit(4, 10, 4, 3), 'cannot pool'),
+        (lambda: conv_exit(4, 9, 4, 3), '9x9 features cannot pool to 4x4'),
+        (lambda: final_exit(4, 3, 3), '3x3 features cannot pool to 2x2'),
+        (lambda: balanced([nn.Conv2d(3, 4, 1)], (3, 8, 8)), 'a single block cannot be cut'),
         (lambda: Bottleneck(4, 2, 4, stride=0), 'stride is 0'),
         (lambda: build('compact', 4, bits=4.0), 'bits is 4.0, expected a whole number'),
         (lambda: build('compact', 4, bits=9), 'bits is 9, expected 1 to 8'),

@@ -222,13 +222,13 @@ def plan_bundle(bundle: Bundle, stages: range, precision: str = 'float32') -> Pl
             shape = bundle.stages[stage - 1].output_shape
             codes = program.tensor(*before.shape)
             decoded = plan(before.decoder, f'decoder {stage - 1}', codes, shape)
-        made = features is not None
+        computed = features is not None
         if features is None:
             planes = stage == 0 and reads_planes(graph.model(_stem(spec.model)))
             features = program.tensor(*bundle.input_shape(stage), planes)
         if decoded is not None:
             # Head, tail and whole network take the same features for the same codes of 8 bits.
-            below = program.negative(decoded) or (made and program.negative(features))
+            below = program.negative(decoded) or (computed and program.negative(features))
             program.set_negative(features, below)
         answer = plan(spec.model, f'stage {stage}', features, spec.output_shape)
         features = program.tensor(*spec.output_shape) if answer is None else answer

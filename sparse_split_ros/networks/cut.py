@@ -69,6 +69,8 @@ def cut(
 
 def balanced(blocks: Sequence[nn.Module], input_shape: tuple[int, int, int]) -> list[int]:
     """Numbers of blocks before cuts that divide the MACs into four parts as equal as they get."""
+    if len(blocks) < 2:
+        raise ValueError('a single block cannot be cut: divide it, or give cuts: []')
     shapes = [input_shape, *(features.shape for features in measure(blocks, input_shape))]
     done, total = [], 0
     for block, shape in zip(blocks, shapes):

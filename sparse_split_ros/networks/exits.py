@@ -17,7 +17,7 @@ def conv_exit(
     Early features are local, so the exit first looks at neighbourhoods, then keeps a `grid` x
     `grid` map: where in a centred crop a stroke lies is most of what tells one sign from another.
     """
-    rest, odd = divmod(side // 2, grid)
+    rest, odd = divmod((side + 1) // 2, grid)
     if odd or rest < 1:
         raise ValueError(f'an exit on {side}x{side} features cannot pool to {grid}x{grid}')
     return nn.Sequential(
@@ -61,7 +61,12 @@ def light_exit(
 
 
 def final_exit(channels: int, side: int, classes: int, dropout: float = 0.2) -> nn.Sequential:
-    """The network's own classifier on features (N, channels, side, side): 2 x 2 pool, linear."""
+    """The network's own classifier on features (N, channels, side, side): 2 x 2 pool, linear.
+
+    Raises ValueError for an odd side.
+    """
+    if side < 2 or side % 2:
+        raise ValueError(f'the final exit on {side}x{side} features cannot pool to 2x2')
     return nn.Sequential(
         OrderedDict(
             pool=nn.AvgPool2d(side // 2),
