@@ -265,17 +265,25 @@ class Stream:
         spec, pace, index = self._source.spec, Pace(self._source.rate), -1
         broken: list[str] = []
         problems: list[str] = []
+        held: list[tuple[int, float, Frame]] = []
         try:
             for index, frame in enumerate(self._source.frames()):
+                held.append((index, pace.time(frame.stamp_ns), frame))
                 if frame.error:
                     broken.append(frame.error)
-                yield self._view(index, pace.time(frame.stamp_ns), frame)
+                if len(broken) > index:
+                    continue  # perhaps there is nothing to evaluate at all
+                for each in held:
+                    yield self._view(*each)
+                held.clear()
         except (BagError, SourceError, ImageError) as error:
             if index < 0:
                 raise
             problems.append(f'{spec}: after {index + 1} frames: {error}')
         if index < 0:
             raise SourceError(f'{spec} holds no frames')
+        if len(broken) > index:
+            raise SourceError(f'{spec}: none of {index + 1} images can be read, first {broken[0]}')
         if broken:
             problems.append(
                 f'{spec}: {len(broken)} of {index + 1} images are rejected, first {broken[0]}'

@@ -189,7 +189,8 @@ class Edge:
         last, before = map(self._file, EDGE_FILES)
         if last.exists():
             last.replace(before)
-        save(last, self._facts.meta() | {'epoch': self.epoch}, self._learner.tensors())
+        meta = self._facts.meta() | {'epoch': self.epoch}
+        save(self._directory / EDGE_FILES[0], meta, self._learner.tensors())
         return Report(self.epoch - 1, row, codes, labels)
 
     def keep(self, epoch: int) -> None:
