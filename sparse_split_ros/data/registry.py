@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_split_ros.data import gtsrb, weather
-from sparse_split_ros.data.bags import BagError, bags_in, read_bag
+from sparse_split_ros.data.bags import BagError, Frame, bags_in, read_bag
 from sparse_split_ros.data.datasets import DatasetError, Images, LabelledImages, find_data
 from sparse_split_ros.data.drive import SCENES
 from sparse_split_ros.data.folder import divide, load_folder, read_images
 from sparse_split_ros.data.images import resize_to
 from sparse_split_ros.data.public import load_caltech256, load_cifar10, load_cifar100, load_mnist
 from sparse_split_ros.data.signs import CLASSES
+from sparse_split_ros.data.sources import passing_over
 
 _FIRST = 'class'
 """The name of the first of several tasks of a bag, which names the others only."""
@@ -110,8 +111,8 @@ def load_bag(data: str | os.PathLike[str] | None, split: str, size: int) -> Labe
 
     Labels are the classifications on `ground_truth`, and those of further tasks on
     `ground_truth/NAME`; images without one of each are passed over, and so are those that cannot be
-    decoded. Frames that follow one another
-    with the same label of the first task are one group, as they show the same thing.
+    decoded. Frames that follow one another with the same label of the first task are one group, as
+    they show the same thing.
     """
     if split not in gtsrb.SPLITS:
         raise DatasetError(f'unknown split {split!r}: expected one of {", ".join(gtsrb.SPLITS)}')
@@ -119,7 +120,7 @@ def load_bag(data: str | os.PathLike[str] | None, split: str, size: int) -> Labe
     runs: dict[str, list[tuple[dict[str, str], Images]]] = {}
     broken: list[str] = []
     for bag in _bags(root):
-        for run, said, image in _labelled(bag, size, broken):
+        for run, said, image in _labelled(passing_over(read_bag(bag), broken.append), bag, size):
             runs.setdefault(run, []).append((said, image))
     passed_over = {f'cannot be decoded, first {broken[0]}': len(broken)} if broken else {}
     further = {name for run in runs.values() for said, _ in run for name in said} - {_FIRST}
@@ -165,14 +166,11 @@ def _bags(root: Path) -> list[Path]:
 
 
 def _labelled(
-    bag: Path, size: int, broken: list[str]
+    frames: Iterator[Frame], bag: Path, size: int
 ) -> Iterator[tuple[str, dict[str, str], Images]]:
-    """The name of its group, the labels and the image of every labelled frame of a bag.
-
-    Why one cannot be decoded joins `broken`.
-    """
+    """The name of its group, the labels and the image of every labelled frame of a bag."""
     run, before = 0, None
-    for frame in read_bag(bag):
+    for frame in frames:
         run += frame.label != before
         before = frame.label
         if _FIRST in frame.others:
@@ -180,9 +178,7 @@ def _labelled(
                 f'{bag}: holds ground_truth/{_FIRST}; {_FIRST} is what the task on ground_truth is '
                 'called, so give the other another name'
             )
-        if frame.error:
-            broken.append(frame.error)
-        elif frame.label is not None:
+        if frame.label is not None:
             said = {_FIRST: frame.label, **frame.others}
             yield f'{bag.name}/{run}', said, resize_to(frame.image, size, size)
 

@@ -16,7 +16,6 @@ from sparse_split_ros.embedded import messages
 from sparse_split_ros.embedded.exceptions import (
     InvalidHandle,
     NotInitializedException,
-    ParameterNotDeclaredException,
     ParameterUninitializedException,
     RCLError,
     Subset,
@@ -347,7 +346,7 @@ class Node(Subset):
         return [self._parameters.get(name) for name in names]
 
     def get_parameter_or(self, name: str, alternative: Parameter | None = None) -> Parameter:
-        with suppress(ParameterNotDeclaredException, ParameterUninitializedException):
+        with suppress(ParameterUninitializedException):
             if self.has_parameter(name):
                 return self._parameters.get(name)
         return alternative or Parameter(name, Parameter.Type.NOT_SET)

@@ -52,8 +52,8 @@ class _Type(Enum):
                     return cls(sequence)
         elif value is None:
             return cls.NOT_SET
-        elif _scalar_of(value):
-            return cls(_scalar_of(value))
+        elif number := _scalar_of(value):  # not of a single byte, which is 0
+            return cls(number)
         raise TypeError(
             f'{value!r} is not a value a parameter can have: '
             'bool, int, float, str, or a list of one of them or of bytes'
