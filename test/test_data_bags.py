@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import math
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -15,12 +16,14 @@ import yaml
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from sparse_split_ros.data.bags import (
+    CLASSIFICATION,
     COMPRESSED,
     IMAGE,
     BagError,
     Frame,
     Recording,
     read_bag,
+    read_messages,
     write_bag,
 )
 from sparse_split_ros.embedded.types import typestore
@@ -405,3 +408,38 @@ def test_a_frame_that_cannot_be_written_is_named(tmp_path: Path, frame: Frame, n
 def test_an_unknown_storage_is_named(tmp_path: Path) -> None:
     with pytest.raises(BagError, match="'zip'"):
         write_bag(tmp_path / 'bag', make_frames(1), 'zip')
+
+
+def test_the_most_probable_hypothesis_is_the_label(tmp_path: Path) -> None:
+    types, image = typestore().types, np.zeros((4, 4, 3), np.uint8)
+    results = [
+        types['vision_msgs/msg/ObjectHypothesis'](class_id=name, score=score)
+        for name, score in (('cat', 0.1), ('fox', math.nan), ('dog', 0.9), ('cow', 0.9))
+    ]
+    bag = record(
+        tmp_path / 'bag',
+        ('/ground_truth', CLASSIFICATION, types[CLASSIFICATION](header(STAMP), results)),
+        ('/image', IMAGE, image_message(STAMP, 'rgb8', image, 12)),
+    )
+    assert [frame.label for frame in read_bag(bag)] == ['dog']
+
+
+@pytest.mark.parametrize('stamps', [[5, 4, 3, 2, 1], [0] * 5, [1, 2, 4, 3, 5]])
+def test_frames_stay_in_their_order_whatever_their_stamps(
+    tmp_path: Path, stamps: list[int]
+) -> None:
+    images = [np.full((4, 4, 3), index, np.uint8) for index in range(5)]
+    frames = [Frame(s * 10**8, 'camera', image) for s, image in zip(stamps, images)]
+    write_bag(tmp_path / 'bag', frames)
+    found = list(read_bag(tmp_path / 'bag'))
+    assert [frame.stamp_ns // 10**8 for frame in found] == stamps
+    assert [frame.image[0, 0, 0] for frame in found] == [0, 1, 2, 3, 4]
+    received = [time for _, _, time, _ in read_messages(tmp_path / 'bag', [IMAGE])]
+    assert all(1e7 <= step <= 2e8 for step in np.diff(received))
+
+
+def test_frames_with_times_for_stamps_are_received_at_them(tmp_path: Path) -> None:
+    frames = make_frames()
+    write_bag(tmp_path / 'bag', frames)
+    received = [time for _, _, time, _ in read_messages(tmp_path / 'bag', [IMAGE])]
+    assert received == [frame.stamp_ns for frame in frames]

@@ -12,9 +12,9 @@ import pytest
 
 from sparse_split_ros.data.bags import read_bag
 from sparse_split_ros.data.folder import FolderError, load_folder
-from sparse_split_ros.data.gtsrb import SPLITS
 from sparse_split_ros.data.labels import LabelsError, read_labels
 from sparse_split_ros.data.sources import make_bag, open_source
+from sparse_split_ros.data.splits import SPLITS
 
 COLOURS, SIZES = ('blue', 'green'), ('large', 'small')
 
@@ -69,6 +69,9 @@ def test_a_table_of_one_task_is_like_class_folders(tmp_path: Path) -> None:
         ('scene_0/0.png,blue,small,red', 'line 26 .*nothing more'),
         ('scene_0/0.png,blue,small', 'line 26 names .* again'),
         ('nowhere.png,blue,small', 'line 26: .*nowhere.png does not exist'),
+        ('scene_0/../scene_0/0.png,blue,small', 'line 26 names .* again'),
+        ('1.png,"blue\ngreen",small', 'line 27 is .*each in one line'),
+        ('1.png,blue,"small', 'cannot be read: .*unexpected end'),
     ],
 )
 def test_a_line_that_labels_nothing_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -81,7 +84,8 @@ def test_a_line_that_labels_nothing_is_named(tmp_path: Path, line: str, message:
 @pytest.mark.parametrize(
     ('header', 'message'),
     [('name,colour,size', "expected 'file'"), ('file', 'one for each task'),
-     ('file,size,size', 'a name of its own')],
+     ('file,size,size', 'a name of its own'),
+     ('file,size,time of day', "the column 'time of day' is no part of a topic's name")],
 )  # fmt: skip
 def test_columns_that_are_no_tasks_are_named(tmp_path: Path, header: str, message: str) -> None:
     (tmp_path / 'labels.csv').write_text(f'{header}\n')
@@ -112,3 +116,27 @@ def test_the_labels_of_further_tasks_go_through_a_bag(tmp_path: Path) -> None:
 def test_the_scene_is_the_truth_of_the_weather(tmp_path: Path) -> None:
     (frame,) = open_source('drive', limit=1)
     assert frame.truths == {'weather': frame.scene}
+
+
+def test_blanks_in_a_table_make_no_classes(tmp_path: Path) -> None:
+    table = photos(tmp_path) / 'labels.csv'
+    table.write_text(table.read_text().replace(',', ' , ').replace('small', ' small '))
+    assert load_folder(tmp_path, 'train', 16).tasks == {'colour': COLOURS, 'size': SIZES}
+
+
+def test_a_table_may_name_images_elsewhere(tmp_path: Path) -> None:
+    plain = load_folder(photos(tmp_path / 'photos'), 'train', 16)
+    (tmp_path / 'other').mkdir()
+    lines = (tmp_path / 'photos' / 'labels.csv').read_text().replace('scene_', '../photos/scene_')
+    (tmp_path / 'other' / 'labels.csv').write_text(lines)
+    parts = [load_folder(tmp_path / 'other', split, 16) for split in SPLITS]
+    assert sum(map(len, parts)) == 24 and parts[0].tasks == plain.tasks
+    # Still by the folders that the images lie in.
+    assert all(len(np.unique(part.groups)) * 4 == len(part) for part in parts)
+
+
+def test_images_that_no_line_names_are_counted(tmp_path: Path) -> None:
+    photos(tmp_path)
+    for name in ('scene_0/more.png', 'loose.jpg', 'scene_1/notes.txt', 'notes.txt'):
+        (tmp_path / name).write_bytes(b'')
+    assert load_folder(tmp_path, 'train', 16).passed_over == {'.jpg': 1, '.png': 1, '.txt': 1}

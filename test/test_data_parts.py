@@ -13,9 +13,9 @@ import pytest
 from sparse_split_ros.cli import main
 from sparse_split_ros.data.bags import Frame, read_bag, write_bag
 from sparse_split_ros.data.folder import load_folder
-from sparse_split_ros.data.gtsrb import SPLITS
 from sparse_split_ros.data.labels import LABELS
 from sparse_split_ros.data.sources import SourceError, open_source
+from sparse_split_ros.data.splits import SPLITS
 
 CLASSES = ('cup', 'plate')
 SIDE = 8

@@ -222,7 +222,7 @@ def test_the_selection_is_committed() -> None:
 @pytest.mark.parametrize(
     ('columns', 'message'),
     [
-        ({}, 'not a readable packed MNIST file'),
+        ({}, 'no packed MNIST file: expected train_images, train_labels'),
         (
             {'train_images': np.zeros((3, 8, 8), np.uint8), 'train_labels': [0, 1, 2]},
             r'\(3, 8, 8\)',
@@ -340,3 +340,35 @@ def test_a_download_that_fails_is_one_error(
 def test_an_unknown_download_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="unknown data set 'imagenet'; choose one of caltech256"):
         download('imagenet', tmp_path)
+
+
+def test_a_damaged_cache_is_made_anew(tmp_path: Path, cache: Path) -> None:
+    pack(tmp_path / CIFAR10_JPEG, pictures())
+    whole = load_cifar10(tmp_path, 'train', 32)
+    [kept] = cache.iterdir()
+    kept.write_bytes(kept.read_bytes()[:1000])
+    np.testing.assert_array_equal(load_cifar10(tmp_path, 'train', 32).images, whole.images)
+    kept.unlink()
+    np.savez(kept, images=whole.images)
+    np.testing.assert_array_equal(load_cifar10(tmp_path, 'train', 32).images, whole.images)
+
+
+def test_an_archive_is_divided_as_the_folder_that_it_unpacks_to(tmp_path: Path) -> None:
+    files = {
+        name.replace('/cat/', f'/cat/of {index % 4}/'): data
+        for index, (name, data) in enumerate(pictures().items())
+    }
+    files['train/cat/of 0/._0.png'] = files['train/ship/Thumbs.db'] = b'of another system'
+    pack(tmp_path / CIFAR10_JPEG, files)
+    unpack(tmp_path / 'unpacked', files)
+    for split in SPLITS:
+        packed = load_cifar10(tmp_path / CIFAR10_JPEG, split, 32)
+        folder = load_cifar10(tmp_path / 'unpacked', split, 32)
+        assert greys(packed) == greys(folder)
+        assert len(set(packed.groups.tolist())) == len(set(folder.groups.tolist()))
+
+
+def test_an_incomplete_mnist_is_refused(tmp_path: Path, datasets: Any) -> None:
+    (tmp_path / 'MNIST').mkdir()
+    with pytest.raises(DatasetError, match='MNIST is not whole'):
+        load_mnist(tmp_path, 'train', 28)

@@ -53,10 +53,29 @@ def test_frames_that_follow_one_another_stay_together(tmp_path: Path) -> None:
     np.testing.assert_array_equal(train.images[:, 0, 0, 0] % 2, train.labels)
 
 
-def test_unlabelled_frames_are_passed_over_and_part_what_is_around_them(tmp_path: Path) -> None:
-    record(tmp_path / 'bag', ['box', None, 'box', None, 'box', 'cup', None, 'cup', None, 'cup'])
+def test_frames_without_a_label_are_counted_and_part_nothing(tmp_path: Path) -> None:
+    """Where one frame in ten is labelled, neighbours still show the same thing."""
+    record(tmp_path / 'bag', ['box', None, 'box', 'cup', None, 'cup'] * 3)
     parts = [load_bag(tmp_path / 'bag', split, 16) for split in SPLITS]
-    assert [len(part) for part in parts] == [10, 10, 10]
+    assert [len(part) for part in parts] == [20, 20, 20]
+    assert all(part.passed_over == {'without a label': 30} for part in parts)
+
+
+def test_frames_that_lack_a_task_are_counted(tmp_path: Path) -> None:
+    record(tmp_path / 'monday', ['box', 'cup'] * 10, size='ls', only=4)
+    record(tmp_path / 'tuesday', ['box', 'cup'] * 4)
+    [told] = load_bag(tmp_path, 'train', 16).passed_over.items()
+    assert told == ('without a label of each of class, size', 20 + 40)
+
+
+def test_a_bag_is_divided_alike_however_its_path_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(tmp_path / 'bag', ['box', 'cup'] * 10)
+    whole = load_bag(tmp_path / 'bag', 'report', 16)
+    monkeypatch.chdir(tmp_path / 'bag')
+    for path in ('.', next(Path().glob('*.mcap')), Path('..') / 'bag'):
+        np.testing.assert_array_equal(load_bag(path, 'report', 16).images, whole.images)
 
 
 def test_a_folder_of_bags_is_one_data_set(tmp_path: Path) -> None:
@@ -231,3 +250,9 @@ def test_every_source_says_where_data_is_looked_for(
     monkeypatch.delenv('SPARSE_SPLIT_DATA', raising=False)
     with pytest.raises(DatasetError, match='give one, or set SPARSE_SPLIT_DATA'):
         SOURCES[name](None, 'train', 32)
+
+
+def test_hidden_files_beside_bags_are_passed_over(tmp_path: Path) -> None:
+    record(tmp_path / 'monday', ['box', 'cup'] * 10)
+    (tmp_path / '._monday.mcap').write_bytes(b'of another system')
+    assert len(load_bag(tmp_path, 'train', 16)) == 70

@@ -313,8 +313,8 @@ def test_a_label_without_a_class_is_an_error(tmp_path: Path) -> None:
         open_source(tmp_path / 'other.npz')
 
 
-@pytest.mark.parametrize('rate', [0.0, -1.0, float('nan')])
-def test_a_rate_must_be_positive(rate: float) -> None:
+@pytest.mark.parametrize('rate', [0.0, -1.0, float('nan'), 1e-300, 1e12])
+def test_a_rate_must_be_that_of_a_camera(rate: float) -> None:
     with pytest.raises(SourceError, match='rate'):
         open_source('drive', rate=rate)
 
@@ -334,3 +334,74 @@ def test_a_link_that_leads_back_gives_no_image_twice(tmp_path: Path) -> None:
     (folder / 'stop' / 'up').symlink_to('..')
     (folder / 'yield').symlink_to(other)
     assert [frame.label for frame in open_source(folder)] == ['stop', 'yield']
+
+
+def test_a_linked_folder_gives_its_images_once(tmp_path: Path) -> None:
+    save(tmp_path / 'stop' / 'sign' / '1.png', 1)
+    (tmp_path / 'stop' / 'again').symlink_to('sign')
+    assert [frame.file for frame in open_source(tmp_path)] == ['stop/sign/1.png']
+
+
+def test_a_folder_that_is_divided_already_has_the_classes_below(tmp_path: Path) -> None:
+    for part in ('train', 'test'):
+        for name in ('stop', 'yield'):
+            save(tmp_path / part / name / 'sign' / '1.png', 1)
+    save(tmp_path / 'train' / 'loose.png', 2)
+    whole = [(frame.file, frame.label) for frame in open_source(tmp_path)]
+    assert whole == [
+        ('test/stop/sign/1.png', 'stop'),
+        ('test/yield/sign/1.png', 'yield'),
+        ('train/loose.png', None),
+        ('train/stop/sign/1.png', 'stop'),
+        ('train/yield/sign/1.png', 'yield'),
+    ]
+
+
+def test_a_path_that_exists_is_no_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / '7' / '01.png', 1)
+    save(tmp_path / '7' / '1.png', 2)
+    monkeypatch.chdir(tmp_path)
+    assert [frame.file for frame in open_source('7')] == ['01.png', '1.png']
+
+
+@pytest.mark.parametrize('spec', ['~nobody-of-this-name/x', '20240101123000', ''])
+def test_what_does_not_exist_is_one_error(spec: str) -> None:
+    with pytest.raises(SourceError, match=f"source '{spec}' does not exist"):
+        open_source(spec)
+
+
+@pytest.mark.parametrize('labels', [['cat', 'dog'], np.array([b'cat', b'dog'])])
+def test_labels_of_arrays_are_text(tmp_path: Path, labels: object) -> None:
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / 'a.npz', images=images, labels=labels)
+    assert [frame.label for frame in open_source(tmp_path / 'a.npz')] == ['cat', 'dog']
+    classes = np.array(['cat', 'dog'], np.asarray(labels).dtype)
+    np.savez(tmp_path / 'b.npz', images=images, labels=[1, 0], classes=classes)
+    assert [frame.label for frame in open_source(tmp_path / 'b.npz')] == ['dog', 'cat']
+
+
+@pytest.mark.parametrize(
+    ('columns', 'message'),
+    [
+        ({'labels': [0.0, 1.0]}, 'labels are float64, expected class numbers or names'),
+        ({'labels': [0, 1], 'classes': [['a', 'b']]}, r'an array of shape \(1, 2\)'),
+        ({'labels': [0, 1], 'classes': 'ab'}, r'an array of shape \(\)'),
+        ({'track': [0, 1], 'labels': [0, 1]}, 'lacks frame'),
+        ({'track': [0, 1], 'frame': [0, 1], 'labels': ['a', 'b']}, 'labels is <U1'),
+        ({'track': [0, 1], 'frame': [0, 1], 'labels': 3}, r'labels is int64 \(\)'),
+        ({'track': [0, 1], 'frame': [0, 1], 'labels': [-1, 3]}, 'label -1 is outside'),
+    ],
+)
+def test_arrays_that_are_no_labels_are_named(
+    tmp_path: Path, columns: dict[str, object], message: str
+) -> None:
+    np.savez(tmp_path / 'a.npz', images=np.zeros((2, 8, 8, 3), np.uint8), **columns)
+    with pytest.raises(SourceError, match=message):
+        open_source(tmp_path / 'a.npz')
+
+
+def test_a_single_array_named_as_several_is_an_error(tmp_path: Path) -> None:
+    with (tmp_path / 'a.npz').open('wb') as file:
+        np.save(file, np.zeros((2, 8, 8, 3), np.uint8))
+    with pytest.raises(SourceError, match=r'a\.npz is not a readable \.npz'):
+        open_source(tmp_path / 'a.npz')

@@ -134,6 +134,30 @@ def test_weather_that_cannot_be_told_is_refused(how: Augmentation) -> None:
         AugmentedBatches(grey(), 64, 3, how)
 
 
+def test_weather_is_put_on_by_the_name_of_its_class() -> None:
+    """Tables and bags name classes in the order of their names."""
+    tasks = {'sign': CLASSES, weather.TASK: ('darkness', 'day', 'fog')}
+    how = Augmentation(1.0, ('darkness', 'fog'), (0.8, 0.8))
+    data = grey(scenes=1)
+    made = LabelledImages.of_tasks(data.images, data.labels, data.groups, tasks)
+    assert set(AugmentedBatches(made, 64, 3, how)[0][1][:, 1].tolist()) == {0, 2}
+    dark = LabelledImages.of_tasks(data.images, data.labels * [1, 0], data.groups, tasks)
+    assert set(AugmentedBatches(dark, 64, 3, how)[0][1][:, 1].tolist()) == {0}
+    others = tasks | {weather.TASK: ('cloudy', 'fog', 'sunny')}
+    with pytest.raises(DatasetError, match="weather is put onto images of 'day', and none is"):
+        AugmentedBatches(
+            LabelledImages.of_tasks(data.images, data.labels, data.groups, others), 64, 3, how
+        )
+
+
+def test_a_drawing_that_was_cut_off_is_made_anew(tmp_path: Path) -> None:
+    kept = tmp_path / 'drawn.npz'
+    whole = load_drawn(4, 32, 5, kept).images
+    kept.write_bytes(kept.read_bytes()[:1000])
+    np.testing.assert_array_equal(load_drawn(4, 32, 5, kept).images, whole)
+    assert [*tmp_path.iterdir()] == [kept]
+
+
 def test_drawn_signs_are_labelled_with_the_weather_they_were_drawn_in() -> None:
     plain, both = load_drawn(60, 32, 5), load_drawn(60, 32, 5, tasks=TASKS)
     np.testing.assert_array_equal(plain.images, both.images)

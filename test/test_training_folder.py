@@ -363,15 +363,22 @@ def test_a_class_that_cannot_be_divided_is_named(photos: Path) -> None:
 
 @pytest.mark.parametrize(
     ('content', 'what'),
-    [(b'', 'an empty file'), (b'no image', 'not a readable image'),
-     (b'\x89PNG\r\n\x1a\n', 'not a readable image')],
-)  # fmt: skip
+    [
+        (b'', 'compressed image without data'),
+        (b'no image', 'compressed image of 8 bytes starting 6e6f2069 is damaged, or no image'),
+        (
+            b'\x89PNG\r\n\x1a\n',
+            'compressed image of 8 bytes starting 89504e47 is damaged, or no image',
+        ),
+    ],
+)
 def test_an_unreadable_image_is_named(photos: Path, content: bytes, what: str) -> None:
     broken, *_ = scan(photos).files('train')[0]
     broken.write_bytes(content)
     with pytest.raises(FolderError) as raised:
         load_folder(photos, 'train', 32)
-    assert str(raised.value) == f'{broken}: {what}; mend it or take it away'
+    told = f'{broken}: not a readable image: {what}; mend it or take it away'
+    assert str(raised.value) == told
 
 
 @pytest.mark.parametrize(('count', 'told'), [(3, '3'), (10, '10 or more'), (28, '10 or more')])

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -236,7 +237,8 @@ def _sources(options: argparse.Namespace, console: Console) -> tuple[Source, ...
 
     weather = Weather.parse(options.weather) if options.weather else None
     specs = [spec for source in options.source for spec in streams_in(source)]
-    if options.topic is not None and not any(is_bag(Path(spec).expanduser()) for spec in specs):
+    paths = [Path(os.path.expanduser(spec)) for spec in specs]
+    if options.topic is not None and not any(map(is_bag, paths)):
         raise UsageError(f'--topic is for a bag, not {", ".join(options.source)}')
     truth = _truth(options)
     return tuple(
@@ -257,7 +259,7 @@ def _part(spec: str, options: argparse.Namespace, console: Console) -> str | Non
     from sparse_split_ros.runtime.bundle import Bundle, bundle_path
 
     part: str | None = options.part
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))
     if part is not None or not path.is_dir() or is_bag(path):
         return part
     recipe = Bundle.load(bundle_path(options.bundle)).training.get('recipe', {})

@@ -92,8 +92,11 @@ class AugmentedBatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def _weather_of(self, index: int) -> str | None:
         """The weather that an image comes with, as far as a task tells it."""
-        label = 0 if self._weather is None else int(self._source.labels[index, self._weather])
-        return self._source.tasks[weather.TASK][label] if label else None
+        if self._weather is None:
+            return None
+        label = int(self._source.labels[index, self._weather])
+        met = self._source.tasks[weather.TASK][label]
+        return None if met == weather.CLEAR else met
 
 
 def _check_weather(source: LabelledImages, how: Augmentation) -> int | None:
@@ -104,11 +107,16 @@ def _check_weather(source: LabelledImages, how: Augmentation) -> int | None:
     classes = source.tasks[weather.TASK]
     put_on = set(how.conditions) if how.weather else set()
     met = {classes[label] for label in np.unique(source.labels[:, column])} | put_on
-    if not set(classes[1:]) <= met <= set(classes):
+    if put_on and weather.CLEAR not in classes:
+        raise DatasetError(
+            f'weather {how.weather:g}: the task {weather.TASK!r} is to tell {", ".join(classes)}; '
+            f'weather is put onto images of {weather.CLEAR!r}, and none is called so: take 0'
+        )
+    if not set(classes) - {weather.CLEAR} <= met <= set(classes):
         raise DatasetError(
             f'weather {how.weather:g} with conditions {sorted(put_on)}: the task {weather.TASK!r} '
             f'is to tell {", ".join(classes)}; expected a share above 0 and all of these but '
-            f'{classes[0]} in conditions, and no others'
+            f'{weather.CLEAR} in conditions, and no others'
         )
     return column
 

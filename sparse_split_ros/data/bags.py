@@ -43,7 +43,9 @@ from rosbags.rosbag2 import (
 from rosbags.serde import SerdeError
 
 from sparse_split_ros.data import weather
+from sparse_split_ros.data.files import is_hidden
 from sparse_split_ros.data.images import ImageError, decode_compressed, decode_image
+from sparse_split_ros.data.pace import Pace
 from sparse_split_ros.embedded.types import typestore
 
 if sys.version_info >= (3, 14):
@@ -126,16 +128,20 @@ def further_truths(scene: str | None, others: Mapping[str, str]) -> dict[str, st
 def is_bag(path: Path) -> bool:
     """Whether a path is a storage file, or the folder of a bag, be its recording cut off."""
     if path.is_dir():
-        return any(
-            each.name == 'metadata.yaml' or (each.suffix in _STORAGE and each.is_file())
-            for each in path.iterdir()
-        )
+        try:
+            return any(
+                each.name == 'metadata.yaml' or (each.suffix in _STORAGE and each.is_file())
+                for each in path.iterdir()
+                if not is_hidden(each)
+            )
+        except PermissionError:
+            return False
     return path.suffix.lower() in BAG_SUFFIXES
 
 
 def bags_in(folder: Path) -> list[Path]:
     """The bags that a folder holds, in the order of their names."""
-    return sorted(path for path in folder.iterdir() if is_bag(path))
+    return sorted(path for path in folder.iterdir() if not is_hidden(path) and is_bag(path))
 
 
 def read_bag(path: str | os.PathLike[str], image_topic: str | None = None) -> Iterator[Frame]:
@@ -436,10 +442,13 @@ def _classified(
     for connection, raw in _messages(bag, reader, connections):
         message = _deserialize(bag, connection, raw)
         if message.results:
-            best = message.results[0]
-            score = float(best.score)
-            severity = min(1.0, max(0.0, score)) if math.isfinite(score) else 0.0
-            yield _stamp(message), (best.class_id, severity)
+            # Hypotheses come in any order.
+            best = max(message.results, key=lambda each: _severity(each.score))
+            yield _stamp(message), (best.class_id, _severity(best.score))
+
+
+def _severity(score: float) -> float:
+    return min(1.0, max(0.0, float(score))) if math.isfinite(score) else 0.0
 
 
 def _by_stamp(bag: Path, topic: str, said: Iterable[tuple[int, _T]]) -> dict[int, _T]:
@@ -505,15 +514,16 @@ def _write(writer: Writer, frames: Iterable[Frame], progress: Progress | None) -
     scene = channel('/scene', CLASSIFICATION)
     image = channel('/image', IMAGE)
 
-    def write(connection: Connection, stamp: int, message: object) -> None:
-        writer.write(connection, stamp, store.serialize_cdr(message, connection.msgtype))
+    def write(connection: Connection, received: int, message: object) -> None:
+        writer.write(connection, received, store.serialize_cdr(message, connection.msgtype))
 
     def named(header: Any, name: str, score: float) -> object:
         hypothesis = types['vision_msgs/msg/ObjectHypothesis'](class_id=name, score=score)
         return types[CLASSIFICATION](header=header, results=[hypothesis])
 
     others: dict[str, Connection] = {}
-    count = 0
+    count = start = 0
+    pace = Pace()
     for frame in frames:
         seconds, nanoseconds = divmod(frame.stamp_ns, 1_000_000_000)
         if not 0 <= seconds < 2**31:
@@ -522,15 +532,18 @@ def _write(writer: Writer, frames: Iterable[Frame], progress: Progress | None) -
             stamp=types['builtin_interfaces/msg/Time'](sec=seconds, nanosec=nanoseconds),
             frame_id=frame.frame_id,
         )
+        # A player goes by the times of receipt, and stamps may be none, or run back.
+        start = start if count else frame.stamp_ns
+        received = start + round(pace.time(frame.stamp_ns) * 1e9)
         if frame.label is not None:
-            write(truth, frame.stamp_ns, named(header, frame.label, 1.0))
+            write(truth, received, named(header, frame.label, 1.0))
         for name, label in frame.others.items():
             if name not in others:
                 others[name] = channel(f'/ground_truth/{name}', CLASSIFICATION)
-            write(others[name], frame.stamp_ns, named(header, label, 1.0))
+            write(others[name], received, named(header, label, 1.0))
         if frame.scene is not None:
-            write(scene, frame.stamp_ns, named(header, frame.scene, frame.severity))
-        write(image, frame.stamp_ns, _image_message(types, header, frame.image, count))
+            write(scene, received, named(header, frame.scene, frame.severity))
+        write(image, received, _image_message(types, header, frame.image, count))
         count += 1
         if progress is not None:
             progress(count)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_split_ros.data import weather
-from sparse_split_ros.data.datasets import Images, LabelledImages
+from sparse_split_ros.data.datasets import DatasetError, Images, LabelledImages
 from sparse_split_ros.data.drive import SCENES, random_crop
+from sparse_split_ros.data.files import read_npz, write_npz
 from sparse_split_ros.data.signs import CLASSES
 
 
@@ -35,7 +37,7 @@ def load_drawn(
     if images is None:
         images = np.stack([_drawn(seed, i, int(labels[i]), size) for i in range(count)])
         if cache is not None:
-            np.savez(cache, key=key, images=images)
+            write_npz(Path(cache), key=key, images=images)
     groups = np.arange(count, dtype=np.int64)
     if tasks is None or weather.TASK not in tasks:
         return LabelledImages(images, labels, groups, CLASSES)
@@ -46,8 +48,11 @@ def load_drawn(
 def _cached(cache: str | os.PathLike[str] | None, key: NDArray[np.int64]) -> Images | None:
     if cache is None or not Path(cache).is_file():
         return None
-    with np.load(cache, allow_pickle=False) as kept:
-        return kept['images'] if np.array_equal(kept['key'], key) else None
+    with contextlib.suppress(DatasetError):  # a damaged one is made anew
+        kept = read_npz(cache, ('key', 'images'))
+        if len(kept) == 2 and np.array_equal(kept['key'], key):
+            return kept['images']
+    return None
 
 
 def _drawn(seed: int, index: int, label: int, size: int) -> Images:

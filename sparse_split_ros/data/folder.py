@@ -15,22 +15,26 @@ for each task. Images in one folder are then one group.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from sparse_split_ros.data.datasets import DatasetError, LabelledImages, find_data
-from sparse_split_ros.data.gtsrb import REPORT_SHARE, SELECT_SHARE, SPLITS
-from sparse_split_ros.data.images import resize_to
+from sparse_split_ros.data.files import (
+    IMAGE_SUFFIXES,
+    files_in,
+    images_in,
+    is_hidden,
+    is_utf_8,
+)
+from sparse_split_ros.data.images import ImageError, decode_file, resize_to
 from sparse_split_ros.data.labels import LABELS, read_labels
-from sparse_split_ros.data.sources import IMAGE_SUFFIXES, files_in, images_in
+from sparse_split_ros.data.splits import SPLITS, check_split, divide
 
 _GIVEN = {'train': 'train', 'select': 'val', 'report': 'test'}
 """The folder of each split, in a folder that is divided already."""
@@ -45,7 +49,7 @@ _NAMED = 10
 Groups = dict[str, list[Path]]
 
 
-class FolderError(ValueError):
+class FolderError(DatasetError):
     """A folder of class folders is missing, too small, or holds what is no image."""
 
 
@@ -58,10 +62,8 @@ class ClassFolder:
 
     def files(self, split: str) -> list[tuple[Path, int, int]]:
         """File, label and group number of every image of a split; 'train', 'select', 'report'."""
-        if split not in SPLITS:
-            raise FolderError(f'unknown split {split!r}: expected one of {", ".join(SPLITS)}')
         found, number = [], 0
-        for label, groups in enumerate(self.groups[split]):
+        for label, groups in enumerate(self.groups[check_split(split)]):
             for name in groups:
                 found += [(file, label, number) for file in groups[name]]
                 number += 1
@@ -77,10 +79,10 @@ def scan(root: str | os.PathLike[str]) -> ClassFolder:
     folder = Path(root)
     if not folder.is_dir():
         raise FolderError(f'{folder}: no such folder; expected one that holds a folder per class')
-    names = {path.name for path in _folders(folder)}
-    if names in ({'train', 'test'}, {'train', 'val', 'test'}):
+    if is_divided(folder):
         return _divided(folder)
     classes = _classes(folder)
+    names = {path.name for path in classes}
     if {name.lower() for name in names} <= _PARTS:
         raise FolderError(
             f'{folder}: holds {", ".join(sorted(names))}, which are parts and no classes; a '
@@ -94,10 +96,14 @@ def scan(root: str | os.PathLike[str]) -> ClassFolder:
     return ClassFolder(tuple(path.name for path in classes), parts)
 
 
+def is_divided(folder: Path) -> bool:
+    """Whether a folder holds `train` and `test`, perhaps `val`, and no other folder."""
+    names = {path.name for path in _folders(folder)}
+    return names in ({'train', 'test'}, {'train', 'val', 'test'})
+
+
 def _load_table(root: Path, split: str, size: int) -> LabelledImages:
     """One split of the images of `labels.csv`, divided within each class of the first task."""
-    if split not in SPLITS:
-        raise FolderError(f'unknown split {split!r}: expected one of {", ".join(SPLITS)}')
     labelled = read_labels(root)
     names = list(next(iter(labelled.values())))
     tasks = {name: tuple(sorted({said[name] for said in labelled.values()})) for name in names}
@@ -119,12 +125,13 @@ def _load_table(root: Path, split: str, size: int) -> LabelledImages:
     labels = [labelled[path] for path, _ in rows]
     numbers = np.array([each for _, each in rows], np.int64)
     try:
-        return LabelledImages.of_labels(images, labels, numbers, tasks)
+        made = LabelledImages.of_labels(images, labels, numbers, tasks)
     except DatasetError as error:
         raise FolderError(
             f'{root / LABELS}: {error} falls to {split}: label more of them, or divide them into '
             'more folders'
         ) from error
+    return replace(made, passed_over=_passed_over(root, labelled))
 
 
 def table_groups(root: Path, labelled: Mapping[Path, Mapping[str, str]]) -> dict[str, Groups]:
@@ -145,7 +152,8 @@ def table_groups(root: Path, labelled: Mapping[Path, Mapping[str, str]]) -> dict
 
 
 def _group_of(path: Path, root: Path) -> str:
-    inside = path.relative_to(root)
+    """An image beside the table stands alone; others, also those elsewhere, go by their folder."""
+    inside = path.relative_to(root) if path.is_relative_to(root) else path
     return str(inside if inside.parent == Path() else inside.parent)
 
 
@@ -161,29 +169,20 @@ def load_folder(data: str | os.PathLike[str] | None, split: str, size: int) -> L
     files = folder.files(split)
     images = read_images((path for path, _, _ in files), size)
     labels, groups = np.array([row[1:] for row in files], np.int64).T
-    inside = (path for path in files_in(root) if path.parent != root)
-    others = Counter(path.suffix.lower() or path.name for path in inside)
-    passed_over = {name: others[name] for name in sorted(others.keys() - IMAGE_SUFFIXES)}
+    used = (file for each in SPLITS for file, _, _ in folder.files(each))
+    passed_over = _passed_over(root, used)
     return LabelledImages(images, labels, groups, folder.classes, passed_over=passed_over)
 
 
-def divide(names: Iterable[str], split: str, report_share: float = REPORT_SHARE) -> list[str]:
-    """The names of one class that fall to a split: ordered by a hash, 20 % report, 10 % select.
-
-    A `report_share` of 0 is for what has a test set of its own.
-    """
-    ordered = sorted(
-        names,
-        # Names of files that are not UTF-8 hold surrogates in place of what is not.
-        key=lambda name: hashlib.sha256(name.encode(errors='surrogateescape')).digest(),
+def _passed_over(root: Path, used: Iterable[Path]) -> dict[str, int]:
+    """How many files of each ending no split has, but for notes and the like beside the folders."""
+    beside = (
+        path
+        for path in {*files_in(root)} - {*used}
+        if path.parent != root or path.suffix.lower() in IMAGE_SUFFIXES
     )
-    report = max(1, round(report_share * len(ordered))) if report_share else 0
-    train = report + max(1, round(SELECT_SHARE * len(ordered)))
-    return {
-        'report': ordered[:report],
-        'select': ordered[report:train],
-        'train': ordered[train:],
-    }[split]
+    others = Counter(path.suffix.lower() or path.name for path in beside)
+    return {name: others[name] for name in sorted(others)}
 
 
 def read_images(paths: Iterable[Path], size: int) -> npt.NDArray[np.uint8]:
@@ -192,16 +191,17 @@ def read_images(paths: Iterable[Path], size: int) -> npt.NDArray[np.uint8]:
     Raises FolderError with the names of those that cannot be read, the first `_NAMED` of them.
     """
     images: list[npt.NDArray[np.uint8]] = []
-    broken: dict[Path, FolderError] = {}
+    broken: dict[Path, Exception] = {}
     for path in paths:
         try:
-            images.append(resize_to(read_rgb(path), size, size))
-        except FolderError as error:
+            images.append(resize_to(decode_file(path.read_bytes()), size, size))
+        except (OSError, ImageError) as error:
             broken[path] = error
             if len(broken) == _NAMED:
                 break
     if len(broken) == 1:
-        raise next(iter(broken.values()))
+        [(path, why)] = broken.items()
+        raise FolderError(f'{path}: not a readable image: {why}; mend it or take it away') from why
     if broken:
         more = ' or more' if len(broken) == _NAMED else ''
         raise FolderError(
@@ -209,26 +209,6 @@ def read_images(paths: Iterable[Path], size: int) -> npt.NDArray[np.uint8]:
             f'{", ".join(map(str, broken))}'
         )
     return np.stack(images)
-
-
-def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
-    """Any image that OpenCV decodes, as (H, W, 3) uint8 RGB. Raises FolderError."""
-    try:
-        return decode_rgb(np.fromfile(path, np.uint8), str(path))
-    except OSError as error:
-        raise FolderError(f'{path}: not a readable image: {error.strerror or error}') from error
-
-
-def decode_rgb(data: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.uint8]:
-    """The bytes of an image file as (H, W, 3) uint8 RGB. Raises FolderError with its `name`."""
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except cv2.error as error:
-        raise FolderError(f'{name}: not a readable image: {error.err}') from error
-    if image is None:
-        what = 'not a readable image' if data.size else 'an empty file'
-        raise FolderError(f'{name}: {what}; mend it or take it away')
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
 
 def _divided(folder: Path) -> ClassFolder:
@@ -265,19 +245,16 @@ def _classes(folder: Path) -> list[Path]:
         names = ', '.join(repr(path.name) for path in classes) or 'none'
         raise FolderError(f'{folder}: expected at least two class folders in it, found {names}')
     for path in classes:
-        try:
-            path.name.encode()
-        except UnicodeEncodeError as error:
+        if not is_utf_8(path.name):
             raise FolderError(
                 f'{folder}: the name of the class folder {os.fsencode(path.name)!r} is not UTF-8, '
                 'and the name of a class has to be text: rename it'
-            ) from error
+            )
     return classes
 
 
 def _folders(folder: Path) -> list[Path]:
-    shown = (path for path in sorted(folder.iterdir()) if not path.name.startswith('.'))
-    return [path for path in shown if path.is_dir()]
+    return [path for path in sorted(folder.iterdir()) if not is_hidden(path) and path.is_dir()]
 
 
 def _groups(folder: Path, least: int) -> Groups:

@@ -11,25 +11,23 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-import zipfile
-import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-SPLIT_SEED = 20260001
-REPORT_SHARE = 0.2
-SELECT_SHARE = 0.1
-SPLITS = ('train', 'select', 'report')
+from sparse_split_ros.data.datasets import DatasetError
+from sparse_split_ros.data.files import read_npz
+from sparse_split_ros.data.splits import REPORT_SHARE, SELECT_SHARE, SPLIT_SEED, check_split
+
 FILE_NAME = 'gtsrb32_train.npz'
-# What numpy lets through for damaged .npz files; RuntimeError where one seems to be encrypted, or
-# compressed in a way that zipfile does not know.
-NPZ_DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+COLUMNS = ('images', 'labels', 'track', 'frame')
+"""What the packed file holds."""
 
 
-class GtsrbError(ValueError):
+class GtsrbError(DatasetError):
     """The packed GTSRB file is missing, unreadable or not what it should be."""
 
 
@@ -49,7 +47,7 @@ class PackedGtsrb:
     def indices(self, split: str) -> npt.NDArray[np.int64]:
         """Indices of the frames of one split, tracks one after the other, each in time order."""
         if split != 'all':
-            checked(split)
+            check_split(split)
         order = np.lexsort((self.frames, self.tracks, self.labels))
         if split == 'all':
             return order
@@ -82,13 +80,6 @@ def divide_tracks(
         splits[mine & np.isin(track_column, numbers[:report])] = 'report'
         splits[mine & np.isin(track_column, numbers[report : report + select])] = 'select'
     return splits
-
-
-def checked(split: str) -> str:
-    """The split, if it is one of the tracks'. Raises GtsrbError."""
-    if split not in SPLITS:
-        raise GtsrbError(f"unknown split '{split}': expected one of {', '.join(SPLITS)}")
-    return split
 
 
 def training_files(
@@ -126,32 +117,34 @@ def test_files(root: str | os.PathLike[str]) -> tuple[list[Path], npt.NDArray[np
 
 
 def load_packed(path: str | os.PathLike[str]) -> PackedGtsrb:
-    """Read the packed file, or the file of that name in a folder; raises GtsrbError."""
+    """Read the packed file, or the file of that name in a folder. Raises DatasetError."""
     file = Path(path)
     if file.is_dir():
         file = file / FILE_NAME
-    columns = {}
-    try:
-        with np.load(file, allow_pickle=False) as packed:
-            for name in ('images', 'labels', 'track', 'frame'):
-                columns[name] = packed[name]
-    except (*NPZ_DAMAGE, KeyError) as error:
-        raise GtsrbError(f'{file} is not a readable packed GTSRB file: {error}') from error
+    return packed_of(file, read_npz(file, COLUMNS))
+
+
+def packed_of(file: Path, columns: Mapping[str, npt.NDArray]) -> PackedGtsrb:
+    """The images that the columns of a packed `file` are. Raises GtsrbError."""
+    if missing := [name for name in COLUMNS if name not in columns]:
+        raise GtsrbError(f'{file} is no packed GTSRB file: it lacks {", ".join(missing)}')
     images = columns['images']
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not len(images):
         raise GtsrbError(
             f'{file}: images are {images.dtype} {images.shape}, expected uint8 (N, H, W, 3)'
         )
-    for name, column in columns.items():
-        if len(column) != len(images):
-            raise GtsrbError(f'{file}: {name} has {len(column)} rows for {len(images)} images')
-    if int(columns['labels'].max()) > 42:
-        raise GtsrbError(f'{file}: label {int(columns["labels"].max())} is outside 0..42')
+    for name in COLUMNS[1:]:
+        column = columns[name]
+        if column.shape != (len(images),) or not np.issubdtype(column.dtype, np.integer):
+            raise GtsrbError(
+                f'{file}: {name} is {column.dtype} {column.shape}, expected {len(images)} integers'
+            )
+    labels = columns['labels'].astype(np.int64)
+    for label in (int(labels.min()), int(labels.max())):
+        if not 0 <= label <= 42:
+            raise GtsrbError(f'{file}: label {label} is outside 0..42')
     return PackedGtsrb(
-        images,
-        columns['labels'].astype(np.int64),
-        columns['track'].astype(np.int64),
-        columns['frame'].astype(np.int64),
+        images, labels, columns['track'].astype(np.int64), columns['frame'].astype(np.int64)
     )
 
 

@@ -6,23 +6,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sparse_split_ros.data.folder import divide, scan, table_groups
-from sparse_split_ros.data.gtsrb import SPLITS
+from sparse_split_ros.data.datasets import DatasetError
+from sparse_split_ros.data.folder import scan, table_groups
 from sparse_split_ros.data.labels import LABELS, read_labels
-from sparse_split_ros.data.sources import SourceError
+from sparse_split_ros.data.splits import SPLITS, divide
 
 
 def parts_of(root: Path) -> dict[Path, tuple[str, str]]:
     """The split, train, select or report, and the class of every image that training would read.
 
-    Of several tasks it is the class of the first. Raises SourceError for a folder of which training
-    makes no parts: without classes, or with too few images of one.
+    Of several tasks it is the class of the first. Raises DatasetError for a folder of which
+    training makes no parts: without classes, or with too few images of one.
     """
     try:
         return _of_table(root) if (root / LABELS).is_file() else _of_class_folders(root)
-    # Beside what training says, of files of a table that lie elsewhere.
-    except ValueError as error:
-        raise SourceError(f'{root} has no parts: {error}') from error
+    except DatasetError as error:
+        raise DatasetError(f'{root} has no parts: {error}') from error
 
 
 def _of_class_folders(root: Path) -> dict[Path, tuple[str, str]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import lzma
 import os
 import tarfile
@@ -29,9 +30,10 @@ from sparse_split_ros.data.datasets import (
     cache_directory,
     find_data,
 )
-from sparse_split_ros.data.folder import decode_rgb, divide, load_folder
-from sparse_split_ros.data.gtsrb import SELECT_SHARE, SPLIT_SEED, SPLITS
-from sparse_split_ros.data.images import resize_to
+from sparse_split_ros.data.files import IMAGE_SUFFIXES, read_npz, write_npz
+from sparse_split_ros.data.folder import load_folder
+from sparse_split_ros.data.images import ImageError, decode_file, resize_to
+from sparse_split_ros.data.splits import SELECT_SHARE, SPLIT_SEED, check_split, divide
 from sparse_split_ros.vision import torchvision
 
 CIFAR10_JPEG = 'cifar10_jpeg.tar.xz'
@@ -69,7 +71,7 @@ def load_mnist(data: str | os.PathLike[str] | None, split: str, size: int) -> La
     if packed.exists():
         images, labels = _packed_mnist(packed, _official(split))
     elif (folder / 'MNIST').is_dir():
-        found = torchvision().datasets.MNIST(folder, train=_official(split) == 'train')
+        found = _found('MNIST', folder, split)
         images, labels = found.data.numpy(), found.targets.numpy().astype(np.int64)
     else:
         raise DatasetError(
@@ -104,7 +106,10 @@ def download(name: str, directory: str | os.PathLike[str]) -> None:
     try:
         Path(directory).mkdir(parents=True, exist_ok=True)
         DOWNLOADS[name](datasets, directory)
-    except (OSError, RuntimeError, tarfile.TarError, zipfile.BadZipFile) as error:
+    except (
+        OSError, EOFError, RuntimeError, http.client.HTTPException, tarfile.TarError,
+        zipfile.BadZipFile,
+    ) as error:  # fmt: skip
         raise DatasetError(f'{name} cannot be downloaded to {directory}: {error}') from error
 
 
@@ -124,9 +129,7 @@ DOWNLOADS: dict[str, Callable[[Any, str | os.PathLike[str]], object]] = {
 
 def _official(split: str) -> str:
     """The official part that a split is of. Raises DatasetError."""
-    if split not in SPLITS:
-        raise DatasetError(f'unknown split {split!r}: expected one of {", ".join(SPLITS)}')
-    return 'test' if split == 'report' else 'train'
+    return 'test' if check_split(split) == 'report' else 'train'
 
 
 def _of_split(
@@ -163,13 +166,18 @@ def selected(labels: NDArray[np.int64], seed: int = SPLIT_SEED) -> NDArray[np.bo
 
 def _from_torchvision(name: str, folder: Path, split: str, size: int) -> LabelledImages:
     """CIFAR in its original form; torchvision compares its hashes before it unpickles anything."""
-    part = _official(split)
-    try:
-        found = getattr(torchvision().datasets, name)(folder, train=part == 'train')
-    except (RuntimeError, OSError) as error:
-        raise DatasetError(f'{folder}: {name} is not whole: {error}') from error
+    found = _found(name, folder, split)
     labels = np.asarray(found.targets, np.int64)
     return _of_split(found.data, labels, tuple(found.classes), split, size)
+
+
+def _found(name: str, folder: Path, split: str) -> Any:
+    """The official part that a split is of, as torchvision reads it. Raises DatasetError."""
+    part = _official(split)
+    try:
+        return getattr(torchvision().datasets, name)(folder, train=part == 'train')
+    except (RuntimeError, OSError) as error:
+        raise DatasetError(f'{folder}: {name} is not whole: {error}') from error
 
 
 def _divided_folder(name: str, folder: Path, split: str, size: int, forms: str) -> LabelledImages:
@@ -187,28 +195,44 @@ def _packed(archive: Path, split: str, size: int) -> LabelledImages:
     Its images are decoded once, and kept below `cache_directory`.
     """
     official = _official(split)
-    kept = cache_directory() / f'{_digest(archive)}.npz'
-    if not kept.exists():
-        _keep(kept, *_decode(archive))
-    with np.load(kept, allow_pickle=False) as arrays:
-        images, names = arrays['images'], arrays['names']
-    parts = [str(name).split('/') for name in names]
-    classes = sorted({label for _, label, _ in parts})
-    files: dict[tuple[str, str], dict[str, int]] = {}
-    for index, (part, label, name) in enumerate(parts):
-        files.setdefault((part, label), {})[name] = index
-    rows = []
+    images, names = _unpacked(archive)
+    files: dict[tuple[str, str], dict[str, list[int]]] = {}
+    for index, name in enumerate(names):
+        part, label, inside = name.split('/', 2)
+        # As in a folder, what lies in one folder of a class stays together.
+        group = inside.partition('/')[0]
+        files.setdefault((part, label), {}).setdefault(group, []).append(index)
+    classes = sorted({label for _, label in files})
+    rows: list[tuple[int, int, int]] = []
     for number, label in enumerate(classes):
         own = files.get((official, label))
         if own is None:
             raise DatasetError(f'{archive}: no image of {label} in {official}')
-        chosen = own if split == 'report' else divide(own, split, 0)
-        rows += [(own[file], number) for file in chosen]
-    numbers, labels = np.array(rows, np.int64).T
+        for group in own if split == 'report' else divide(own, split, 0):
+            rows += [(index, number, own[group][0]) for index in own[group]]
+    numbers, labels, groups = np.array(rows, np.int64).T
     some = images[numbers]
     if some.shape[1:3] != (size, size):
         some = np.stack([resize_to(image, size, size) for image in some])
-    return LabelledImages(some, labels, numbers, tuple(classes), archive.name)
+    return LabelledImages(some, labels, groups, tuple(classes), archive.name)
+
+
+def _unpacked(archive: Path) -> tuple[Images, list[str]]:
+    """What `_decode` gives, from below `cache_directory` where it is kept."""
+    kept = cache_directory() / f'{_digest(archive)}.npz'
+    if kept.exists():
+        with contextlib.suppress(DatasetError):  # a damaged one is made anew
+            arrays = read_npz(kept, ('images', 'names'))
+            if len(arrays) == 2:
+                return arrays['images'], arrays['names'].tolist()
+    images, names = _decode(archive)
+    try:
+        write_npz(kept, images=images, names=np.array(names))
+    except OSError as error:
+        raise DatasetError(
+            f'{kept}: cannot be written ({error}); SPARSE_SPLIT_CACHE names another directory'
+        ) from error
+    return images, names
 
 
 def _digest(path: Path) -> str:
@@ -224,20 +248,24 @@ def _sha256(file: BinaryIO) -> str:
 
 
 def _decode(archive: Path) -> tuple[Images, list[str]]:
-    """All images of an archive, and their names as PART/CLASS/FILE."""
+    """All images of an archive, and their names as PART/CLASS/FILE, FILE perhaps in folders."""
     images: list[Images] = []
     names = []
     try:
         # Nothing is written under the names in the archive, so they can do no harm.
         with tarfile.open(archive) as tar:
             for member in tar:
-                inside = Path(member.name).parts[-3:]
                 file = tar.extractfile(member) if member.isfile() else None
-                if file is None or len(inside) < 3 or inside[0] not in ('train', 'test'):
+                name = _name_inside(Path(member.name))
+                if file is None or name is None:
                     continue
-                data = np.frombuffer(file.read(), np.uint8)
-                images.append(decode_rgb(data, f'{archive}: {member.name}'))
-                names.append('/'.join(inside))
+                try:
+                    images.append(decode_file(file.read()))
+                except ImageError as error:
+                    raise DatasetError(
+                        f'{archive}: {member.name}: not a readable image: {error}'
+                    ) from error
+                names.append(name)
     except (OSError, EOFError, lzma.LZMAError, zlib.error, tarfile.TarError) as error:
         raise DatasetError(f'{archive}: not a readable archive: {error}') from error
     if len({image.shape for image in images}) != 1:
@@ -248,29 +276,24 @@ def _decode(archive: Path) -> tuple[Images, list[str]]:
     return np.stack(images), names
 
 
-def _keep(path: Path, images: Images, names: list[str]) -> None:
-    partial = path.with_suffix(f'.{os.getpid()}.npz')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(partial, images=images, names=np.array(names))
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise DatasetError(
-            f'{path}: cannot be written ({error}); SPARSE_SPLIT_CACHE names another directory'
-        ) from error
+def _name_inside(path: Path) -> str | None:
+    """PART/CLASS/FILE of an image, None for what would be passed over in a folder."""
+    at = next((i for i, each in enumerate(path.parts) if each in ('train', 'test')), None)
+    inside = () if at is None else path.parts[at:]
+    hidden = any(each.startswith('.') for each in inside)
+    if len(inside) < 3 or hidden or path.suffix.lower() not in IMAGE_SUFFIXES:
+        return None
+    return '/'.join(inside)
 
 
 def _packed_mnist(path: Path, part: str) -> tuple[Images, NDArray[np.int64]]:
-    try:
-        with np.load(path, allow_pickle=False) as packed:
-            images, labels = packed[f'{part}_images'], packed[f'{part}_labels'].astype(np.int64)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DatasetError(f'{path}: not a readable packed MNIST file: {error}') from error
-    if images.shape != (len(labels), 28, 28) or images.dtype != np.uint8:
+    columns = read_npz(path, (f'{part}_images', f'{part}_labels'))
+    if len(columns) < 2:
+        raise DatasetError(f'{path}: no packed MNIST file: expected {part}_images, {part}_labels')
+    images, labels = columns.values()
+    if labels.ndim != 1 or images.shape != (len(labels), 28, 28) or images.dtype != np.uint8:
         raise DatasetError(
-            f'{path}: images are {images.dtype} {images.shape}, expected uint8 '
-            f'({len(labels)}, 28, 28)'
+            f'{path}: images are {images.dtype} {images.shape}, labels {labels.shape}, expected '
+            'uint8 (N, 28, 28) and (N,)'
         )
-    return images, labels
+    return images, labels.astype(np.int64)

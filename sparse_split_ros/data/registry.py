@@ -10,6 +10,7 @@ are reported on `report`. Where a data set comes with a test set, that is what i
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +22,12 @@ from sparse_split_ros.data import gtsrb, weather
 from sparse_split_ros.data.bags import BagError, Frame, bags_in, read_bag
 from sparse_split_ros.data.datasets import DatasetError, Images, LabelledImages, find_data
 from sparse_split_ros.data.drive import SCENES
-from sparse_split_ros.data.folder import divide, load_folder, read_images
+from sparse_split_ros.data.folder import load_folder, read_images
 from sparse_split_ros.data.images import resize_to
 from sparse_split_ros.data.public import load_caltech256, load_cifar10, load_cifar100, load_mnist
 from sparse_split_ros.data.signs import CLASSES
 from sparse_split_ros.data.sources import passing_over
+from sparse_split_ros.data.splits import SPLITS, check_split, divide
 
 _FIRST = 'class'
 """The name of the first of several tasks of a bag, which names the others only."""
@@ -68,7 +70,7 @@ def _original_gtsrb(folder: Path, split: str, size: int) -> LabelledImages:
         tracks = np.arange(len(files))
     else:
         files, labels, tracks = gtsrb.training_files(folder)
-        chosen = gtsrb.divide_tracks(labels, tracks) == gtsrb.checked(split)
+        chosen = gtsrb.divide_tracks(labels, tracks) == check_split(split)
         files = [file for file, wanted in zip(files, chosen) if wanted]
         labels, tracks = labels[chosen], tracks[chosen]
     images = read_images(files, size)
@@ -111,22 +113,28 @@ def load_bag(data: str | os.PathLike[str] | None, split: str, size: int) -> Labe
 
     Labels are the classifications on `ground_truth`, and those of further tasks on
     `ground_truth/NAME`; images without one of each are passed over, and so are those that cannot be
-    decoded. Frames that follow one another with the same label of the first task are one group, as
-    they show the same thing.
+    decoded. Frames with the same label of the first task, and no other label between them, are one
+    group, as they may show the same thing.
     """
-    if split not in gtsrb.SPLITS:
-        raise DatasetError(f'unknown split {split!r}: expected one of {", ".join(gtsrb.SPLITS)}')
+    check_split(split)
     root = find_data(data)
     runs: dict[str, list[tuple[dict[str, str], Images]]] = {}
     broken: list[str] = []
+    passed_over: Counter[str] = Counter()
     for bag in _bags(root):
         for run, said, image in _labelled(passing_over(read_bag(bag), broken.append), bag, size):
-            runs.setdefault(run, []).append((said, image))
-    passed_over = {f'cannot be decoded, first {broken[0]}': len(broken)} if broken else {}
+            if said:
+                runs.setdefault(run, []).append((said, image))
+            else:
+                passed_over['without a label'] += 1
+    if broken:
+        passed_over[f'cannot be decoded, first {broken[0]}'] = len(broken)
     further = {name for run in runs.values() for said, _ in run for name in said} - {_FIRST}
     names = [_FIRST, *sorted(further)]
     whole = {run: [f for f in its if len(f[0]) == len(names)] for run, its in runs.items()}
     kept = {run: its for run, its in whole.items() if its}
+    if lacking := sum(map(len, runs.values())) - sum(map(len, kept.values())):
+        passed_over[f'without a label of each of {", ".join(names)}'] = lacking
     tasks = {}
     for name in names:
         found = sorted({said[name] for run in kept.values() for said, _ in run})
@@ -142,10 +150,10 @@ def load_bag(data: str | os.PathLike[str] | None, split: str, size: int) -> Labe
     chosen: list[str] = []
     for name in tasks[_FIRST]:
         of_class = [run for run, its in kept.items() if its[0][0][_FIRST] == name]
-        if len(of_class) < len(gtsrb.SPLITS):
+        if len(of_class) < len(SPLITS):
             raise DatasetError(
                 f'{root}: the label {name!r} comes {len(of_class)} times, expected at least 3, '
-                f'one for each of {", ".join(gtsrb.SPLITS)}: record more'
+                f'one for each of {", ".join(SPLITS)}, and other labels in between: record more'
             )
         chosen += divide(of_class, split)
     labels, images = zip(*(frame for run in chosen for frame in kept[run]))
@@ -168,19 +176,23 @@ def _bags(root: Path) -> list[Path]:
 def _labelled(
     frames: Iterator[Frame], bag: Path, size: int
 ) -> Iterator[tuple[str, dict[str, str], Images]]:
-    """The name of its group, the labels and the image of every labelled frame of a bag."""
+    """The name of its group, the labels, if there are some, and the image of every frame."""
+    # The same however its path is typed.
+    whole = Path(os.path.abspath(bag))
+    if whole.is_file() and (whole.parent / 'metadata.yaml').exists():
+        whole = whole.parent
     run, before = 0, None
     for frame in frames:
-        run += frame.label != before
-        before = frame.label
+        if frame.label is not None:
+            run += frame.label != before
+            before = frame.label
         if _FIRST in frame.others:
             raise DatasetError(
                 f'{bag}: holds ground_truth/{_FIRST}; {_FIRST} is what the task on ground_truth is '
                 'called, so give the other another name'
             )
-        if frame.label is not None:
-            said = {_FIRST: frame.label, **frame.others}
-            yield f'{bag.name}/{run}', said, resize_to(frame.image, size, size)
+        said = {} if frame.label is None else {_FIRST: frame.label, **frame.others}
+        yield f'{whole.name}/{run}', said, resize_to(frame.image, size, size)
 
 
 SOURCES: dict[str, Source] = {

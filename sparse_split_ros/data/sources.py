@@ -19,23 +19,17 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_split_ros.data.bags import BAG_SUFFIXES, Frame, is_bag, read_bag, write_bag
-from sparse_split_ros.data.drive import Drive, render_drive
-from sparse_split_ros.data.gtsrb import (
-    NPZ_DAMAGE,
-    SPLITS,
-    GtsrbError,
-    checked,
-    divide_tracks,
-    load_packed,
-    training_files,
-)
+from sparse_split_ros.data.datasets import DatasetError
+from sparse_split_ros.data.drive import Drive, DriveError, render_drive
+from sparse_split_ros.data.files import IMAGE_SUFFIXES, images_in, is_utf_8, read_npz
+from sparse_split_ros.data.folder import is_divided
+from sparse_split_ros.data.gtsrb import COLUMNS, divide_tracks, packed_of, training_files
 from sparse_split_ros.data.images import ImageError, decode_file
-from sparse_split_ros.data.labels import LABELS, LabelsError, read_labels
+from sparse_split_ros.data.labels import LABELS, read_labels
+from sparse_split_ros.data.parts import parts_of
 from sparse_split_ros.data.signs import CLASSES
+from sparse_split_ros.data.splits import check_split
 
-IMAGE_SUFFIXES = frozenset(
-    {'.png', '.jpg', '.jpeg', '.bmp', '.ppm', '.pgm', '.webp', '.tif', '.tiff'}
-)
 VIDEO_SUFFIXES = frozenset({'.mp4', '.avi', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg'})
 
 # Recorded images without stamps of their own get these, so that replays are alike.
@@ -56,7 +50,7 @@ def open_source(
     seed: int = 1,
     broken: bool = False,
 ) -> Iterator[Frame]:
-    """Stream the frames of a source, images as (H, W, 3) uint8 RGB.
+    """Stream the frames of a source, images as (H, W, 3) uint8 RGB; grey arrays as (H, W).
 
     `spec` is a bag (its directory or storage file), a folder of images (whose labels are in its
     labels.csv, or the folders inside), an image, a video, a camera ('0' or '/dev/video0'), the
@@ -70,8 +64,8 @@ def open_source(
     Raises SourceError, or BagError for a bag: at once for a source that does not exist or is of no
     known kind, while reading for what is wrong inside.
     """
-    if not (math.isfinite(rate) and rate > 0.0):
-        raise SourceError(f'rate {rate} Hz must be positive')
+    if not 1e-3 <= rate <= 1e6:
+        raise SourceError(f'rate {rate} Hz: expected 0.001 to 1000000')
     if limit is not None and limit < 0:
         raise SourceError(f'limit {limit} is negative')
     frames = _frames(os.fspath(spec), image_topic, split, rate, seed)
@@ -133,14 +127,15 @@ def _frames(
     """Choose by what the source is; choosing fails here and not at the first frame."""
     if spec == 'drive':
         _refuse_part(spec, split)
-        if seed < 0:
-            raise SourceError(f'seed {seed} is negative')
-        return render_drive(Drive(seed=seed, rate=rate))
+        try:
+            return render_drive(Drive(seed=seed, rate=rate))
+        except DriveError as error:
+            raise SourceError(str(error)) from error
     if _is_camera(spec):
         _refuse_part(spec, split)
         return _camera(spec)
-    path = Path(spec).expanduser()
-    if not path.exists():
+    path = Path(os.path.expanduser(spec))
+    if not spec or not path.exists():
         raise SourceError(
             f"source '{spec}' does not exist: expected a bag, a folder of images, an image, a "
             "video, a camera such as /dev/video0, the GTSRB, an .npz of images or 'drive'"
@@ -150,7 +145,7 @@ def _frames(
         _refuse_part(spec, split)
         return read_bag(path, image_topic)
     if path.is_dir():
-        for originals in (path / 'gtsrb' / 'GTSRB', path):
+        for originals in (path / 'gtsrb' / 'GTSRB', path.absolute()):
             if originals.name == 'GTSRB' and (originals / 'Training').is_dir():
                 return _original_tracks(originals, split or 'report', rate)
         return _folder(path, split, rate)
@@ -175,7 +170,8 @@ def _refuse_part(spec: str, split: str | None) -> None:
 
 
 def _is_camera(spec: str) -> bool:
-    return spec.isdecimal() or re.fullmatch(r'/dev/video\d+', spec) is not None
+    numbered = re.fullmatch(r'\d{1,3}', spec) is not None and not Path(spec).exists()
+    return numbered or re.fullmatch(r'/dev/video\d+', spec) is not None
 
 
 def _stamp(index: int, rate: float) -> int:
@@ -214,54 +210,28 @@ def _printable(path: Path) -> str:
     return ''.join(each if each.isprintable() else ascii(each)[1:-1] for each in str(path))
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sort 2.png before 10.png."""
-    return [
-        (int(part), '') if part.isdecimal() else (-1, part)
-        for part in re.split(r'(\d+)', str(path))
-        if part
-    ]
-
-
-def files_in(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> list[Path]:
-    """The files in a folder and those inside it.
-
-    Linked folders are followed, but for those that lead back to one `above`, and what is hidden is
-    passed over.
-    """
-    found: list[Path] = []
-    try:
-        known = folder.stat()
-        here = known.st_dev, known.st_ino
-        inside = [] if here in above else [*folder.iterdir()]
-    except OSError:
-        return found
-    for each in inside:
-        if each.name.startswith('.'):
-            continue
-        if each.is_dir():
-            found += files_in(each, above | {here})
-        elif each.is_file():
-            found.append(each)
-    return found
-
-
-def images_in(folder: Path) -> list[Path]:
-    """The files in a folder that are named as images are, unread."""
-    return [file for file in files_in(folder) if file.suffix.lower() in IMAGE_SUFFIXES]
+def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Sort 2.png before 10.png, and 01.png before 1.png."""
+    parts = (part for part in re.split(r'(\d+)', str(path)) if part)
+    return [(int(part), '') if part.isdecimal() else (-1, part) for part in parts], str(path)
 
 
 def _folder(path: Path, split: str | None, rate: float) -> Iterator[Frame]:
-    chosen = None if split in (None, 'all') else _part(path, split or '')
-    if (path / LABELS).is_file():
-        return _labelled(path, chosen, rate)
-    files = sorted(images_in(path), key=_natural)
+    try:
+        chosen = None if split in (None, 'all') else _part(path, split or '')
+        if (path / LABELS).is_file():
+            return _labelled(path, chosen, rate)
+        files = sorted(images_in(path), key=_natural)
+        # Below train and test lie the class folders.
+        depth = 1 if is_divided(path) else 0
+    except DatasetError as error:
+        raise SourceError(str(error)) from error
     if not files:
         raise SourceError(
             f'folder {path} holds no images ({", ".join(sorted(IMAGE_SUFFIXES))}) and no bag'
         )
     if chosen is None:
-        rows = [(file, _folder_label(path, file)) for file in files]
+        rows = [(file, _folder_label(path, file, depth)) for file in files]
     else:
         rows = [(file, chosen[file]) for file in files if file in chosen]
     return (
@@ -270,44 +240,36 @@ def _folder(path: Path, split: str | None, rate: float) -> Iterator[Frame]:
 
 
 def _part(path: Path, split: str) -> dict[Path, str]:
-    """The images of one part of a folder, with their classes."""
-    from sparse_split_ros.data.parts import parts_of  # which builds on this module
-
-    if split not in SPLITS:
-        raise SourceError(f"unknown split '{split}': expected one of {', '.join(SPLITS)}, all")
+    """The images of one part of a folder, with their classes. Raises DatasetError."""
+    check_split(split)
     return {file: label for file, (part, label) in parts_of(path).items() if part == split}
 
 
 def _labelled(path: Path, chosen: Container[Path] | None, rate: float) -> Iterator[Frame]:
     """The images of a folder with a `labels.csv`, or the chosen ones, in the order of its lines."""
-    try:
-        rows = [
-            (file, list(said.items()))
-            for file, said in read_labels(path).items()
-            if chosen is None or file in chosen
-        ]
-    except LabelsError as error:
-        raise SourceError(str(error)) from error
+    rows = [
+        (file, list(said.items()))
+        for file, said in read_labels(path).items()
+        if chosen is None or file in chosen
+    ]
     return (
         _picture(path, file, _stamp(index, rate), first[1], dict(others))
         for index, (file, (first, *others)) in enumerate(rows)
     )
 
 
-def _folder_label(root: Path, file: Path) -> str | None:
-    parts = file.relative_to(root).parts
-    if len(parts) == 1:
+def _folder_label(root: Path, file: Path, depth: int) -> str | None:
+    """The name of the folder that many folders below `root`, if the file lies in one."""
+    folders = file.relative_to(root).parts[:-1]
+    if len(folders) <= depth:
         return None
-    if not _is_utf_8(parts[0]):  # which no message can hold
+    label = folders[depth]
+    if not is_utf_8(label):  # which no message can hold
         raise SourceError(
-            f'folder {root}: the name {os.fsencode(parts[0])!r} in it is a label and not UTF-8: '
+            f'folder {root}: the name {os.fsencode(label)!r} in it is a label and not UTF-8: '
             'rename it'
         )
-    return parts[0]
-
-
-def _is_utf_8(name: str) -> bool:
-    return name.encode(errors='replace').decode() == name
+    return label
 
 
 def _arrays(path: Path, split: str | None, rate: float) -> Iterator[Frame]:
@@ -316,13 +278,11 @@ def _arrays(path: Path, split: str | None, rate: float) -> Iterator[Frame]:
     Labels are class numbers, or names; `classes`, if it is there, names the numbers.
     """
     try:
-        with np.load(path, allow_pickle=False) as packed:
-            if 'track' in packed:
-                return _tracks(path, split or 'report', rate)
-            columns = {name: packed[name] for name in ('images', 'labels', 'classes')
-                       if name in packed}  # fmt: skip
-    except NPZ_DAMAGE as error:
-        raise SourceError(f'{path} is not a readable .npz of arrays: {error}') from error
+        columns = read_npz(path, {*COLUMNS, 'classes'})
+    except DatasetError as error:
+        raise SourceError(str(error)) from error
+    if 'track' in columns:
+        return _tracks(path, columns, split or 'report', rate)
     _refuse_part(str(path), split)
     images, labels = columns.get('images'), columns.get('labels')
     if images is None or images.dtype != np.uint8 or not images.size or not (
@@ -332,24 +292,32 @@ def _arrays(path: Path, split: str | None, rate: float) -> Iterator[Frame]:
         raise SourceError(f"{path}: expected 'images' (N, H, W, 3) uint8, found {found}")
     if labels is not None and labels.shape != (len(images),):
         raise SourceError(f'{path}: {len(images)} images, but labels of shape {labels.shape}')
+    if labels is not None and labels.dtype.kind not in 'iuUS':
+        raise SourceError(f'{path}: labels are {labels.dtype}, expected class numbers or names')
     names = columns.get('classes')
     if names is not None and labels is not None:
-        if not np.issubdtype(labels.dtype, np.integer) or not (
+        if names.ndim != 1 or labels.dtype.kind not in 'iu' or not (
             labels.min() >= 0 and labels.max() < len(names)
-        ):
-            raise SourceError(f'{path}: labels are no numbers of its {len(names)} classes')
+        ):  # fmt: skip
+            raise SourceError(
+                f'{path}: labels are no numbers of its classes, an array of shape {names.shape}'
+            )
         labels = names[labels]
+    if labels is not None and labels.dtype.kind == 'S':
+        labels = np.char.decode(labels, 'utf-8', 'backslashreplace')
     return (
         Frame(_stamp(i, rate), 'camera', image, None if labels is None else str(labels[i]))
         for i, image in enumerate(images)
     )
 
 
-def _tracks(path: Path, split: str, rate: float) -> Iterator[Frame]:
+def _tracks(
+    path: Path, columns: Mapping[str, npt.NDArray], split: str, rate: float
+) -> Iterator[Frame]:
     try:
-        packed = load_packed(path)
+        packed = packed_of(path, columns)
         order = packed.indices(split)
-    except GtsrbError as error:
+    except DatasetError as error:
         raise SourceError(str(error)) from error
     if not len(order):
         raise SourceError(f"{path} has no frames in its split '{split}'")
@@ -364,8 +332,8 @@ def _original_tracks(path: Path, split: str, rate: float) -> Iterator[Frame]:
         files, labels, tracks = training_files(path)
         chosen = np.ones(len(files), bool)
         if split != 'all':
-            chosen = divide_tracks(labels, tracks) == checked(split)
-    except GtsrbError as error:
+            chosen = divide_tracks(labels, tracks) == check_split(split)
+    except DatasetError as error:
         raise SourceError(str(error)) from error
     if not chosen.any():
         raise SourceError(f"{path} has no frames in its split '{split}'")
@@ -376,7 +344,7 @@ def _original_tracks(path: Path, split: str, rate: float) -> Iterator[Frame]:
 
 
 def _video(path: Path, rate: float) -> Iterator[Frame]:
-    if not _is_utf_8(str(path)):  # which ends OpenCV, and us
+    if not is_utf_8(str(path)):  # which ends OpenCV, and us
         raise SourceError(f'video {os.fsencode(path)!r}: its name is not UTF-8: rename it')
     capture = cv2.VideoCapture(str(path))
     count = 0

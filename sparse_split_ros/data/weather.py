@@ -23,7 +23,9 @@ Condition = Callable[[Light, float, np.random.Generator, np.random.Generator], L
 
 LEVELS = 5
 TASK = 'weather'
-"""What the task of telling it is called; its classes are some of CONDITIONS, 'day' the first."""
+"""What the task of telling it is called."""
+CLEAR = 'day'
+"""The condition that changes nothing."""
 _GAMMA = 2.2
 
 
@@ -331,7 +333,7 @@ def _jpeg(
 
 
 CONDITIONS: dict[str, Condition] = {
-    'day': _day,
+    CLEAR: _day,
     'dusk': _dusk,
     'night': _night,
     'darkness': _darkness,

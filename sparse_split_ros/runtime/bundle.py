@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_split_ros.data.labels import TASK_NAME
 from sparse_split_ros.policy.tasks import judge, places
 
 FORMAT = 'sparse_split_bundle/1'
@@ -43,8 +44,6 @@ _MAX_ELEMENTS = 1 << 26
 _MAX_FLOAT32 = 3.4e38
 _MAX_FLOAT64 = sys.float_info.max
 _MAX_LABELS = 1 << 31
-_TASK_NAME = re.compile(r'[A-Za-z](_?[A-Za-z0-9])*_?')
-"""What can be the last part of a ROS topic."""
 _ROWS = re.compile(r'\[\n[-\s\d.,e+]+\]')
 """A list of numbers, one per line; a string has no line breaks in JSON."""
 _TIMES = frozenset({'stage_ms', 'exit_ms', 'encoder_ms', 'decoder_ms'})
@@ -448,7 +447,7 @@ def _tasks(value: _Value) -> dict[str, tuple[str, ...]]:
     if len(tasks) < 2 or len(tasks) != len(items):
         raise value.fail('two or more tasks of different names')
     for item in items:
-        if not _TASK_NAME.fullmatch(item.get('name').text()):
+        if not TASK_NAME.fullmatch(item.get('name').text()):
             raise item.get('name').fail(
                 "a part of a topic's name: a letter, then letters, digits and single underscores"
             )
