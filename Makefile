@@ -21,16 +21,16 @@ help:
 demo: $(VENV)/.run
 	$(BIN)/python -m sparse_split_ros.cli demo --drive build/drive $(ARGS)
 
-test: $(VENV)/.test
+test: $(VENV)/.test$(TORCH)
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(VENV)/.test
+lint: $(VENV)/.test$(TORCH)
 	$(PIP) ruff mypy types-PyYAML
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy sparse_split_ros
 
-bench: $(VENV)/.test
+bench: $(VENV)/.test$(TORCH)
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/outage.py
 	$(BIN)/python benchmarks/soak.py
@@ -42,6 +42,14 @@ bench: $(VENV)/.test
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+ifeq ($(origin PYTHON),command line)
+ifneq ($(wildcard $(BIN)/python),)
+ifneq ($(shell $(PYTHON) -V 2>&1),$(shell $(BIN)/python -V 2>&1))
+$(error $(VENV) is of $(shell $(BIN)/python -V 2>&1): "make clean" first, or another VENV)
+endif
+endif
+endif
+
 $(VENV)/.run: setup.py constraints.txt $(NATIVE) | $(VENV)/bin/python
 	@echo 'Setting up $(VENV) (once, about a minute) ...'
 	$(PIP) -e '.[embedded,report]'
@@ -49,10 +57,10 @@ $(VENV)/.run: setup.py constraints.txt $(NATIVE) | $(VENV)/bin/python
 	  echo 'Without the native engine, which needs g++ and python3-dev: ONNX Runtime does the work.'
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.run
+$(VENV)/.test$(TORCH): $(VENV)/.run
 	@if [ '$(TORCH)' = 1 ]; then echo 'Installing torch ...'; fi
 	$(PIP) -e '.[$(EXTRAS_$(TORCH))]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build install log report *.egg-info
+	rm -rf $(VENV) build install log report *.egg-info sparse_split_ros/native/_native*.so

@@ -81,6 +81,9 @@ class BuildNative(build_ext):
         """Put the extension beside its sources, for an editable install, if it was built."""
         if self.get_outputs():
             super().copy_extensions_to_source()
+        else:
+            for stale in NATIVE.glob('_native*.so'):
+                stale.unlink()
 
 
 def tree(directory: str) -> list[tuple[str, list[str]]]:
@@ -137,7 +140,7 @@ setup(
             "cyclonedds>=11.0.1,<12; platform_machine != 'aarch64' and python_version < '3.14'",
             "eclipse-zenoh>=1.10,<2; platform_machine == 'aarch64' or python_version >= '3.14'",
         ],
-        'report': ['matplotlib>=3.5', 'Jinja2>=3.0', 'joblib>=1.3'],
+        'report': ['matplotlib>=3.5', 'Jinja2>=3.0', 'joblib>=1.2'],
         'train': ['torch>=2.1', 'onnx>=1.14', 'safetensors>=0.4', 'tqdm>=4.60', 'matplotlib>=3.5'],
         'vision': ['torchvision>=0.16'],
         'test': [

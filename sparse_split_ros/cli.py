@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -51,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: done; 1: it ran, and something it checks did not hold; 2: bad input, named in one line.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')  # where it is not of UTF-8
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in nodes.NODES:
         return _guarded(lambda: nodes.run_node(arguments[0], arguments[1:]))
@@ -69,8 +73,8 @@ def _guarded(command: Callable[[], int]) -> int:
         # Whoever read our output has seen enough; let no flush at exit complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except ModuleNotFoundError as error:
-        if (error.name or '').startswith('sparse_split_ros'):
+    except ImportError as error:
+        if not error.name or error.name.startswith('sparse_split_ros'):
             raise
         print(f'error: {_missing(error)}', file=sys.stderr)
         return 2
@@ -86,7 +90,7 @@ def _guarded(command: Callable[[], int]) -> int:
         return 2
 
 
-def _missing(error: ModuleNotFoundError) -> str:
+def _missing(error: ImportError) -> str:
     extras = {
         'torch': 'train', 'onnx': 'train', 'safetensors': 'train', 'tqdm': 'train',
         'torchvision': 'vision', 'matplotlib': 'report', 'jinja2': 'report', 'joblib': 'report',
@@ -98,6 +102,8 @@ def _missing(error: ModuleNotFoundError) -> str:
     how = f'pip install {called.get(module, module)}'
     if extra := extras.get(module):
         how = f"pip install '.[{extra}]' in the source tree of sparse_split_ros"
+    if not isinstance(error, ModuleNotFoundError):
+        return f'{error}: {module} is too old, or broken: {how} --upgrade'
     return f'{error.name} is not installed and this command needs it: {how}'
 
 

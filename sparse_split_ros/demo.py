@@ -34,7 +34,7 @@ from sparse_split_ros.data.pace import Pace
 from sparse_split_ros.data.sources import open_source
 from sparse_split_ros.evaluation.ledger import Key, Ledger, read_decision
 from sparse_split_ros.evaluation.live import Board
-from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
+from sparse_split_ros.evaluation.metrics import SUMMARY_FORMAT, Counts, Outcome, summarise
 from sparse_split_ros.evaluation.provenance import machine, versions
 from sparse_split_ros.evaluation.report import Report, write_report
 from sparse_split_ros.evaluation.stream import class_meant
@@ -442,6 +442,7 @@ def run_demo(options: Options, console: Console) -> int:
     with private_domain(_DOMAINS) as domain, _quick_switches():
         record = _play(options, bundle, frames, rate, console)
     summary = {
+        'format': SUMMARY_FORMAT,
         'kind': 'demo',
         **summarise(record.outcomes, record.counts, DEADLINE_MS),
         'policy': 'fixed',
@@ -547,16 +548,17 @@ def _quick_switches() -> Iterator[None]:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C, so that our two processes are ended as well."""
+    """Treat SIGTERM and a closed terminal as Ctrl-C, so that our processes are ended as well."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {each: signal.signal(each, interrupt) for each in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _play(

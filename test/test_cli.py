@@ -153,6 +153,26 @@ def test_a_missing_module_is_asked_for_by_the_name_of_its_distribution(
     assert _missing(missing).endswith(f': pip install {distribution}')
 
 
+def test_a_package_that_is_too_old_is_named() -> None:
+    old = ImportError("cannot import name 'new' from 'rich.progress'", name='rich.progress')
+    assert _missing(old).endswith('rich is too old, or broken: pip install rich --upgrade')
+
+
+def test_output_that_is_not_of_utf_8_loses_no_run() -> None:
+    command = [sys.executable, '-m', 'sparse_split_ros.cli', 'evaluate', '--no-such-option-–']
+    done = subprocess.run(
+        command, check=False, capture_output=True, env={**os.environ, 'PYTHONIOENCODING': 'ascii'}
+    )
+    assert done.returncode == 2
+    assert b'Traceback' not in done.stderr and b'\\u2013' in done.stderr
+
+
+def test_a_narrow_terminal_costs_no_figures(bundle: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv('COLUMNS', '40')
+    assert run('inspect', bundle) == 0
+    assert '…' not in capsys.readouterr().out
+
+
 def test_inspect_prints_the_stage_table(bundle: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv('COLUMNS', '160')
     assert run('inspect', bundle) == 0

@@ -77,6 +77,7 @@ def shown(workplace: Path) -> tuple[int, str, dict[str, Any], Path]:
 def test_every_accepted_frame_gets_exactly_one_answer(shown) -> None:
     status, _, summary, _ = shown
     assert summary['errors'] == [] and status == 0
+    assert (summary['format'], summary['kind']) == ('sparse_split_summary/1', 'demo')
     assert summary['frames'] == FRAMES
     assert summary['answered'] == summary['accepted'] > 0.9 * FRAMES
     assert summary['received'] == summary['accepted'] + summary['dropped']

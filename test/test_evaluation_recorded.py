@@ -39,7 +39,9 @@ FRAMES = 30
 THRESHOLD = 0.6
 
 
-def test_offline_and_live_agree_frame_by_frame_in_lock_step(tmp_path: Path) -> None:
+def test_offline_and_live_agree_frame_by_frame_in_lock_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     world = make_world(tmp_path, FRAMES)
     bundle, data, _ = world
     with np.load(data) as packed:
@@ -80,6 +82,9 @@ def test_offline_and_live_agree_frame_by_frame_in_lock_step(tmp_path: Path) -> N
                 assert recorder.wait() == 0
     live = score(recorded)
     assert live.summary['deadline_ms'] == 2000.0
+    # Also one that a replay has by itself.
+    assert main(['evaluate', '--decisions', str(recorded), '--json', '--deadline', '100']) == 0
+    assert json.loads(capsys.readouterr().out)['deadline_ms'] == 100.0
     assert live.summary['errors'] == []
     assert (live.summary['frames'], live.summary['answered']) == (FRAMES + 1, FRAMES)
     assert live.summary['labelled'] == FRAMES

@@ -23,7 +23,7 @@ pytest.importorskip('jinja2')
 from sparse_split_ros.evaluation import charts, pictures
 from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
 from sparse_split_ros.evaluation.provenance import machine, versions
-from sparse_split_ros.evaluation.report import Report, write_report
+from sparse_split_ros.evaluation.report import Report, _routes_text, write_report
 from sparse_split_ros.evaluation.tables import summary_table
 from sparse_split_ros.policy.decision import Reason, Route
 
@@ -194,6 +194,31 @@ def test_numbers_in_class_names_sort_by_value() -> None:
     assert sorted(names, key=pictures._natural) == [
         'end 5', 'speed limit 20', 'speed limit 100', 'stop',
     ]  # fmt: skip
+
+
+@pytest.mark.filterwarnings('error::RuntimeWarning')
+def test_any_name_can_be_drawn() -> None:
+    frames = [replace(each, answer='price $5^$') for each in run()]
+    for number, name in enumerate(('①', '5²', '$_$', 'a\\b{', '停止')):
+        frames[number] = replace(frames[number], label=name)
+    assert pictures.confusion_matrix(frames) is not None
+
+
+@pytest.mark.parametrize(
+    ('dropped', 'told'),
+    [
+        (5, {'5 were overtaken': True, 'nothing says why': False}),
+        (2, {'2 were overtaken': True, '3 of 95 images are without': True}),
+        (None, {'overtaken': False, '5 of 95 images are without': True}),
+    ],
+)
+def test_why_images_have_no_decision_is_told_as_far_as_it_is_known(
+    dropped: int | None, told: dict[str, bool]
+) -> None:
+    made = report(run())
+    summary = {**made.summary, 'frames': 95, 'accepted': 90, 'dropped': dropped, 'rejected': 0}
+    text = _routes_text(replace(made, summary=summary))
+    assert {words: words in text for words in told} == told
 
 
 def test_nothing_confused_draws_no_matrix() -> None:

@@ -70,6 +70,12 @@ def test_a_table_with_classes_the_bundle_lacks_is_refused(name: str, label: int)
         Study(replace(TABLE, **{name: said}), synthetic_facts(TABLE), [], Settings())
 
 
+def test_another_seed_has_other_frames() -> None:
+    labels = [study('day:600', seed=seed).tables(0)[0].label for seed in (0, 0, 7)]
+    np.testing.assert_array_equal(labels[0], labels[1])
+    assert not np.array_equal(labels[0], labels[2])
+
+
 def test_every_policy_has_its_figures_in_every_part() -> None:
     result, runs = study('day:600', 'fog@none:400').result(['joint', 'splitee', 'fixed'])
     assert {name: len(run) for name, run in runs.items()} == dict.fromkeys(runs, 1000)

@@ -166,6 +166,26 @@ def test_a_link_is_read_from_yaml_and_a_trace(tmp_path) -> None:
     assert trace.send(100, 5.0) == pytest.approx(5.020)
 
 
+def test_a_trace_is_a_queue_each_way_as_a_link_is(tmp_path) -> None:
+    (tmp_path / 'trace.csv').write_text('time_s,rtt_ms,rate_mbit\n0,10,0.1\n')
+    trace = TraceModel(tmp_path / 'trace.csv')
+    spec = LinkSpec(rate_mbit=0.1, delay_ms=5.0)
+    sends = [(1000, 0.0, False)] * 3 + [(300, 0.05, True), (1000, 9.0, False)]
+    for each in (trace, trace.seeded(3)):
+        arrivals = [each.send(size, now, back=back) for size, now, back in sends]
+        fresh = LinkModel(spec)
+        assert arrivals == pytest.approx([fresh.send(s, now, back=b) for s, now, b in sends])
+
+
+def test_the_mean_of_a_trace_is_over_time(tmp_path) -> None:
+    rows = '0,10,0,2\n1,1000,0.5,1\n2,10,0,\n100,10,0,'
+    (tmp_path / 'trace.csv').write_text(f'time_s,rtt_ms,loss,rate_mbit\n{rows}\n')
+    mean = TraceModel(tmp_path / 'trace.csv').mean()  # 198 s, one of them bad
+    assert mean.delay_ms == pytest.approx((197 * 10 + 1000) / 198 / 2)
+    assert 1 - (1 - mean.loss) ** 2 == pytest.approx(0.5 / 198)
+    assert mean.rate_mbit == pytest.approx(198 / 1.5)
+
+
 def test_a_trace_of_a_spreadsheet_is_read(tmp_path) -> None:
     (tmp_path / 'trace.csv').write_text('time_s,rtt_ms\n0,10\n', encoding='utf-8-sig')
     assert TraceModel(tmp_path / 'trace.csv').mean().delay_ms == 5.0

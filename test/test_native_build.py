@@ -88,6 +88,18 @@ def test_a_build_without_a_compiler_says_so_and_succeeds(tmp_path):
     assert not list(tmp_path.rglob('*.so'))
 
 
+def test_a_build_that_fails_leaves_no_module_of_an_earlier_one(tmp_path):
+    tree = tmp_path / 'tree'
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns('.*', '*.so', 'build', '*.egg-info'))
+    stale = tree / NATIVE.relative_to(ROOT) / '_native.of-an-earlier-build.so'
+    stale.write_bytes(b'')
+    result = setup(
+        'build_ext', '--inplace', CC='no-such-compiler', CXX='no-such-compiler', cwd=tree
+    )
+    assert result.returncode == 0, result.stderr
+    assert not stale.exists()
+
+
 def test_a_source_distribution_has_all_that_the_build_reads(tmp_path):
     tree = tmp_path / 'tree'
     shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns('.*', '*.so', 'build', '*.egg-info'))

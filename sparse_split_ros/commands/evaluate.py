@@ -22,6 +22,7 @@ from sparse_split_ros.commands.parser import (
     refuse_for,
     writing,
 )
+from sparse_split_ros.commands.parser import console as to_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sparse_split_ros.evaluation.jobs import Request
     from sparse_split_ros.evaluation.stream import Source, Truth
 
+_DEADLINE_MS = 100.0
 _DESCRIPTION = """\
 Replays recorded frames through the robot's head, a model of the link and the tail, in virtual time,
 and writes what became of every frame: index.html with its pictures, decisions.csv, summary.json.
@@ -110,8 +112,8 @@ def _add_evaluate(commands: Commands) -> None:
         '(measured once on this machine)',
     )  # fmt: skip
     world.add_argument(
-        '--deadline', type=float, default=100.0, metavar='MS',
-        help='(%(default)g ms, with --decisions that of the run)',
+        '--deadline', type=float, metavar='MS',
+        help=f'({_DEADLINE_MS:g} ms, with --decisions that of the run)',
     )  # fmt: skip
     world.add_argument(
         '--weather', metavar='NAME[:LEVEL]', help='put on every image, at level 1 to 5 (3)'
@@ -157,20 +159,18 @@ def _add_evaluate(commands: Commands) -> None:
 
 
 def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    console = Console(stderr=options.json)
+    console = to_console(stderr=options.json)
     out = options.out
     if out is None and not options.json:
         out = Path('evaluation')
-    if not 0 < options.deadline < math.inf:
+    if options.deadline is not None and not 0 < options.deadline < math.inf:
         raise UsageError(f'--deadline {options.deadline:g} ms, expected a positive number')
     asked = given(parser, options) - {'source'}
     if options.decisions:
         if options.source:
             raise UsageError(f'--decisions and the SOURCE {options.source[0]}: give one of them')
         refuse(asked - _OF_A_LIVE_RUN, 'is for a replay and not for --decisions')
-        return _score(options, 'deadline' in asked, out, console)
+        return _score(options, out, console)
     if not options.source:
         raise UsageError('name a SOURCE, or a bag of decisions by --decisions')
     if options.jobs < 1:
@@ -223,7 +223,7 @@ def _request(options: argparse.Namespace, asked: Collection[str], console: Conso
         codec=options.codec,
         target_disagreement=options.target_disagreement,
         weights=options.cost_weights,
-        deadline_ms=options.deadline,
+        deadline_ms=_DEADLINE_MS if options.deadline is None else options.deadline,
     )
     return Request(
         _sources(options, console), names, options.bundle, options.engine, options.link,
@@ -254,8 +254,8 @@ def _sources(options: argparse.Namespace, console: Console) -> tuple[Source, ...
 def _part(spec: str, options: argparse.Namespace, console: Console) -> str | None:
     """The part of a source to take: of a folder that training divides, what it holds out."""
     from sparse_split_ros.data.bags import is_bag
+    from sparse_split_ros.data.datasets import DatasetError
     from sparse_split_ros.data.parts import parts_of
-    from sparse_split_ros.data.sources import SourceError
     from sparse_split_ros.runtime.bundle import Bundle, bundle_path
 
     part: str | None = options.part
@@ -267,7 +267,7 @@ def _part(spec: str, options: argparse.Namespace, console: Console) -> str | Non
         return None
     try:
         splits = [split for split, _ in parts_of(path).values()]
-    except SourceError:  # nothing was trained on it as it is
+    except DatasetError:  # nothing was trained on it as it is
         return None
     console.out(
         f'{spec}: {splits.count("report")} of {len(splits)} images; the others are for training '
@@ -288,7 +288,6 @@ def _replay(
 ) -> Any:
     from rich.progress import (
         BarColumn,
-        MofNCompleteColumn,
         Progress,
         TextColumn,
         TimeRemainingColumn,
@@ -300,12 +299,14 @@ def _replay(
     known = [source.count() for source in request.sources]
     ways = len(contestants(request.policies))
     total = None if None in known else ways * sum(count or 0 for count in known)
+    of = '' if total is None else f' of {total:,}'
     columns = (
-        TextColumn('replaying'), BarColumn(), MofNCompleteColumn(), TextColumn('frames'),
+        TextColumn('replaying'), BarColumn(), TextColumn('{task.completed:,.0f}' + of + ' frames'),
         TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task('', total=total)
+        # Releases of rich before 12.3 know no task without a total.
+        task = progress.add_task('', total=total or 0, start=total is not None)
         return evaluate(
             request, out, decisions=options.table, jobs=options.jobs, scheduler=options.scheduler,
             resume=options.resume, progress=lambda done: progress.update(task, completed=done),
@@ -325,17 +326,14 @@ def _tell_labels(summary: Mapping[str, Any], file: Path | None) -> None:
         print(f'{file}: none of its labels is of a frame', file=sys.stderr)
 
 
-def _score(
-    options: argparse.Namespace, new_deadline: bool, out: Path | None, console: Console
-) -> int:
+def _score(options: argparse.Namespace, out: Path | None, console: Console) -> int:
     from sparse_split_ros.evaluation.jobs import to_json
     from sparse_split_ros.evaluation.output import clear, reserved
     from sparse_split_ros.evaluation.recorded import score
     from sparse_split_ros.evaluation.tables import summary_table
 
     bag = Path(options.decisions)
-    deadline = options.deadline if new_deadline else None
-    live = score(bag, deadline, options.bundle, _truth(options))
+    live = score(bag, options.deadline, options.bundle, _truth(options))
     if options.json:
         print(json.dumps(live.summary, indent=1, allow_nan=False, ensure_ascii=False))
     else:

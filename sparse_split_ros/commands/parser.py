@@ -69,8 +69,11 @@ def writing(out: Path | None, kept: str = '') -> Iterator[None]:
         raise
 
 
-def console() -> Console:
-    """Standard output, with colours where it has them."""
+def console(*, stderr: bool = False) -> Console:
+    """Standard output, or that of errors, with colours where it has them."""
     from rich.console import Console
 
-    return Console()
+    found = Console(stderr=stderr)
+    # A narrower table would lose its figures; lines that are too long are at least all there.
+    found.width = max(found.width, 80)
+    return found

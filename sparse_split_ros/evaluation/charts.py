@@ -71,8 +71,10 @@ def tradeoff(summary: Mapping[str, Any]) -> bytes | None:
         wrong = [_wrong(row) for row in rows]
         # What is far off stays out; the good can then be told apart.
         axes[0].set_ylim(min(1.0, 40 * min(wrong), 1.6 * max(wrong)), min(wrong) / 1.6)
-        handles, names = axes[0].get_legend_handles_labels()
-        canvas.legend(handles, names, loc='outside right upper')
+        axes[-1].legend(
+            *axes[0].get_legend_handles_labels(), loc='upper left', bbox_to_anchor=(1.005, 1),
+            borderaxespad=0,
+        )  # fmt: skip
     return buffer.getvalue()
 
 

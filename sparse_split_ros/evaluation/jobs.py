@@ -141,9 +141,9 @@ def run_all(plan: Sequence[Job], jobs: int, scheduler: str) -> list[Done]:
     """Do all jobs, here, in so many processes, or on the cluster of that address."""
     if not scheduler and (jobs <= 1 or len(plan) == 1):
         return [_work(job) for job in plan]
-    from joblib import Parallel, delayed, parallel_config
+    from joblib import Parallel, delayed, parallel_backend
 
-    with _backend(scheduler, jobs) as given, parallel_config(**given):
+    with _backend(scheduler, jobs) as given, parallel_backend(**given):
         done: list[Done] = Parallel()(delayed(_work)(job) for job in plan)
     return done
 

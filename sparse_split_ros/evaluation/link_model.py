@@ -174,6 +174,7 @@ class TraceModel:
 
     def __init__(self, path: str | os.PathLike[str], seed: int = 0) -> None:
         self._random = random.Random(seed)
+        self._busy = [0.0, 0.0]
         self._times: list[float] = []
         self._rows: list[tuple[float, float, float]] = []
         try:
@@ -199,20 +200,28 @@ class TraceModel:
         """The same recording with its losses drawn anew."""
         other = copy(self)
         other._random = random.Random(seed)
+        other._busy = [0.0, 0.0]
         return other
 
     def mean(self) -> LinkSpec:
-        """A steady link of this trace's mean round trip, rate and loss."""
-        rtt, loss, rate = (sum(column) / len(column) for column in zip(*self._rows))
+        """A steady link of this trace's mean round trip, time for a byte and loss, over time."""
+        lasts = [end - start for start, end in zip(self._times, [*self._times[1:], self._span])]
+        rtt, loss, slowness = (
+            sum(last * value for last, value in zip(lasts, column)) / self._span
+            for column in zip(*((rtt, loss, 1 / rate) for rtt, loss, rate in self._rows))
+        )
+        rate = 1 / slowness if slowness else math.inf
         return LinkSpec(self.name, rate, delay_ms=rtt / 2, loss=_each_way(loss))
 
     def send(self, size: int, now: float, *, back: bool = False) -> float | None:
         """As :meth:`LinkModel.send`; half of the round trip is spent each way."""
-        at = bisect.bisect_right(self._times, now % self._span) - 1
+        start = max(now, self._busy[back])
+        at = bisect.bisect_right(self._times, start % self._span) - 1
         rtt_ms, loss, rate_mbit = self._rows[at]
+        end = self._busy[back] = start + (size + _OVERHEAD) * 8e-6 / rate_mbit
         if loss and self._random.random() < _each_way(loss):
             return None
-        return now + rtt_ms / 2e3 + size * 8e-6 / rate_mbit
+        return end + rtt_ms / 2e3
 
 
 def _each_way(loss: float) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
@@ -62,8 +62,12 @@ def drive_strip(
         thumbnails, (scenes, routes, *wrong) = rows[: len(views)], rows[len(views) :]
         times, end = times_of(outcomes)
         draw_scenes(scenes, outcomes, end)
-        colours = [to_rgb(ROUTE_COLOURS[each.route] if each.route else NONE) for each in outcomes]
-        routes.pcolormesh([*times, end], [0, 1], [colours], antialiased=False)
+        answered = [[*Route].index(each.route) if each.route else -1 for each in outcomes]
+        colours = ListedColormap([NONE, *(ROUTE_COLOURS[route] for route in Route)])
+        routes.pcolormesh(
+            [*times, end], [0, 1], [answered], cmap=colours, vmin=-1.5, vmax=len(Route) - 0.5,
+            antialiased=False,
+        )  # fmt: skip
         if outage is not None:
             shade(routes, outage, text='tail gone')
         for axes in wrong:
@@ -193,9 +197,10 @@ def exit_use(outcomes: Sequence[Outcome], outage: tuple[float, float] | None = N
             )  # fmt: skip
             below += share
         if groups:
+            handles, names = shares.get_legend_handles_labels()
             shares.legend(
-                loc='upper left', bbox_to_anchor=(1.005, 1), reverse=True, handlelength=1,
-                handleheight=1, borderaxespad=0,
+                handles[::-1], names[::-1], loc='upper left', bbox_to_anchor=(1.005, 1),
+                handlelength=1, handleheight=1, borderaxespad=0,
             )  # fmt: skip
         shares.set_ylim(0, 1)
         shares.set_ylabel('who answered')
@@ -361,4 +366,6 @@ def _exit_name(route: Route, stage: int) -> str:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sorts numbers by value: 'speed limit 20' comes before 'speed limit 100'."""
-    return [(int(part), '') if part.isdigit() else (-1, part) for part in re.split(r'(\d+)', name)]
+    return [
+        (int(part), '') if part.isdecimal() else (-1, part) for part in re.split(r'(\d+)', name)
+    ]

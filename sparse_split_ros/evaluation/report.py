@@ -203,6 +203,7 @@ def _routes_text(report: Report) -> str:
     asked = share['offboard'] + share['fallback']
     rejected = summary['rejected'] or 0  # None of a recording that does not tell
     lost = summary['frames'] - summary['accepted'] - rejected
+    overtaken = min(lost, summary['dropped'] or 0)
     if not asked and not share['local']:
         return 'No frame was decided.'
     sure = share['local'] - always
@@ -223,10 +224,15 @@ def _routes_text(report: Report) -> str:
             f'Of the {percent(asked)} that it doubted, the tail answered '
             f'{percent(share["offboard"] / asked)} in time.'
         )
-    if lost:
+    if overtaken:
         parts.append(
-            f'Of {summary["frames"]:,} images {lost:,} were overtaken by a newer one before the '
-            'head took them up, and have no part in this.'
+            f'Of {summary["frames"]:,} images {overtaken:,} were overtaken by a newer one before '
+            'the head took them up, and have no part in this.'
+        )
+    if lost > overtaken:
+        parts.append(
+            f'{lost - overtaken:,} of {summary["frames"]:,} images are without a decision, and '
+            'nothing says why; those that never reached the head are.'
         )
     if rejected:
         parts.append(f'{_frames(rejected)} could not be decoded.')
@@ -282,9 +288,10 @@ def run_figures(
         (
             'accuracy',
             'How often the answer was right',
-            ['The thin lines are 95 % intervals. The routes are not rivals: the easy frames stay '
-             'on the robot, the tail gets the hard ones, and a fallback has only the robot’s own '
-             'best guess at them.'],
+            ['The thin lines are 95 % intervals as if each frame stood alone; where many show one '
+             'thing, the truth is two to three times less sure. The routes are not rivals: easy '
+             'frames stay on the robot, the tail gets the hard ones, and a fallback has only the '
+             'robot’s own best guess at them.'],
             pictures.accuracy_bars(outcomes),
         ),
         (

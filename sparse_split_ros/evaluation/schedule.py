@@ -101,8 +101,9 @@ class Study:
 
     def tables(self, stream: int) -> list[ConfidenceTable]:
         """The frames of each part."""
+        first = 1_000_000 * self.settings.seed + 1000 * stream
         return [
-            self.table.only(part.condition).shuffled(1000 * stream + number, part.frames)
+            self.table.only(part.condition).shuffled(first + number, part.frames)
             for number, part in enumerate(self.schedule)
         ]
 

@@ -23,16 +23,17 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 
-# As in the annotated images of the head.
-ROUTE_COLOURS = {Route.LOCAL: '#3cc85a', Route.OFFBOARD: '#468cff', Route.FALLBACK: '#ff9628'}
+# As in the annotated images of the head, but the last darker: in grey it was the first.
+ROUTE_COLOURS = {Route.LOCAL: '#3cc85a', Route.OFFBOARD: '#468cff', Route.FALLBACK: '#b4500a'}
 _SCENE_COLOURS = {
     'day': '#ffd76a', 'dusk': '#d98f78', 'night': '#2f3c66', 'glare': '#fff0b8',
     'fog': '#c5ccd6', 'rain': '#7d9cbd', 'snow': '#e6f0f7', 'haze': '#cfd6dd',
     'blur': '#d9c7e8', 'noise': '#b9aa9c',
 }  # fmt: skip
 _OTHER_SCENES = ('#b8a6d9', '#9fd0c6', '#e3b7a0', '#a7c48f')
-INK, QUIET, LINE, WRONG, NONE = '#1f2733', '#6b7686', '#e3e7ee', '#d3273e', '#b9c0cb'
+INK, QUIET, LINE, WRONG, NONE = '#1f2733', '#5c6675', '#e3e7ee', '#d3273e', '#b9c0cb'
 _STYLE: Any = {
     'font.size': 9.5, 'text.color': INK, 'axes.labelcolor': QUIET, 'axes.edgecolor': LINE,
     'xtick.color': QUIET, 'ytick.color': QUIET, 'axes.spines.top': False,
@@ -40,6 +41,13 @@ _STYLE: Any = {
     'legend.frameon': False, 'xtick.major.size': 0, 'ytick.major.size': 0, 'figure.dpi': 160,
     'savefig.facecolor': 'white',
 }  # fmt: skip
+# Names are what they are: no formulas in them, and letters of all the world where a font has them.
+if 'text.parse_math' in matplotlib.rcParams:  # from 3.6 on, as are fonts that stand in for others
+    _STYLE['text.parse_math'] = False
+    _FONTS = ('DejaVu Sans', 'Noto Sans CJK JP', 'Noto Sans CJK SC', 'Noto Sans', 'Droid Sans')
+    _STYLE['font.family'] = [
+        name for name in _FONTS if name in {font.name for font in fontManager.ttflist}
+    ]
 
 # Blocks of scenes that a picture has room for.
 _PARTS = 300
