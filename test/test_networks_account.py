@@ -51,6 +51,16 @@ def test_a_sparse_convolution_costs_its_existing_weights() -> None:
     assert cost.dense_bytes == 4 * (64 * 64 * 9 + 64)
 
 
+def test_a_layer_of_one_s_own_that_is_a_convolution_is_counted_as_one() -> None:
+    class Padded(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(F.pad(x, (1, 1, 1, 1)), self.weight, self.bias)
+
+    own, usual = account(Padded(3, 8, 3), (3, 9, 9)), account(nn.Conv2d(3, 8, 3, 1, 1), (3, 9, 9))
+    for name in ('macs', 'parameters', 'stored_bytes', 'output_shape'):
+        assert getattr(own, name) == getattr(usual, name)
+
+
 def test_single_weights_are_counted_by_the_smaller_of_csr_and_bit_mask() -> None:
     dense = PatternSpec(Kind.RANDOM_REGULAR, 64, 32, 32).draw()
     rare = PatternSpec(Kind.RANDOM_REGULAR, 256, 32, 8).draw()

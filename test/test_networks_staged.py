@@ -16,7 +16,7 @@ from sparse_split_ros.networks.cut import balanced  # noqa: E402
 from sparse_split_ros.networks.exits import conv_exit, final_exit, light_exit  # noqa: E402
 from sparse_split_ros.networks.staged import StagedNetwork, inlined  # noqa: E402
 from sparse_split_ros.networks.zoo import build  # noqa: E402
-from sparse_split_ros.sparsity.layers import SparseConv2d  # noqa: E402
+from sparse_split_ros.sparsity.layers import SparseConv2d, SparseLayer  # noqa: E402
 
 
 @pytest.fixture
@@ -188,6 +188,10 @@ def test_shipped_network_keeps_its_budget() -> None:
         (lambda: build('compact', 4, erk_power=2), 'erk_power is 2: it shapes allocation: erk'),
         (lambda: build('compact', 4, keep_dense=[5]), r'keep_dense is \[5\], expected a list'),
         (lambda: build('compact', 4, block_width='8'), "block_width is '8', expected a whole"),
+        (
+            lambda: build('compact', 4, density=0.5, pattern='random-regular', block_width=4),
+            'block_width is 4: random-regular has no blocks',
+        ),
         (lambda: build('compact', 4, pattern_seed=1.5), 'pattern_seed is 1.5, expected a whole'),
         (lambda: build('resnet20', 4, width=-1), 'width is -1, expected a whole number of 1'),
         (lambda: build('resnet20', 4, size='32'), "size is '32', expected a whole number of 1"),
@@ -204,6 +208,13 @@ def test_shipped_network_keeps_its_budget() -> None:
 def test_a_network_that_cannot_be_is_named(make, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_m_of_an_n_of_m_pattern_is_its_block_width() -> None:
+    for given, width in (({}, 4), ({'block_width': 8}, 8)):
+        network = build('compact', 4, widths=(16, 32, 64), density=0.5, pattern='n:m', **given)
+        found = {m.pattern.spec.width for m in network.modules() if isinstance(m, SparseLayer)}
+        assert found == {width}
 
 
 def test_an_inline_bottleneck_answers_as_the_cut_did() -> None:

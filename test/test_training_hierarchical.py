@@ -361,3 +361,26 @@ def test_channels_of_a_hierarchical_recipe_can_be_pruned_and_single_weights_cann
     build_network(pruned, 2)
     assert main([*words, '--target', '0.5', '--method', 'synflow']) == 2
     assert 'choose reconvene or precrop' in capsys.readouterr().err
+
+
+def test_a_batch_of_one_is_refused() -> None:
+    recipe = dataclasses.replace(RECIPE, batch_size=1)
+    with pytest.raises(TrainingError, match='batch_size 1: expected two images or more'):
+        Facts.of(recipe, blobs(8, 0), {'blobs': blobs(8, 1)})
+
+
+def test_a_report_cannot_say_what_is_the_clouds_to_say(tmp_path: Path) -> None:
+    selection = {'blobs': blobs(8, 1)}
+    facts = Facts.of(RECIPE, blobs(16, 0), selection)
+    edge = Edge(facts, blobs(16, 0), selection, tmp_path / 'edge', CPU)
+    cloud = Cloud(facts, tmp_path / 'cloud', CPU)
+    for folder in ('edge', 'cloud'):
+        (tmp_path / folder).mkdir()
+    for _ in edge.batches():
+        pass
+    report = edge.report()
+    cloud.close(dataclasses.replace(report, row=report.row | {'epoch': 7.0, 'loss': -1.0}))
+    assert (cloud.log.rows[0]['epoch'], cloud.log.rows[0]['loss']) == (0, 0.0)
+    with pytest.raises(TrainingError, match=r'a report of .*mood came; in the first epoch'):
+        cloud.close(dataclasses.replace(report, epoch=1, row=report.row | {'mood': 1.0}))
+    assert len(cloud.log.rows) == 1

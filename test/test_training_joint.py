@@ -9,6 +9,7 @@ import dataclasses
 import math
 import multiprocessing
 import os
+import re
 import resource
 import signal
 from collections.abc import Iterator
@@ -490,3 +491,23 @@ def test_a_missing_data_directory_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         find_data(None)
     with pytest.raises(DatasetError, match='no such data directory'):
         find_data('/nowhere/at/all')
+
+
+def test_how_far_a_density_was_reached_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = {**RECIPE.network_arguments, 'widths': [8, 16, 32], 'density': 0.25}
+    recipe = dataclasses.replace(RECIPE, epochs=1, network_arguments=arguments)
+    fit(recipe, blobs(16, 0), {'blobs': blobs(8, 1)}, tmp_path)
+    assert re.search(r'^\d+ of \d+ layers are sparse; \d+% of all weights stay$',
+                     capsys.readouterr().out, re.MULTILINE)  # fmt: skip
+
+
+@pytest.mark.parametrize('name', ['coded', 'exit_3'])
+def test_a_task_with_a_name_of_the_logs_own_is_refused(name: str, tmp_path: Path) -> None:
+    data = blobs(16, 0)
+    labels = np.stack([data.labels, data.labels], axis=1)
+    tasks = {'colour': data.classes, name: data.classes}
+    both = LabelledImages.of_tasks(data.images, labels, data.groups, tasks)
+    with pytest.raises(TrainingError, match=f"the task '{name}' has a name that the log needs"):
+        fit(RECIPE, both, {'blobs': both}, tmp_path)

@@ -52,6 +52,23 @@ def test_the_sure_are_answered_at_the_split_and_the_others_behind_it() -> None:
     assert figures(bundle, said, data)['routed']['sent_accuracy_had_they_stayed'] == round(1 / 3, 5)
 
 
+def test_an_exit_before_the_split_answers_what_it_is_sure_of() -> None:
+    # All are of class 0. Sure at the first exit and wrong, sure at the second, sent.
+    first = rows((1, 0.95), (1, 0.5), (1, 0.5))
+    second = rows((0, 0.99), (0, 0.95), (1, 0.6))
+    data = LabelledImages(
+        np.zeros((3, 4, 4, 3), np.uint8), np.zeros(3, np.int64), np.arange(3), ('a', 'b', 'c')
+    )
+    sent = rows(*[(0, 0.9)] * 3)
+    # As where features leave from a stage without an exit of its own.
+    bundle: Any = SimpleNamespace(defaults=SimpleNamespace(split=2, threshold=0.9))
+    said = Answers({0: first, 1: second, 3: sent}, sent, [10] * 3)
+    assert figures(bundle, said, data)['routed'] == {
+        'accuracy': pytest.approx(2 / 3, abs=1e-5), 'local_share': pytest.approx(2 / 3, abs=1e-5),
+        'sent_accuracy': 1.0, 'sent_accuracy_had_they_stayed': 0.0,
+    }  # fmt: skip
+
+
 def test_conditions_are_as_heavy_as_asked(monkeypatch: Any) -> None:
     asked: list[tuple[str, float, float]] = []
 

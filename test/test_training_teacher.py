@@ -16,7 +16,7 @@ torch = pytest.importorskip('torch')
 from test_training_joint import RECIPE, blobs  # noqa: E402
 
 from sparse_split_ros.training import joint  # noqa: E402
-from sparse_split_ros.training.checkpoint import load, load_checkpoint  # noqa: E402
+from sparse_split_ros.training.checkpoint import load, load_checkpoint, save  # noqa: E402
 from sparse_split_ros.training.joint import fit  # noqa: E402
 from sparse_split_ros.training.predict import predict  # noqa: E402
 from sparse_split_ros.training.recipe import Recipe, TrainingError, input_spec  # noqa: E402
@@ -107,3 +107,17 @@ def test_a_teacher_of_something_else_is_refused(run: Path) -> None:
 def test_a_hierarchical_training_has_none() -> None:
     with pytest.raises(TrainingError, match='has no teacher, as the cloud sees no images'):
         dataclasses.replace(RECIPE, teacher='runs/a', hierarchical=True)
+
+
+def test_a_teacher_of_the_same_tasks_in_another_order_is_refused(run: Path) -> None:
+    """Logits of several tasks stand side by side, in the order of the tasks."""
+    meta, tensors = load(run / 'best')
+    tasks = {'one': ['r'], 'two': ['g', 'b']}
+    turned = run.parent / 'turned'
+    save(turned, meta | {'tasks': tasks}, tensors)
+    recipe = dataclasses.replace(RECIPE, teacher=str(turned))
+    shape = (3, *blobs(1, 0).images.shape[1:3])
+    Teacher(recipe, {name: tuple(own) for name, own in tasks.items()}, shape, torch.device('cpu'))
+    other = {'two': ('g', 'b'), 'one': ('r',)}
+    with pytest.raises(TrainingError, match=r'teacher .*classes .*one.*two.*this training has'):
+        Teacher(recipe, other, shape, torch.device('cpu'))

@@ -144,7 +144,8 @@ class LabelledImages:
 
 def join(first: LabelledImages, second: LabelledImages) -> LabelledImages:
     """Both, one after the other; groups of the second are renumbered to stay apart."""
-    if first.tasks != second.tasks or first.images.shape[1:] != second.images.shape[1:]:
+    tasks = [list(each.tasks.items()) for each in (first, second)]
+    if tasks[0] != tasks[1] or first.images.shape[1:] != second.images.shape[1:]:
         raise DatasetError('two data sets join only with the same classes and image size')
     offset = first.groups.max() + 1
     return LabelledImages(

@@ -134,7 +134,8 @@ def single_bytes(kept: int, rows: int, columns: int) -> int:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, SparseLayer) or super().is_leaf_module(m, module_qualified_name)
+        # A layer of one's own that is such a layer is counted as one, whatever else it does.
+        return isinstance(m, _WEIGHTED) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Counter(fx.Interpreter):

@@ -18,8 +18,9 @@ class Bottleneck(nn.Module):
     """Encoder on the head's side, decoder on the tail's.
 
     Features (N, channels, S, S) become codes (N, code_channels, S / stride, S / stride) in [0, 1],
-    which travel at 2^bits levels, and come back as features of the first shape. They come back
-    as features after a ReLU are, 0 or more, unless the true ones are `signed`.
+    which training rounds to 2^bits levels, as a codec of so many bits does, and come back as
+    features of the first shape. They come back as features after a ReLU are, 0 or more, unless the
+    true ones are `signed`.
     """
 
     def __init__(

@@ -108,7 +108,7 @@ def build(
     density: float = 1.0,
     pattern_seed: int = 0,
     pattern: str = 'block-regular',
-    block_width: int = 8,
+    block_width: int | None = None,
     keep_dense: Sequence[str] = (),
     allocation: str = 'uniform',
     erk_power: float = 1.0,
@@ -148,7 +148,8 @@ def build(
     if not isinstance(masks, (str, Mapping, type(None))):
         raise ValueError(f'masks is {masks!r}, expected the name of a file')
     check_counts(0, pattern_seed=pattern_seed)
-    check_counts(block_width=block_width)
+    if block_width is not None:
+        check_counts(block_width=block_width)
     if arguments.get('weights') is not None and (narrow != 1 or channels or density < 1):
         raise ValueError(
             f'weights {arguments["weights"]!r} are of the whole network: narrow, channels and '
@@ -168,7 +169,11 @@ def build(
             raise ValueError('masks and a density exclude one another: both choose the weights')
         apply_masks(network, load_masks(masks) if isinstance(masks, str) else masks)
     if density < 1:
-        width = block_width if kind in IN_BLOCKS else None
+        width = block_width
+        if kind in IN_BLOCKS:
+            width = block_width or 8
+        elif kind is not Kind.N_OF_M and block_width is not None:
+            raise ValueError(f'block_width is {block_width}: {pattern} has no blocks')
         keep = [*keep_dense, *network.last_linears()]
         sparsify(
             network, density, kind, pattern_seed,

@@ -230,7 +230,7 @@ def _codecs(
     answers: dict[int, NDArray[np.int64]] = {}
     codecs: dict[str, Any] = {}
     for name in SHIPPED_CODECS:
-        # The encoder's outputs are bounded by construction, so nothing is clipped.
+        # The encoder's outputs are bounded by construction, so no outlier stretches their range.
         params = calibrate(codes, name, clip=0.0)
         codec = Codec.from_calibration(name, codes.shape[1:], params)
         payloads = [codec.encode(row) for row in seen]

@@ -41,7 +41,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[StagedNetwork, Recipe
     if any(key.startswith('optimiser.') for key in tensors):
         raise TrainingError(
             f'{stem}.safetensors is what a run goes on from, not what it learned: give '
-            'best.safetensors beside it'
+            'best.safetensors beside it, of two machines the one on the cloud'
         )
     recipe = Recipe.from_mapping(meta['recipe'])
     built = recipe
@@ -84,7 +84,8 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], where: Path) -
         {**meta, **Recipe.from_mapping(meta['recipe']).plain()}
         for meta in (before, json.loads(json.dumps(now)))
     )
-    told = new.keys() - {'recipe', 'epoch', 'steps', 'history'}
+    # However many processes prepare images, these are the same.
+    told = new.keys() - {'recipe', 'epoch', 'steps', 'history', 'workers'}
     if changed := sorted(key for key in told if old.get(key, new[key]) != new[key]):
         raise TrainingError(
             f'{where}: the checkpoint is of another recipe or other data '

@@ -91,6 +91,7 @@ def measure(recipe: Recipe, classes: int, rounds: int = 5) -> tuple[Whole, list[
     Medians of `rounds` steps. Raises TrainingError.
     """
     torch.set_num_threads(recipe.threads)
+    recipe = replace(recipe, teacher=None)  # which costs the edge nothing
     network = build_network(replace(recipe, hierarchical=False, inline=False), classes)
     shape = network.input_shape
     x = torch.randn(recipe.batch_size, *shape).contiguous(memory_format=torch.channels_last)

@@ -78,6 +78,8 @@ class Facts:
         """Those of a run on these images. Raises TrainingError where they are too few."""
         check_weights(training, recipe)
         recipe = completed(recipe, training)
+        if recipe.batch_size < 2:
+            raise TrainingError('batch_size 1: expected two images or more, for BatchNorm compares')
         steps = len(training) // recipe.batch_size
         if not steps:
             raise TrainingError(
@@ -233,6 +235,7 @@ class Cloud:
         network = _network(facts)
         cut = facts.recipe.cut
         self._bits = network.bottleneck_at(cut).bits
+        self._rows = rows_at_once(*network.input_shape[1:])
         self._shape = measure(list(network.stages[: cut + 1]), network.input_shape)[-1].shape
         self._learner = Learner(_placed(CloudPart(network, cut), device), facts.recipe)
         self.log = Log(facts.recipe)
@@ -283,11 +286,11 @@ class Cloud:
         average = self._learner.average
         row: Row = {'epoch': report.epoch, 'loss': self._total / self._facts.steps}
         row |= {'rate': self._learner.rate, 'train_s': time.monotonic() - self._start}
-        row |= report.row
+        row |= {key: value for key, value in report.row.items() if key not in row}
         scores = []
         for name, packed in report.codes.items():
             said: dict[int, list[Tensor]] = {}
-            for part in torch.split(packed, 256):
+            for part in torch.split(packed, self._rows):
                 codes = unpack(part.to(self._device), self._shape, self._bits)
                 for stage, values in average(codes).items():
                     said.setdefault(stage, []).append(values.cpu())
@@ -295,7 +298,12 @@ class Cloud:
             logits = {stage: torch.cat(rows).numpy() for stage, rows in said.items()}
             row |= scored(name, logits, columns, self._facts.tasks)
             scores.append(row[f'{name}_exit_{max(logits)}'])
-        self.log.rows.append(row | {'score': fmean(scores)})
+        row |= {'score': fmean(scores)}
+        if self.log.rows and row.keys() != self.log.rows[0].keys():
+            raise TrainingError(
+                f'a report of {", ".join(report.row)} came; in the first epoch it was another'
+            )
+        self.log.rows.append(row)
         self.epoch = report.epoch + 1
         if self.log.best == self.epoch:
             self._best = {k: v.cpu().clone() for k, v in average.state_dict().items()}

@@ -14,6 +14,7 @@ weights with the best score on the selection split) to a directory.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping, Sized
 from itertools import chain
@@ -32,6 +33,7 @@ from sparse_split_ros.data.augment import AugmentedBatches, batches
 from sparse_split_ros.data.datasets import LabelledImages
 from sparse_split_ros.networks.staged import StagedNetwork
 from sparse_split_ros.runtime.bundle import InputSpec, check_tasks
+from sparse_split_ros.sparsity.layers import SparseLayer
 from sparse_split_ros.training.checkpoint import begun, check_same, load, save, save_checkpoint
 from sparse_split_ros.training.learner import Learner, finite
 from sparse_split_ros.training.log import Log
@@ -93,6 +95,8 @@ def fit(
                 f'{sum(map(len, selection.values()))} to choose the epoch on'
                 f'{_passed_over(training.passed_over)}'
             )
+            if told := _sparse(state.network):
+                tqdm.write(told)
         while group.share(lambda: state.log.goes_on):
             start = time.monotonic()
             loss = _epoch(state, dataset, state.epoch)
@@ -114,10 +118,28 @@ def _passed_over(counts: Mapping[str, int]) -> str:
     return f'; {total} passed over ({", ".join(counts)})' if total else ''
 
 
+def _sparse(network: nn.Module) -> str:
+    """How far a density was reached: shapes that cannot have it leave their layers dense."""
+    sparse = layers = kept = 0
+    whole = 0.0
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear, SparseLayer)):
+            density = layer.pattern.spec.density if isinstance(layer, SparseLayer) else 1.0
+            layers += 1
+            sparse += isinstance(layer, SparseLayer)
+            kept += layer.weight.numel()
+            whole += layer.weight.numel() / density
+    if not sparse:
+        return ''
+    return f'{sparse} of {layers} layers are sparse; {kept / whole:.0%} of all weights stay'
+
+
 def check_weights(training: LabelledImages, recipe: Recipe) -> None:
     """Raise what a long training would only end in: names that no bundle takes, weights of none."""
     if len(training.tasks) > 1:
         check_tasks(training.tasks)
+    if taken := [name for name in training.tasks if re.fullmatch(r'coded|exit_\d+', name)]:
+        raise TrainingError(f'the task {taken[0]!r} has a name that the log needs: rename it')
     if unknown := set(recipe.task_weights) - set(training.tasks):
         known = ', '.join(filter(None, training.tasks)) or 'a single one, which has no weight'
         raise TrainingError(

@@ -95,9 +95,9 @@ def figures(bundle: Bundle, said: Answers, data: LabelledImages) -> dict[str, An
     """Accuracy and its interval, calibration error and risk-coverage area of what was `said`.
 
     Intervals are 95 % bootstrap intervals over groups. 'coded' is the final exit behind the default
-    split and codec for every image. 'routed' answers at the split's exit where its confidence
-    reaches the default threshold and sends the rest. Of several tasks an answer is right when all
-    of them are, and 'tasks' has the same of each.
+    split and codec for every image. 'routed' answers as the robot does: at the first exit up to the
+    split whose confidence reaches the default threshold; the rest is sent. Of several tasks an
+    answer is right when all of them are, and 'tasks' has the same of each.
     """
     defaults = bundle.defaults
     exits, coded, sizes = said.exits, said.coded, said.payloads
@@ -108,11 +108,14 @@ def figures(bundle: Bundle, said: Answers, data: LabelledImages) -> dict[str, An
         'coded': _figures(coded, data),
         'payload_bytes': {'mean': float(np.mean(sizes)), 'max': max(sizes)},
     }
-    local = exits.get(defaults.split)
-    if local is not None:
-        confidence, stayed = _judged(local, data)
-        sure = confidence >= defaults.threshold
-        routed = np.where(sure[:, None], local, coded)
+    early = [stage for stage in sorted(exits) if stage <= defaults.split]
+    if early:
+        routed, sure = coded.copy(), np.zeros(len(coded), bool)
+        for stage in early:
+            confidence, stayed = _judged(exits[stage], data)
+            here = ~sure & (confidence >= defaults.threshold)
+            routed[here] = exits[stage][here]
+            sure |= here
         right = _judged(routed, data)[1]
         report['routed'] = {
             'accuracy': _rounded(right.mean()),
