@@ -21,6 +21,8 @@ from sparse_split_ros.data import weather
 from sparse_split_ros.data.bags import Frame
 from sparse_split_ros.data.signs import CLASSES, draw_sign
 
+START_NS = 1_760_000_000_000_000_000
+"""The first stamp of what was recorded without any, so that replays are alike."""
 SCENES = ('day', 'dusk', 'night', 'glare', 'fog', 'rain', 'snow')
 
 Light = npt.NDArray[np.float32]
@@ -55,7 +57,7 @@ class Drive:
     smallest: int = 16
     largest: int = 128
     severity: float = 0.55
-    start_ns: int = 1_760_000_000_000_000_000
+    start_ns: int = START_NS
     frame_id: str = 'camera'
 
     def __post_init__(self) -> None:

@@ -144,10 +144,14 @@ def _of_split(
     numbers = np.arange(len(labels))
     if split != 'report':
         numbers = numbers[selected(labels) == (split == 'select')]
-    chosen = images[numbers]
-    if chosen.shape[1:3] != (size, size):
-        chosen = np.stack([resize_to(image, size, size) for image in chosen])
-    return LabelledImages(chosen, labels[numbers], numbers, classes, origin)
+    return LabelledImages(_sized(images[numbers], size), labels[numbers], numbers, classes, origin)
+
+
+def _sized(images: Images, size: int) -> Images:
+    """The images (N, H, W, 3) at size x size pixels."""
+    if images.shape[1:3] == (size, size):
+        return images
+    return np.stack([resize_to(image, size, size) for image in images])
 
 
 def selected(labels: NDArray[np.int64], seed: int = SPLIT_SEED) -> NDArray[np.bool_]:
@@ -211,9 +215,7 @@ def _packed(archive: Path, split: str, size: int) -> LabelledImages:
         for group in own if split == 'report' else divide(own, split, 0):
             rows += [(index, number, own[group][0]) for index in own[group]]
     numbers, labels, groups = np.array(rows, np.int64).T
-    some = images[numbers]
-    if some.shape[1:3] != (size, size):
-        some = np.stack([resize_to(image, size, size) for image in some])
+    some = _sized(images[numbers], size)
     return LabelledImages(some, labels, groups, tuple(classes), archive.name)
 
 

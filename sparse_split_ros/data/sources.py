@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from sparse_split_ros.data.bags import BAG_SUFFIXES, Frame, is_bag, read_bag, write_bag
 from sparse_split_ros.data.datasets import DatasetError
-from sparse_split_ros.data.drive import Drive, DriveError, render_drive
+from sparse_split_ros.data.drive import START_NS, Drive, DriveError, render_drive
 from sparse_split_ros.data.files import IMAGE_SUFFIXES, images_in, is_utf_8, read_npz
 from sparse_split_ros.data.folder import is_divided
 from sparse_split_ros.data.gtsrb import COLUMNS, divide_tracks, packed_of, training_files
@@ -31,9 +31,6 @@ from sparse_split_ros.data.signs import CLASSES
 from sparse_split_ros.data.splits import check_split
 
 VIDEO_SUFFIXES = frozenset({'.mp4', '.avi', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg'})
-
-# Recorded images without stamps of their own get these, so that replays are alike.
-_START_NS = 1_760_000_000_000_000_000
 
 
 class SourceError(Exception):
@@ -155,7 +152,7 @@ def _frames(
     if suffix in VIDEO_SUFFIXES:
         return _video(path, rate)
     if suffix in IMAGE_SUFFIXES:
-        return iter([_decoded(_picture(path.parent, path, _START_NS))])
+        return iter([_decoded(_picture(path.parent, path, START_NS))])
     known = sorted(BAG_SUFFIXES | VIDEO_SUFFIXES | IMAGE_SUFFIXES | {'.npz'})
     raise SourceError(f"source '{spec}' is of no known kind: expected one of {', '.join(known)}")
 
@@ -175,7 +172,7 @@ def _is_camera(spec: str) -> bool:
 
 
 def _stamp(index: int, rate: float) -> int:
-    return _START_NS + round(index * 1e9 / rate)
+    return START_NS + round(index * 1e9 / rate)
 
 
 def _rgb(bgr: npt.ArrayLike) -> npt.NDArray[np.uint8]:
