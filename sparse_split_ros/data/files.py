@@ -84,7 +84,7 @@ def write_npz(path: Path, **arrays: NDArray) -> None:
     partial = path.with_suffix(f'.{os.getpid()}.npz')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(partial, **arrays)
+        np.savez(partial, **arrays)  # type: ignore[arg-type]
         partial.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
