@@ -20,6 +20,7 @@ from rich.console import Console
 pytest.importorskip('matplotlib')
 pytest.importorskip('jinja2')
 
+from sparse_split_ros.data.files import natural
 from sparse_split_ros.evaluation import charts, pictures
 from sparse_split_ros.evaluation.metrics import Counts, Outcome, summarise
 from sparse_split_ros.evaluation.provenance import machine, versions
@@ -191,7 +192,7 @@ def test_a_short_run_has_no_gaps_between_its_stretches() -> None:
 
 def test_numbers_in_class_names_sort_by_value() -> None:
     names = ['speed limit 100', 'stop', 'speed limit 20', 'end 5']
-    assert sorted(names, key=pictures._natural) == [
+    assert sorted(names, key=natural) == [
         'end 5', 'speed limit 20', 'speed limit 100', 'stop',
     ]  # fmt: skip
 

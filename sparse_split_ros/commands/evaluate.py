@@ -7,7 +7,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -233,12 +232,12 @@ def _request(options: argparse.Namespace, asked: Collection[str], console: Conso
 
 def _sources(options: argparse.Namespace, console: Console) -> tuple[Source, ...]:
     from sparse_split_ros.data.bags import is_bag
+    from sparse_split_ros.data.files import named
     from sparse_split_ros.evaluation.stream import Source, Weather, streams_in
 
     weather = Weather.parse(options.weather) if options.weather else None
     specs = [spec for source in options.source for spec in streams_in(source)]
-    paths = [Path(os.path.expanduser(spec)) for spec in specs]
-    if options.topic is not None and not any(map(is_bag, paths)):
+    if options.topic is not None and not any(is_bag(named(spec)) for spec in specs):
         raise UsageError(f'--topic is for a bag, not {", ".join(options.source)}')
     truth = _truth(options)
     return tuple(
@@ -255,11 +254,12 @@ def _part(spec: str, options: argparse.Namespace, console: Console) -> str | Non
     """The part of a source to take: of a folder that training divides, what it holds out."""
     from sparse_split_ros.data.bags import is_bag
     from sparse_split_ros.data.datasets import DatasetError
+    from sparse_split_ros.data.files import named
     from sparse_split_ros.data.parts import parts_of
     from sparse_split_ros.runtime.bundle import Bundle, bundle_path
 
     part: str | None = options.part
-    path = Path(os.path.expanduser(spec))
+    path = named(spec)
     if part is not None or not path.is_dir() or is_bag(path):
         return part
     recipe = Bundle.load(bundle_path(options.bundle)).training.get('recipe', {})

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -63,6 +64,17 @@ def is_hidden(path: Path) -> bool:
 def images_in(folder: Path) -> list[Path]:
     """The files in a folder that are named as images are, unread. Raises DatasetError."""
     return [file for file in files_in(folder) if file.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def named(path: str) -> Path:
+    """The path that somebody typed; where there is no such user, `~user` is a name like any."""
+    return Path(os.path.expanduser(path))
+
+
+def natural(name: str) -> tuple[list[tuple[int, str]], str]:
+    """A key that sorts 2.png before 10.png, and 01.png before 1.png."""
+    parts = (part for part in re.split(r'(\d+)', name) if part)
+    return [(int(part), '') if part.isdecimal() else (-1, part) for part in parts], name
 
 
 def is_utf_8(name: str) -> bool:

@@ -30,7 +30,7 @@ from sparse_split_ros.data.datasets import (
     cache_directory,
     find_data,
 )
-from sparse_split_ros.data.files import IMAGE_SUFFIXES, read_npz, write_npz
+from sparse_split_ros.data.files import IMAGE_SUFFIXES, is_hidden, read_npz, write_npz
 from sparse_split_ros.data.folder import load_folder
 from sparse_split_ros.data.images import ImageError, decode_file, resize_to
 from sparse_split_ros.data.splits import SELECT_SHARE, SPLIT_SEED, check_split, divide
@@ -282,7 +282,7 @@ def _name_inside(path: Path) -> str | None:
     """PART/CLASS/FILE of an image, None for what would be passed over in a folder."""
     at = next((i for i, each in enumerate(path.parts) if each in ('train', 'test')), None)
     inside = () if at is None else path.parts[at:]
-    hidden = any(each.startswith('.') for each in inside)
+    hidden = any(is_hidden(Path(each)) for each in inside)
     if len(inside) < 3 or hidden or path.suffix.lower() not in IMAGE_SUFFIXES:
         return None
     return '/'.join(inside)

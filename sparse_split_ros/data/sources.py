@@ -21,7 +21,14 @@ import numpy.typing as npt
 from sparse_split_ros.data.bags import BAG_SUFFIXES, Frame, is_bag, read_bag, write_bag
 from sparse_split_ros.data.datasets import DatasetError
 from sparse_split_ros.data.drive import START_NS, Drive, DriveError, render_drive
-from sparse_split_ros.data.files import IMAGE_SUFFIXES, images_in, is_utf_8, read_npz
+from sparse_split_ros.data.files import (
+    IMAGE_SUFFIXES,
+    images_in,
+    is_utf_8,
+    named,
+    natural,
+    read_npz,
+)
 from sparse_split_ros.data.folder import is_divided
 from sparse_split_ros.data.gtsrb import COLUMNS, divide_tracks, packed_of, training_files
 from sparse_split_ros.data.images import ImageError, decode_file
@@ -131,7 +138,7 @@ def _frames(
     if _is_camera(spec):
         _refuse_part(spec, split)
         return _camera(spec)
-    path = Path(os.path.expanduser(spec))
+    path = named(spec)
     if not spec or not path.exists():
         raise SourceError(
             f"source '{spec}' does not exist: expected a bag, a folder of images, an image, a "
@@ -207,18 +214,12 @@ def _printable(path: Path) -> str:
     return ''.join(each if each.isprintable() else ascii(each)[1:-1] for each in str(path))
 
 
-def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
-    """Sort 2.png before 10.png, and 01.png before 1.png."""
-    parts = (part for part in re.split(r'(\d+)', str(path)) if part)
-    return [(int(part), '') if part.isdecimal() else (-1, part) for part in parts], str(path)
-
-
 def _folder(path: Path, split: str | None, rate: float) -> Iterator[Frame]:
     try:
         chosen = None if split in (None, 'all') else _part(path, split or '')
         if (path / LABELS).is_file():
             return _labelled(path, chosen, rate)
-        files = sorted(images_in(path), key=_natural)
+        files = sorted(images_in(path), key=lambda file: natural(str(file)))
         # Below train and test lie the class folders.
         depth = 1 if is_divided(path) else 0
     except DatasetError as error:

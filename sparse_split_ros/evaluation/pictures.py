@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from sparse_split_ros.data.files import natural
 from sparse_split_ros.evaluation.metrics import Outcome, confusions, grouped, labelled, wilson
 from sparse_split_ros.evaluation.style import (
     INK,
@@ -269,7 +269,7 @@ def confusion_matrix(outcomes: Sequence[Outcome]) -> bytes | None:
         involved[answer] += count
     if not involved:
         return None
-    names = sorted((name for name, _ in involved.most_common(_MOST_CONFUSED)), key=_natural)
+    names = sorted((name for name, _ in involved.most_common(_MOST_CONFUSED)), key=natural)
     matrix = np.array([[counts[truth, answer] for answer in names] for truth in names])
     side = 2.2 + 0.34 * len(names)
     with figure(min(11, side + 1.6), side) as (canvas, buffer):
@@ -362,10 +362,3 @@ def _exit_name(route: Route, stage: int) -> str:
         Route.FALLBACK: f'fallback, exit {stage}',
     }
     return where[route]
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts numbers by value: 'speed limit 20' comes before 'speed limit 100'."""
-    return [
-        (int(part), '') if part.isdecimal() else (-1, part) for part in re.split(r'(\d+)', name)
-    ]

@@ -231,8 +231,8 @@ def _routes_text(report: Report) -> str:
         )
     if lost > overtaken:
         parts.append(
-            f'{lost - overtaken:,} of {summary["frames"]:,} images are without a decision, and '
-            'nothing says why; those that never reached the head are.'
+            f'{lost - overtaken:,} of {summary["frames"]:,} images are without a decision: they '
+            'never reached the head, or nothing says why.'
         )
     if rejected:
         parts.append(f'{_frames(rejected)} could not be decoded.')

@@ -13,7 +13,6 @@ import hashlib
 import io
 import itertools
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 
 from sparse_split_ros.data import weather
 from sparse_split_ros.data.bags import BagError, Frame, bags_in, count_images, is_bag
-from sparse_split_ros.data.files import files_in
+from sparse_split_ros.data.files import files_in, named
 from sparse_split_ros.data.images import ImageError
 from sparse_split_ros.data.pace import USUAL_RATE, Pace
 from sparse_split_ros.data.sources import SourceError, open_source
@@ -139,7 +138,7 @@ class Truth:
 
 def streams_in(spec: str) -> list[str]:
     """The bags of a folder of bags, in order of name; any other source is itself."""
-    path = Path(os.path.expanduser(spec))
+    path = named(spec)
     if not path.is_dir() or (path / 'metadata.yaml').exists():
         return [spec]
     return [str(bag) for bag in bags_in(path)] or [spec]
@@ -171,16 +170,16 @@ class Source:
     @property
     def name(self) -> str:
         """The last part of its path, of the folder's own for '.'."""
-        return Path(os.path.expanduser(self.spec)).absolute().name
+        return named(self.spec).absolute().name
 
     def holds(self, folder: Path) -> bool:
         """Whether what is written there would be read as a part of it."""
-        path = Path(os.path.expanduser(self.spec))
+        path = named(self.spec)
         return path.is_dir() and folder.resolve().is_relative_to(path.resolve())
 
     def count(self) -> int | None:
         """How many frames there will be, as far as that is known beforehand."""
-        path = Path(os.path.expanduser(self.spec))
+        path = named(self.spec)
         known = self.limit
         if is_bag(path):
             try:
@@ -221,7 +220,7 @@ class Source:
     def fingerprint(self) -> str:
         """SHA-256 of the files read, 16 hexadecimal digits; of the seed for the drawn drive."""
         digest = hashlib.sha256()
-        path = Path(os.path.expanduser(self.spec))
+        path = named(self.spec)
         if not path.exists():
             digest.update(f'{self.spec}/{self.seed}/{self.rate}'.encode())
             return digest.hexdigest()[:16]

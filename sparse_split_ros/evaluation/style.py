@@ -45,9 +45,8 @@ _STYLE: Any = {
 if 'text.parse_math' in matplotlib.rcParams:  # from 3.6 on, as are fonts that stand in for others
     _STYLE['text.parse_math'] = False
     _FONTS = ('DejaVu Sans', 'Noto Sans CJK JP', 'Noto Sans CJK SC', 'Noto Sans', 'Droid Sans')
-    _STYLE['font.family'] = [
-        name for name in _FONTS if name in {font.name for font in fontManager.ttflist}
-    ]
+    _installed = {font.name for font in fontManager.ttflist}
+    _STYLE['font.family'] = [name for name in _FONTS if name in _installed]
 
 # Blocks of scenes that a picture has room for.
 _PARTS = 300

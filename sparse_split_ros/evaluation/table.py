@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_split_ros.data import weather
+from sparse_split_ros.data.files import read_npz
 from sparse_split_ros.policy.facts import NEVER, Coding, Facts
 from sparse_split_ros.policy.scene import SCENES, SceneMeter
 from sparse_split_ros.runtime.preprocess import normalise, resize
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sparse_split_ros.runtime.engine import Engine
 
 FORMAT = 'sparse_split_table/1'
+_NAMES = ('stages', 'splits', 'conditions', 'scenes')
 _COLUMNS = ('label', 'track', 'condition', 'scene', 'prediction', 'confidence', 'coded')
 
 
@@ -153,19 +154,19 @@ class ConfidenceTable:
         if Path(path).suffix == '.csv':
             raise TableError(f'{path}: a table is read from the .npz of `confidences`')
         try:
-            with np.load(Path(path), allow_pickle=False) as data:
-                if str(data['format']) != FORMAT:
-                    raise TableError(f'{path}: format {data["format"]}, expected {FORMAT}')
-                columns: dict[str, Any] = {
-                    name: data[name].astype(np.int64) for name in _COLUMNS if name != 'confidence'
-                }
-                columns['confidence'] = data['confidence'].astype(np.float32)
-                for name in ('stages', 'splits'):
-                    columns[name] = tuple(int(stage) for stage in data[name])
-                for name in ('conditions', 'scenes'):
-                    columns[name] = tuple(str(item) for item in data[name])
-                columns['bundle'] = str(data['bundle']) if 'bundle' in data else ''
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            data = read_npz(path, ('format', *_COLUMNS, *_NAMES, 'bundle'))
+            if str(data['format']) != FORMAT:
+                raise TableError(f'{path}: format {data["format"]}, expected {FORMAT}')
+            columns: dict[str, Any] = {
+                name: data[name].astype(np.int64) for name in _COLUMNS if name != 'confidence'
+            }
+            columns['confidence'] = data['confidence'].astype(np.float32)
+            for name in ('stages', 'splits'):
+                columns[name] = tuple(int(stage) for stage in data[name])
+            for name in ('conditions', 'scenes'):
+                columns[name] = tuple(str(item) for item in data[name])
+            columns['bundle'] = str(data['bundle']) if 'bundle' in data else ''
+        except (KeyError, TypeError, ValueError) as error:
             raise TableError(f'{path}: not a confidence table: {error}') from error
         return cls(**columns)
 

@@ -34,11 +34,11 @@ class Teacher:
         spec = input_spec(own, network)
         theirs = meta.get('tasks', {'': meta['classes']})
         for what, has, asked in (
-            ('classes', {k: tuple(v) for k, v in theirs.items()}, dict(tasks)),
+            # In their order, in which logits of several tasks stand.
+            ('classes', *([(k, (*v,)) for k, v in each.items()] for each in (theirs, tasks))),
             ('image shape', spec.shape, shape),
         ):
-            # Logits of tasks stand in their order.
-            if has != asked or (isinstance(has, dict) and [*has] != [*tasks]):
+            if has != asked:
                 found, expected = (textwrap.shorten(str(it), 100) for it in (has, asked))
                 raise TrainingError(
                     f'recipe: teacher {recipe.teacher}: {what} {found}, this training has '
